@@ -1,0 +1,80 @@
+# Everything a contributor or the CI runs. Needs Python 3.11 or newer, make and git; `make setup` installs the rest.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PORT_BASE ?= 7400
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: setup
+setup: $(READY) ## Install the locked dependencies into .venv
+
+# The backend that builds the editable install is in the lock as well, so nothing unpinned is ever fetched.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@echo "Installing the dependencies into $(VENV) (about a minute) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: gen
+gen: $(READY) ## Generate the Python code of the protos
+	$(BIN)/python tools/generate.py
+
+.PHONY: fmt
+fmt: $(READY) ## Format the code and the protos, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format --write
+
+.PHONY: lint
+lint: $(READY) ## Check style, types, layers, protos and that the generated code is fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy clients services tests tools
+	@tools/layers.sh $(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python tools/generate.py --check
+
+.PHONY: breaking
+breaking: $(READY) ## Check that the protos are compatible with the previous state of main
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/breaking.sh
+
+.PHONY: test
+test: $(READY) ## Run the tests, all but the long ones
+	$(BIN)/pytest -m "not long"
+
+.PHONY: test-long
+test-long: $(READY) ## Run the long tests
+	$(BIN)/pytest -m long
+
+.PHONY: check
+check: lint breaking test ## What the CI runs for every change
+
+.PHONY: run
+run: $(READY) ## Start all four services; PORT_BASE=7400 is the first port
+	GUARDHOUSE_PORT_BASE=$(PORT_BASE) $(BIN)/guardhouse-server run
+
+.PHONY: demo
+demo: $(READY) ## Watch a device enroll, lose its session and come back
+	$(BIN)/python -m demo
+
+.PHONY: lock
+lock: $(READY) ## Resolve the dependencies anew into requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--upgrade --extra cli --extra server --group dev --custom-compile-command "make lock" --output-file requirements.lock
+
+.PHONY: clean
+clean: ## Remove .venv, build output and caches
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

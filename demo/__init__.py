@@ -1,0 +1,1 @@
+"""What a demonstration needs around the services: an identity provider."""

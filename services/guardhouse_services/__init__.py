@@ -1,0 +1,1 @@
+"""The Guardhouse servers: identity, registry, ipam and session."""

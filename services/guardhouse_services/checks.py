@@ -1,0 +1,67 @@
+"""Checks of request fields that every service makes; each names the field."""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from guardhouse.errors import FieldRequired, InvalidField
+
+REQUEST_ID = re.compile(r"[!-~]{1,64}")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def text(value: str, field: str, limit: int, *, required: bool = True) -> str:
+    """A line that people read."""
+    if required and not value.strip():
+        raise FieldRequired(field)
+    if len(value) > limit:
+        raise InvalidField(field, f"{field} has {len(value)} characters; at most {limit} are allowed")
+    if CONTROL.search(value):
+        raise InvalidField(field, f"{field} holds a control character")
+    return value
+
+
+def request_id(value: str, *, required: bool = False) -> str:
+    if required and not value:
+        raise FieldRequired("request_id", "request_id is required: make one up, and repeat it when you retry")
+    if value and not REQUEST_ID.fullmatch(value):
+        raise InvalidField("request_id", "request_id is 1 to 64 printable ASCII characters without spaces")
+    return value
+
+
+def choice(value: int, allowed: Sequence[int], field: str) -> int:
+    """A value of an enum that is neither unset nor unknown."""
+    if value == 0:
+        raise FieldRequired(field)
+    if value not in allowed:
+        raise InvalidField(field, f"{value} is no value of {field}")
+    return value
+
+
+def count(items: Sequence[object], field: str, limit: int, *, least: int = 1) -> None:
+    if len(items) < least:
+        raise FieldRequired(field, f"{field} needs at least {least}")
+    if len(items) > limit:
+        raise InvalidField(field, f"{field} has {len(items)} entries; at most {limit} are allowed")
+
+
+def mask(update_mask: FieldMask, allowed: Sequence[str]) -> frozenset[str]:
+    """The paths of an update (AIP-134)."""
+    if not update_mask.paths:
+        raise FieldRequired("update_mask", f"update_mask is required; it may name {', '.join(allowed)}")
+    for path in update_mask.paths:
+        if path not in allowed:
+            raise InvalidField("update_mask", f"{path!r} cannot be updated; update_mask may name {', '.join(allowed)}")
+    return frozenset(update_mask.paths)
+
+
+def address(value: str, field: str) -> str:
+    """An IPv4 or IPv6 address in its normal form."""
+    if not value:
+        raise FieldRequired(field)
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise InvalidField(field, f"{value[:64]!r} is no IPv4 or IPv6 address") from None

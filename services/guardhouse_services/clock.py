@@ -1,0 +1,32 @@
+"""Time as an argument. The one place that reads a clock."""
+
+import time
+from typing import Protocol
+
+SECOND = 1_000_000
+"""Microseconds: every time and duration inside Guardhouse is an integer of them."""
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+
+class Clock(Protocol):
+    """What everything that needs the time is given."""
+
+    def now(self) -> int:
+        """Microseconds since the Unix epoch."""
+
+    def steady(self) -> int:
+        """Microseconds that only ever grow and go on while the machine sleeps; for measuring freshness."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> int:
+        return time.time_ns() // 1000
+
+    def steady(self) -> int:
+        # A machine that slept must not take its old state for fresh, and Linux stops CLOCK_MONOTONIC in a suspend.
+        clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        return time.clock_gettime_ns(clock) // 1000

@@ -1,0 +1,296 @@
+"""One code path for SQLite and PostgreSQL: engines, transactions, revisions.
+
+A transaction is a plain synchronous function that runs in a thread, so it cannot stay open across a call: it cannot
+await one. It commits when the function returns and rolls back when it raises.
+"""
+
+import asyncio
+import fcntl
+import importlib
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from guardhouse import revisions
+from guardhouse.errors import Conflict, DatabaseUnavailable
+from guardhouse_services.clock import Clock
+from guardhouse_services.failpoint import failpoint
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+EVENTS_PER_CHANGE = 500
+POSTGRESQL_THREADS = 16
+SQLITE_READERS = 4
+ATTEMPTS = 5
+# The oldest SQLite whose WAL is free of the WAL-reset bug (https://sqlite.org/wal.html).
+WAL_SQLITE = (3, 51, 3)
+# SQLSTATEs after which the same transaction may succeed: serialization failure, deadlock, lock timeout.
+TRANSIENT_STATES = {"40001", "40P01", "55P03"}
+
+platform = sa.MetaData()
+"""The tables that every service's database has."""
+
+epoch = sa.Table("epoch", platform, sa.Column("epoch", sa.String(32), primary_key=True))
+"""One row: the name of this database's history. It is replaced when the database is restored from a backup."""
+
+head = sa.Table(
+    "head",
+    platform,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("compacted", sa.BigInteger, nullable=False),
+)
+"""The newest revision of each organization, and the newest that is no longer kept. An empty id is the installation."""
+
+change = sa.Table(
+    "change",
+    platform,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("change_time", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+)
+"""The feed: a serialised Change for each revision."""
+
+
+class ChangeType(Protocol):
+    """The Change message of a service's contract."""
+
+    def __call__(self, *, revision: int, events: Sequence[Any]) -> Message: ...
+
+
+class Transaction:
+    """What a transaction's function is given. `now` is the time at which it began."""
+
+    def __init__(self, connection: Connection, now: int, service: str, change_type: ChangeType) -> None:
+        self.execute = connection.execute
+        self.now = now
+        self.changed: set[str] = set()
+        self._service = service
+        self._change_type = change_type
+        self._dialect = connection.dialect.name
+
+    def insert(self, table: sa.Table) -> Any:
+        """An INSERT of the engine's dialect, for its ON CONFLICT clause, which both engines write alike."""
+        return postgresql.insert(table) if self._dialect == "postgresql" else sqlite.insert(table)
+
+    def advance(self, organization_id: str) -> int:
+        """Takes the organization's head and answers the new revision.
+
+        Whoever holds the head commits next, so revisions are dense and in commit order. It comes after every other lock
+        and read: only the rows that carry the revision follow.
+        """
+        self.changed.add(organization_id)
+        taken = self.execute(
+            head.update()
+            .where(head.c.organization_id == organization_id)
+            .values(revision=head.c.revision + 1)
+            .returning(head.c.revision)
+        ).scalar_one_or_none()
+        if taken is None:
+            first = self.insert(head).values(organization_id=organization_id, revision=1, compacted=0)
+            again = {"revision": head.c.revision + 1}
+            first = first.on_conflict_do_update(index_elements=["organization_id"], set_=again)
+            taken = self.execute(first.returning(head.c.revision)).scalar_one()
+        return int(taken)
+
+    def publish(self, organization_id: str, events: Sequence[Message], revision: int = 0) -> int:
+        """Writes the events as the change of `revision`, or of the next one, and answers the newest revision.
+
+        More than 500 events become several consecutive revisions of the same transaction.
+        """
+        revision = revision or self.advance(organization_id)
+        failpoint("database.publish")
+        for start in range(0, max(len(events), 1), EVENTS_PER_CHANGE):
+            if start:
+                revision = self.advance(organization_id)
+            message = self._change_type(revision=revision, events=events[start : start + EVENTS_PER_CHANGE])
+            self.execute(
+                change.insert().values(
+                    organization_id=organization_id,
+                    revision=revision,
+                    change_time=self.now,
+                    payload=message.SerializeToString(),
+                )
+            )
+        return revision
+
+    def revision(self, organization_id: str) -> int:
+        """The newest revision, without taking the head."""
+        found = self.execute(sa.select(head.c.revision).where(head.c.organization_id == organization_id)).scalar()
+        return int(found or 0)
+
+    def token(self, organization_id: str, revision: int) -> str:
+        """The revision token of a revision of this database."""
+        return revisions.encode(self._service, organization_id, self.epoch(), revision)
+
+    def epoch(self) -> str:
+        return str(self.execute(sa.select(epoch.c.epoch)).scalar_one())
+
+
+class Database:
+    """A service's own database. Every transaction goes through `write` or `read`."""
+
+    def __init__(self, url: str, clock: Clock, service: str, change_type: ChangeType) -> None:
+        self._clock = clock
+        self._service = service
+        self._change_type = change_type
+        self._on_commit: list[Callable[[], None]] = []
+        self._lock_file: int | None = None
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self._take_file(url)
+            self._writer = sqlite_engine(url, "BEGIN IMMEDIATE", pool_size=1)
+            self._reader = sqlite_engine(url, "BEGIN", pool_size=SQLITE_READERS)
+            # SQLite has one writer at a time: a queue in front of one thread is fair, and never finds the file locked.
+            self._write_threads = ThreadPoolExecutor(1, f"{service}-write")
+            self._read_threads = ThreadPoolExecutor(SQLITE_READERS, f"{service}-read")
+        else:
+            self._writer = self._reader = postgresql_engine(url)
+            self._write_threads = self._read_threads = ThreadPoolExecutor(POSTGRESQL_THREADS, f"{service}-database")
+
+    @property
+    def engine(self) -> Engine:
+        """For migrations and bulk loading."""
+        return self._writer
+
+    def on_commit(self, callback: Callable[[], None]) -> None:
+        """Registers what is called in the event loop after a commit that wrote a change."""
+        self._on_commit.append(callback)
+
+    async def write(self, function: Callable[[Transaction], T]) -> T:
+        """Runs the function in a transaction that may write.
+
+        It may run more than once, when the engine or a Conflict asks for it, and it finishes even when the caller goes
+        away.
+        """
+        return await self._run(self._write_threads, self._writer, function)
+
+    async def read(self, function: Callable[[Transaction], T]) -> T:
+        """Runs the function in a transaction that only reads, on the primary."""
+        return await self._run(self._read_threads, self._reader, function)
+
+    async def _run(self, threads: ThreadPoolExecutor, engine: Engine, function: Callable[[Transaction], T]) -> T:
+        loop = asyncio.get_running_loop()
+
+        def work() -> T:
+            result, changed = self._transact(engine, function)
+            if changed:
+                for callback in self._on_commit:
+                    loop.call_soon_threadsafe(callback)
+            return result
+
+        return await loop.run_in_executor(threads, work)
+
+    def _transact(self, engine: Engine, function: Callable[[Transaction], T]) -> tuple[T, bool]:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                failpoint(f"{self._service}.begin")
+                with engine.begin() as connection:
+                    transaction = Transaction(connection, self._clock.now(), self._service, self._change_type)
+                    result = function(transaction)
+                    failpoint(f"{self._service}.commit")
+                failpoint(f"{self._service}.committed")
+            except IntegrityError:
+                raise
+            except Conflict:
+                if attempt == ATTEMPTS:
+                    raise
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in TRANSIENT_STATES or attempt == ATTEMPTS:
+                    log.warning("database failed", exc_info=error)
+                    raise DatabaseUnavailable("the database did not answer; try again") from error
+            else:
+                return result, bool(transaction.changed)
+            # Contenders that wait equally long meet again.
+            time.sleep(random.uniform(0, 0.02 * attempt))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _take_file(self, url: str) -> None:
+        """Refuses a second process on a SQLite file: it has one writer, and its replicas would not see each other."""
+        name = make_url(url).database
+        if name is None or name == ":memory:":
+            raise ValueError("a SQLite database is a file: sqlite:////path/to/file.db")
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        self._lock_file = os.open(f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"{name} is in use by another process; stop it, or use PostgreSQL to run several replicas"
+            ) from None
+
+    def close(self) -> None:
+        """Waits for running transactions."""
+        self._write_threads.shutdown()
+        self._read_threads.shutdown()
+        self._writer.dispose()
+        self._reader.dispose()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+
+
+def sqlite_driver() -> Any:
+    """The SQLite that the platform's package brings, else the interpreter's own."""
+    try:
+        return importlib.import_module("pysqlite3.dbapi2")
+    except ImportError:
+        return importlib.import_module("sqlite3.dbapi2")
+
+
+def sqlite_engine(url: str, begin: str, pool_size: int) -> Engine:
+    driver = sqlite_driver()
+    # The driver binds threads to connections of its own accord; the pool gives a connection to one thread at a time.
+    options = {"check_same_thread": False, "timeout": 5}
+    engine = sa.create_engine(url, module=driver, pool_size=pool_size, max_overflow=0, connect_args=options)
+    journal = "WAL" if driver.sqlite_version_info >= WAL_SQLITE else "DELETE"
+    if journal == "DELETE":
+        log.warning("SQLite %s can corrupt a WAL; using the slower DELETE journal", driver.sqlite_version)
+
+    @sa.event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        for pragma in (f"journal_mode={journal}", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def postgresql_engine(url: str) -> Engine:
+    # A transaction never waits for a person or a call, so these bounds are far above what a sound one takes.
+    bounds = "-c statement_timeout=3000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=5000"
+    return sa.create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        pool_size=POSTGRESQL_THREADS,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={"options": bounds, "connect_timeout": 5},
+    )
+
+
+def violated(error: IntegrityError, index: sa.Index | sa.UniqueConstraint) -> bool:
+    """Whether the error is of this unique index."""
+    diagnosis = getattr(error.orig, "diag", None)
+    if diagnosis is not None:
+        return bool(diagnosis.constraint_name == index.name)
+    columns = ", ".join(f"{column.table.name}.{column.name}" for column in index.columns)
+    return str(error.orig) in (
+        f"UNIQUE constraint failed: {columns}",
+        f"UNIQUE constraint failed: index '{index.name}'",
+    )

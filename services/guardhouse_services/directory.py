@@ -1,0 +1,110 @@
+"""What every service knows of identity: organizations, identity providers and the hashes of API keys.
+
+It is replicated from identity's feed, so that no service calls another to recognise a caller.
+"""
+
+from typing import Any
+
+from guardhouse.errors import CredentialsInvalid, OrganizationNotFound, StateStale
+from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse_services.access import Caller
+from guardhouse_services.clock import Clock
+from guardhouse_services.credentials import API_KEY_PREFIX, equal, hash_secret, split_secret
+from guardhouse_services.follower import Follower, View
+from guardhouse_services.times import from_timestamp
+
+CACHED_CALLERS = 10_000
+
+
+class DirectoryState:
+    """One organization's part; an empty id is the installation's."""
+
+    def __init__(self, organization_id: str) -> None:
+        self.organization_id = organization_id
+        self.organizations: dict[str, identity.Organization] = {}
+        self.identity_providers: dict[str, identity.IdentityProvider] = {}
+        self.api_keys: dict[str, identity.ApiKeyRecord] = {}
+
+    def apply(self, event: identity.Event) -> None:
+        match event.WhichOneof("kind"):
+            case "organization":
+                self.organizations[event.organization.organization_id] = event.organization
+            case "identity_provider":
+                self.identity_providers[event.identity_provider.identity_provider_id] = event.identity_provider
+            case "identity_provider_deleted":
+                self.identity_providers.pop(event.identity_provider_deleted, None)
+            case "api_key":
+                self.api_keys[event.api_key.api_key.api_key_id] = event.api_key
+
+
+class Directory:
+    """The states, kept fresh by a follower of identity. `follower` is set by whoever makes both."""
+
+    follower: Follower
+
+    def __init__(self, clock: Clock, new_state: Any = DirectoryState) -> None:
+        self._clock = clock
+        self._callers: dict[str, Caller] = {}
+        self._callers_as_of = 0
+        self.view = View(new_state)
+
+    def state(self, organization_id: str) -> Any:
+        """Raises OrganizationNotFound."""
+        if (found := self.view.states.get(organization_id)) is None:
+            raise OrganizationNotFound(organization_id)
+        return found
+
+    async def organization(self, organization_id: str) -> identity.Organization:
+        """Raises OrganizationNotFound, when it is certain that there was none at the time of the call."""
+        asked = self._clock.steady()
+        if (found := self._organization(organization_id)) is not None:
+            return found
+        if not await self.follower.fresh(asked):
+            raise StateStale("this replica has not caught up with identity; try again")
+        if (found := self._organization(organization_id)) is None:
+            raise OrganizationNotFound(organization_id)
+        return found
+
+    def identity_providers(self, organization_id: str) -> list[identity.IdentityProvider]:
+        state = self.view.states.get(organization_id)
+        return sorted(state.identity_providers.values(), key=lambda it: it.identity_provider_id) if state else []
+
+    async def caller(self, bearer: str) -> Caller:
+        """The key's caller. Raises CredentialsInvalid, when it is certain that it was so at the time of the call."""
+        asked = self._clock.steady()
+        try:
+            return self._caller(bearer)
+        except CredentialsInvalid:
+            # It may have been made a moment ago.
+            if not await self.follower.fresh(asked, timeout=1.0):
+                raise
+            return self._caller(bearer)
+
+    def _organization(self, organization_id: str) -> identity.Organization | None:
+        installation = self.view.states.get("")
+        return installation.organizations.get(organization_id) if installation else None
+
+    def _caller(self, bearer: str) -> Caller:
+        if self._callers_as_of != self.view.version:
+            self._callers.clear()
+            self._callers_as_of = self.view.version
+        if (caller := self._callers.get(bearer)) is None:
+            caller = self._recognise(bearer)
+            if len(self._callers) < CACHED_CALLERS:
+                self._callers[bearer] = caller
+        if caller.expire_time and caller.expire_time <= self._clock.now():
+            raise CredentialsInvalid("the API key has expired")
+        return caller
+
+    def _recognise(self, bearer: str) -> Caller:
+        prefix, api_key_id = split_secret(bearer)
+        for state in self.view.states.values() if prefix == API_KEY_PREFIX else ():
+            record = state.api_keys.get(api_key_id)
+            if record is None or not equal(record.secret_hash, hash_secret(bearer)):
+                continue
+            key = record.api_key
+            if key.HasField("revoke_time"):
+                raise CredentialsInvalid("the API key has been revoked")
+            expire_time = from_timestamp(key.expire_time) if key.HasField("expire_time") else 0
+            return Caller("key", key.api_key_id, key.organization_id, key.role, expire_time)
+        raise CredentialsInvalid("no such API key")

@@ -1,0 +1,277 @@
+"""The feed of a service: what its Watch method sends to each follower.
+
+A follower is served from the change table, at its own pace: it costs the server one position and one message under way.
+Changes are read and serialised once for all followers that are at the same place.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+
+from guardhouse.common.v1 import feed_pb2
+from guardhouse.errors import FieldRequired, FollowerTooSlow
+from guardhouse_services.clock import DAY
+from guardhouse_services.database import Database, Transaction, change, epoch, head
+
+log = logging.getLogger(__name__)
+
+PAGE_EVENTS = 1000
+READ_CHANGES = 1000
+MESSAGE_BYTES = 1 << 20
+CACHED_MESSAGES = 64
+SEND_SECONDS = 10.0
+# How long a change can be resumed from.
+HISTORY = 7 * DAY
+
+Send = Callable[[bytes], Awaitable[None]]
+
+
+class Contract(Protocol):
+    """The part of a service's generated module that its feed needs."""
+
+    WatchResponse: Any
+    Snapshot: Any
+    Changes: Any
+
+
+Source = Callable[[Transaction, str, str, int], tuple[Sequence[Message], str]]
+"""A page of the present state: (transaction, organization_id, after, limit) → (events, the next `after` or "")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Where each organization's history stands."""
+
+    epoch: str
+    revisions: dict[str, int]
+    compacted: dict[str, int]
+
+
+@dataclass(slots=True, eq=False)
+class Watcher:
+    """One follower."""
+
+    name: str
+    all: bool
+    organization_ids: frozenset[str]
+    positions: dict[str, tuple[str, int]]
+    pings: list[feed_pb2.Ping] = field(default_factory=list)
+    reported: dict[str, int] = field(default_factory=dict)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    left: bool = False
+
+    def wanted(self, heads: Heads) -> list[str]:
+        # What the installation has comes first: it says which organizations there are.
+        return ["", *sorted(heads.revisions.keys() - {""})] if self.all else sorted(self.organization_ids)
+
+
+class Feed:
+    """The Watch method of one service. `poll_seconds` is how often it looks for the commits of other replicas."""
+
+    def __init__(self, database: Database, contract: Contract, source: Source, poll_seconds: float = 0.1) -> None:
+        self._database = database
+        self._contract = contract
+        self._source = source
+        self._poll_seconds = poll_seconds
+        self._watchers: set[Watcher] = set()
+        self._reading: asyncio.Task[Heads] | None = None
+        self._next_read: asyncio.Task[Heads] | None = None
+        self._messages: OrderedDict[tuple[str, str, int, int], tuple[int, bytes]] = OrderedDict()
+        database.on_commit(self._wake)
+
+    async def run(self) -> None:
+        """Notices what other replicas commit. A SQLite database has none."""
+        seen: Heads | None = None
+        while not self._database.is_sqlite:
+            await asyncio.sleep(self._poll_seconds)
+            if not self._watchers:
+                continue
+            try:
+                heads = await self._heads()
+            except Exception as error:
+                log.warning("feed cannot read its heads", exc_info=error)
+                continue
+            if heads != seen:
+                seen = heads
+                self._wake()
+
+    async def watch(self, requests: AsyncIterator[Any], send: Send) -> None:
+        """Serves one follower until it leaves. Raises FollowerTooSlow when a message is not taken in 10 s."""
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("message") != "start":
+            raise FieldRequired("start", "the first message of a Watch is a Start")
+        watcher = Watcher(
+            first.start.follower,
+            first.start.all,
+            frozenset(first.start.organization_ids),
+            {at.organization_id: (at.position.epoch, at.position.revision) for at in first.start.positions},
+        )
+        self._watchers.add(watcher)
+        pings = asyncio.create_task(self._read_pings(watcher, requests))
+        try:
+            await self._serve(watcher, send)
+        finally:
+            pings.cancel()
+            self._watchers.discard(watcher)
+
+    def _wake(self) -> None:
+        for watcher in self._watchers:
+            watcher.wake.set()
+
+    @staticmethod
+    async def _read_pings(watcher: Watcher, requests: AsyncIterator[Any]) -> None:
+        try:
+            async for request in requests:
+                if request.HasField("ping"):
+                    watcher.pings.append(request.ping)
+                    watcher.wake.set()
+        finally:
+            watcher.left = True
+            watcher.wake.set()
+
+    async def _serve(self, watcher: Watcher, send: Send) -> None:
+        while not watcher.left:
+            watcher.wake.clear()
+            # Only pings that came before the heads are read may be answered with them.
+            pings, watcher.pings = watcher.pings, []
+            heads = await self._heads()
+            for organization_id in watcher.wanted(heads):
+                await self._catch_up(watcher, organization_id, heads, send)
+            for ping in pings:
+                await self._send(send, self._pong(watcher, ping, heads))
+            await watcher.wake.wait()
+
+    def _pong(self, watcher: Watcher, ping: feed_pb2.Ping, heads: Heads) -> bytes:
+        news = {key: value for key, value in heads.revisions.items() if watcher.reported.get(key) != value}
+        watcher.reported.update(news)
+        pong = feed_pb2.Pong(nonce=ping.nonce)
+        for organization_id, revision in news.items():
+            position = feed_pb2.Position(epoch=heads.epoch, revision=revision)
+            pong.heads.add(organization_id=organization_id, position=position)
+        return self._message("", pong=pong)
+
+    async def _catch_up(self, watcher: Watcher, organization_id: str, heads: Heads, send: Send) -> None:
+        revision = heads.revisions.get(organization_id, 0)
+        compacted = heads.compacted.get(organization_id, 0)
+        at = watcher.positions.get(organization_id)
+        if at is not None and (at[0] != heads.epoch or at[1] > revision):
+            await self._send(
+                send, self._message(organization_id, epoch_changed=feed_pb2.EpochChanged(epoch=heads.epoch))
+            )
+            at = None
+        elif at is not None and at[1] < compacted:
+            oldest = feed_pb2.Position(epoch=heads.epoch, revision=compacted)
+            await self._send(send, self._message(organization_id, compacted=feed_pb2.Compacted(oldest=oldest)))
+            at = None
+        if at is None:
+            revision = await self._send_snapshot(organization_id, heads, send)
+        else:
+            await self._send_changes(organization_id, heads.epoch, at[1], revision, send)
+        watcher.positions[organization_id] = (heads.epoch, revision)
+
+    async def _send_snapshot(self, organization_id: str, heads: Heads, send: Send) -> int:
+        """Pages that are read one after the other, then what changed meanwhile: exact at the revision it answers."""
+        began, after = heads.revisions.get(organization_id, 0), ""
+        while True:
+            page = await self._read_page(organization_id, after)
+            await self._send(send, self._message(organization_id, snapshot=self._contract.Snapshot(events=page[0])))
+            if not (after := page[1]):
+                break
+        revision = (await self._heads()).revisions.get(organization_id, 0)
+        await self._send_changes(organization_id, heads.epoch, began, revision, send)
+        position = feed_pb2.Position(epoch=heads.epoch, revision=revision)
+        end = feed_pb2.SnapshotEnd(position=position)
+        await self._send(send, self._message(organization_id, snapshot_end=end))
+        return revision
+
+    async def _read_page(self, organization_id: str, after: str) -> tuple[Sequence[Message], str]:
+        return await self._database.read(lambda tx: self._source(tx, organization_id, after, PAGE_EVENTS))
+
+    async def _send_changes(self, organization_id: str, epoch: str, after: int, upto: int, send: Send) -> None:
+        while after < upto:
+            key = (epoch, organization_id, after, upto)
+            if key not in self._messages:
+                self._messages[key] = await self._read_changes(organization_id, after, upto)
+                if len(self._messages) > CACHED_MESSAGES:
+                    self._messages.popitem(last=False)
+            after, message = self._messages[key]
+            await self._send(send, message)
+
+    async def _read_changes(self, organization_id: str, after: int, upto: int) -> tuple[int, bytes]:
+        """Serialised changes behind `after`, as many as fit a message, and the last revision among them."""
+        query = (
+            sa.select(change.c.revision, change.c.payload)
+            .where(change.c.organization_id == organization_id, change.c.revision > after, change.c.revision <= upto)
+            .order_by(change.c.revision)
+            .limit(READ_CHANGES)
+        )
+        rows = await self._database.read(lambda tx: tx.execute(query).all())
+        changes, size = self._contract.Changes(), 0
+        for revision, payload in rows:
+            if size and size + len(payload) > MESSAGE_BYTES:
+                break
+            if revision != after + 1:
+                raise RuntimeError(f"the feed of {organization_id!r} has a gap behind revision {after}")
+            changes.changes.add().MergeFromString(payload)
+            after, size = revision, size + len(payload)
+        if not size:
+            raise RuntimeError(f"the feed of {organization_id!r} lacks revision {after + 1}")
+        return after, self._message(organization_id, changes=changes)
+
+    def _message(self, organization_id: str, **content: Message) -> bytes:
+        serialised: bytes = self._contract.WatchResponse(organization_id=organization_id, **content).SerializeToString()
+        return serialised
+
+    @staticmethod
+    async def _send(send: Send, message: bytes) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await send(message)
+        except TimeoutError:
+            raise FollowerTooSlow("the follower takes too long to read; start again with a snapshot") from None
+
+    async def _heads(self) -> Heads:
+        """The heads as of now or later: callers share a read that begins after they asked, never one under way."""
+        if self._next_read is None:
+            self._next_read = asyncio.create_task(self._read_after(self._reading))
+        return await asyncio.shield(self._next_read)
+
+    async def _read_after(self, reading: asyncio.Task[Heads] | None) -> Heads:
+        if reading is not None:
+            await asyncio.wait([reading])
+        self._reading, self._next_read = self._next_read, None
+        return await self._database.read(read_heads)
+
+
+def read_heads(tx: Transaction) -> Heads:
+    rows = tx.execute(sa.select(head)).all()
+    return Heads(
+        epoch=tx.execute(sa.select(epoch.c.epoch)).scalar_one(),
+        revisions={row.organization_id: row.revision for row in rows},
+        compacted={row.organization_id: row.compacted for row in rows if row.compacted},
+    )
+
+
+def compact(tx: Transaction, limit: int = 10_000) -> int:
+    """Drops changes that are older than the history that is kept; answers how many. The newest always stays."""
+    oldest = (
+        sa.select(change.c.organization_id, sa.func.max(change.c.revision).label("revision"))
+        .join(head, sa.and_(head.c.organization_id == change.c.organization_id, change.c.revision < head.c.revision))
+        .where(change.c.change_time < tx.now - HISTORY)
+        .group_by(change.c.organization_id)
+        .limit(100)
+    )
+    dropped = 0
+    for organization_id, revision in tx.execute(oldest).all():
+        tx.execute(head.update().where(head.c.organization_id == organization_id).values(compacted=revision))
+        old = change.delete().where(change.c.organization_id == organization_id, change.c.revision <= revision)
+        dropped += tx.execute(old).rowcount
+        if dropped >= limit:
+            break
+    return dropped

@@ -1,0 +1,359 @@
+"""The other end of a feed: follows another service's Watch, and knows how fresh what it made of it is.
+
+A View keeps a read model in memory; a snapshot is authoritative for it. Effects write to this service's database, with
+the position in the transaction of the effect; they never take something away because a snapshot lacks it.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from guardhouse import revisions
+from guardhouse.common.v1 import feed_pb2
+from guardhouse.errors import EpochChanged, RevisionTokenInvalid, StateStale
+from guardhouse_services.clock import Clock
+from guardhouse_services.database import Database, Transaction, epoch, platform
+
+log = logging.getLogger(__name__)
+
+PING_SECONDS = 1.0
+# A link on which nothing comes back is dead, even if it is not closed.
+SILENCE_SECONDS = 15.0
+WAIT_SECONDS = 3.0
+
+applied = sa.Table(
+    "applied",
+    platform,
+    sa.Column("source", sa.String(16), primary_key=True),
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("epoch", sa.String(32), nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+)
+"""How far the effects of each other service's feed have come."""
+
+Position = tuple[str, int]
+"""Epoch and revision."""
+
+
+class GapFound(Exception):
+    """A change did not follow the one before it; only a snapshot helps."""
+
+
+class Sink(Protocol):
+    """What a follower feeds. Every method names the organization; an empty id is the installation."""
+
+    async def positions(self) -> dict[str, Position]:
+        """Where to resume."""
+
+    async def begin(self, organization_id: str) -> None:
+        """A snapshot begins."""
+
+    async def page(self, organization_id: str, events: Sequence[Any]) -> None:
+        """A part of the state, or a change since the snapshot began."""
+
+    async def end(self, organization_id: str, position: Position) -> None:
+        """The snapshot is whole, and exact at this position."""
+
+    async def change(self, organization_id: str, events: Sequence[Any], before: Position, after: Position) -> None:
+        """What happened between two positions, in order."""
+
+
+class View:
+    """A read model: one state an organization, made by `new_state`, changed by its `apply(event)`."""
+
+    def __init__(self, new_state: Callable[[str], Any]) -> None:
+        self._new_state = new_state
+        self._loading: dict[str, Any] = {}
+        self._positions: dict[str, Position] = {}
+        self.states: dict[str, Any] = {}
+        self.version = 0
+        """Grows with every change, for what is cached of the states."""
+
+    async def positions(self) -> dict[str, Position]:
+        return dict(self._positions)
+
+    async def begin(self, organization_id: str) -> None:
+        self._loading[organization_id] = self._new_state(organization_id)
+
+    async def page(self, organization_id: str, events: Sequence[Any]) -> None:
+        for event in events:
+            self._loading[organization_id].apply(event)
+
+    async def end(self, organization_id: str, position: Position) -> None:
+        self.states[organization_id] = self._loading.pop(organization_id)
+        self._positions[organization_id] = position
+        self.version += 1
+
+    async def change(self, organization_id: str, events: Sequence[Any], before: Position, after: Position) -> None:
+        state = self.states[organization_id]
+        for event in events:
+            state.apply(event)
+        self._positions[organization_id] = after
+        self.version += 1
+
+
+Effect = Callable[[Transaction, str, Sequence[Any]], None]
+"""Applies events of an organization in a transaction. Applying one twice, or an old one, changes nothing."""
+
+
+class Effects:
+    """Writes what follows from another service's events. `missing` is told which ids a snapshot had."""
+
+    def __init__(
+        self,
+        database: Database,
+        source: str,
+        effect: Effect,
+        seen: Callable[[Any], str],
+        missing: Callable[[Transaction, str, set[str]], None],
+    ) -> None:
+        self._database = database
+        self._source = source
+        self._effect = effect
+        self._seen = seen
+        self._missing = missing
+        self._snapshot_ids: dict[str, set[str]] = {}
+
+    async def positions(self) -> dict[str, Position]:
+        query = sa.select(applied).where(applied.c.source == self._source)
+        rows = await self._database.read(lambda tx: tx.execute(query).all())
+        return {row.organization_id: (row.epoch, row.revision) for row in rows}
+
+    async def begin(self, organization_id: str) -> None:
+        self._snapshot_ids[organization_id] = set()
+
+    async def page(self, organization_id: str, events: Sequence[Any]) -> None:
+        self._snapshot_ids[organization_id].update(self._seen(event) for event in events)
+        await self._database.write(lambda tx: self._effect(tx, organization_id, events))
+
+    async def end(self, organization_id: str, position: Position) -> None:
+        ids = self._snapshot_ids.pop(organization_id)
+
+        def write(tx: Transaction) -> None:
+            self._missing(tx, organization_id, ids)
+            row = {"source": self._source, "organization_id": organization_id}
+            values = {"epoch": position[0], "revision": position[1]}
+            insert = tx.insert(applied).values(**row, **values)
+            tx.execute(insert.on_conflict_do_update(index_elements=["source", "organization_id"], set_=values))
+
+        await self._database.write(write)
+
+    async def change(self, organization_id: str, events: Sequence[Any], before: Position, after: Position) -> None:
+        def write(tx: Transaction) -> None:
+            moved = tx.execute(
+                applied.update()
+                .where(
+                    applied.c.source == self._source,
+                    applied.c.organization_id == organization_id,
+                    applied.c.epoch == before[0],
+                    applied.c.revision == before[1],
+                )
+                .values(revision=after[1])
+            )
+            if moved.rowcount != 1:
+                raise GapFound(f"another replica applies {self._source} as well")
+            self._effect(tx, organization_id, events)
+
+        await self._database.write(write)
+
+
+class Follower:
+    """Follows one service's feed into a sink, for ever."""
+
+    def __init__(self, name: str, watch: Callable[..., Any], request: Any, sink: Sink, clock: Clock) -> None:
+        self.name = name
+        self.fresh_as_of = 0
+        """The steady time as of which the sink is proven to hold everything. 0: never."""
+        self.resyncs = 0
+        self._watch = watch
+        self._request = request
+        self._sink = sink
+        self._clock = clock
+        self._positions: dict[str, Position] = {}
+        self._loading: set[str] = set()
+        self._news = asyncio.Event()
+        self._ping_now = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connects, and connects again when the link breaks."""
+        while True:
+            try:
+                await self._follow()
+            except GapFound as error:
+                self.resyncs += 1
+                log.error("%s: %s", self.name, error)
+            except Exception as error:  # noqa: BLE001  # whatever broke the link, the answer is a new one
+                log.info("%s: lost its feed: %s", self.name, _reason(error))
+            await asyncio.sleep(random.uniform(0.05, 0.5) if self.fresh_as_of else random.uniform(0.02, 0.2))
+
+    async def loaded(self) -> None:
+        """Waits until the sink holds everything for the first time."""
+        while not self.fresh_as_of:
+            await self._news.wait()
+
+    async def fresh(self, since: int, timeout: float = WAIT_SECONDS) -> bool:
+        """Waits until the sink holds everything as of the steady time `since`; False when it takes too long."""
+        return await self._until(lambda: self.fresh_as_of >= since, timeout, ping=True)
+
+    async def reached(self, organization_id: str, position: Position, timeout: float = WAIT_SECONDS) -> bool:
+        """Waits until the sink has applied the position. Raises EpochChanged for one of another history."""
+
+        def there() -> bool:
+            at = self._positions.get(organization_id)
+            if at is not None and at[0] != position[0]:
+                raise EpochChanged("the revision token is from before a restore; drop it")
+            return at is not None and at[1] >= position[1]
+
+        return await self._until(there, timeout)
+
+    async def _until(self, condition: Callable[[], bool], timeout: float, ping: bool = False) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                while not condition():
+                    if ping:
+                        self._ping_now.set()
+                    await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _follow(self) -> None:
+        self._positions = await self._sink.positions()
+        self._loading = set()
+        start = feed_pb2.Start(follower=self.name, all=True)
+        for organization_id, (at_epoch, revision) in self._positions.items():
+            position = feed_pb2.Position(epoch=at_epoch, revision=revision)
+            start.positions.add(organization_id=organization_id, position=position)
+        call = self._watch(self._requests(start))
+        try:
+            messages = aiter(call)
+            while True:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    message = await anext(messages, None)
+                if message is None:
+                    return
+                await self._take(message)
+                self._tell()
+        finally:
+            call.cancel()
+
+    async def _requests(self, start: feed_pb2.Start) -> AsyncIterator[Any]:
+        """The Start, then a Ping a second, or as soon as somebody waits for one."""
+        yield self._request(start=start)
+        told: dict[str, Position] = {}
+        while True:
+            ping = feed_pb2.Ping(nonce=self._clock.steady())
+            for organization_id, at in self._positions.items():
+                if told.get(organization_id) != at:
+                    told[organization_id] = at
+                    ping.applied.add(
+                        organization_id=organization_id, position=feed_pb2.Position(epoch=at[0], revision=at[1])
+                    )
+            self._ping_now.clear()
+            yield self._request(ping=ping)
+            try:
+                async with asyncio.timeout(PING_SECONDS):
+                    await self._ping_now.wait()
+            except TimeoutError:
+                pass
+
+    async def _take(self, message: Any) -> None:
+        organization_id, kind = message.organization_id, message.WhichOneof("message")
+        if kind == "pong":
+            # The nonce is the steady time at which the ping was sent, so no delay of the network can hide in it.
+            self.fresh_as_of = max(self.fresh_as_of, message.pong.nonce)
+        elif kind == "changes":
+            await self._take_changes(organization_id, message.changes.changes)
+        elif kind == "snapshot":
+            if organization_id in self._positions or organization_id not in self._loading:
+                self._positions.pop(organization_id, None)
+                self._loading.add(organization_id)
+                await self._sink.begin(organization_id)
+            await self._sink.page(organization_id, message.snapshot.events)
+        elif kind == "snapshot_end":
+            position = message.snapshot_end.position
+            self._loading.discard(organization_id)
+            await self._sink.end(organization_id, (position.epoch, position.revision))
+            self._positions[organization_id] = (position.epoch, position.revision)
+        elif kind in ("compacted", "epoch_changed"):
+            self.resyncs += 1
+            log.warning("%s: %s for %r; loading a snapshot", self.name, kind, organization_id)
+
+    async def _take_changes(self, organization_id: str, changes: Sequence[Any]) -> None:
+        before = self._positions.get(organization_id)
+        events = [event for change in changes for event in change.events]
+        if before is None:
+            # Changes inside a snapshot: what happened while its pages were read.
+            await self._sink.page(organization_id, events)
+            return
+        if [change.revision for change in changes] != list(range(before[1] + 1, before[1] + 1 + len(changes))):
+            raise GapFound(f"revision {changes[0].revision} of {organization_id!r} came behind {before[1]}")
+        after = (before[0], changes[-1].revision)
+        await self._sink.change(organization_id, events, before, after)
+        self._positions[organization_id] = after
+
+
+class Freshness:
+    """Answers calls that carry revision tokens at least that fresh, or refuses them."""
+
+    def __init__(
+        self, database: Database, service: str, views: Iterable[tuple[str, Follower]], effects: Iterable[str]
+    ) -> None:
+        self._database = database
+        self._service = service
+        self._views = tuple(views)
+        # What the database is made of: its own changes, and those whose effects it holds.
+        self._sources = {service, *effects}
+        self._known: dict[tuple[str, str, str], int] = {}
+
+    async def wait(self, tokens: Sequence[str], organization_id: str) -> None:
+        """Raises StateStale when a token is not reached in 3 s, EpochChanged for one of another history, and
+        RevisionTokenInvalid for one that is none or is another organization's."""
+        for text in tokens:
+            token = revisions.decode(text)
+            if token.organization_id not in (organization_id, ""):
+                raise RevisionTokenInvalid("at_least", "the revision token is of another organization")
+            position = (token.position.epoch, token.position.revision)
+            for source, follower in self._views:
+                if source == token.service and not await follower.reached(token.organization_id, position):
+                    raise StateStale(f"this replica has not caught up with {source} yet; try again")
+            key = (token.service, token.organization_id, position[0])
+            if token.service in self._sources and position[1] > self._known.get(key, -1):
+                self._known[key] = await self._wait_in_database(token.service, token.organization_id, position)
+
+    async def _wait_in_database(self, service: str, organization_id: str, position: Position) -> int:
+        pause = 0.01
+        end = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while True:
+            at = await self._database.read(lambda tx: self._position(tx, service, organization_id))
+            if at is not None and at[0] != position[0]:
+                raise EpochChanged("the revision token is from before a restore; drop it")
+            if at is not None and at[1] >= position[1]:
+                return at[1]
+            if asyncio.get_running_loop().time() > end:
+                raise StateStale(f"{self._service} has not caught up with {service} yet; try again")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.1)
+
+    def _position(self, tx: Transaction, service: str, organization_id: str) -> Position | None:
+        if service == self._service:
+            return str(tx.execute(sa.select(epoch.c.epoch)).scalar_one()), tx.revision(organization_id)
+        row = tx.execute(
+            sa.select(applied.c.epoch, applied.c.revision).where(
+                applied.c.source == service, applied.c.organization_id == organization_id
+            )
+        ).one_or_none()
+        return (row.epoch, row.revision) if row else None
+
+
+def _reason(error: Exception) -> str:
+    details = getattr(error, "details", None)
+    return str(details()) if callable(details) else repr(error)

@@ -1,0 +1,75 @@
+"""Jobs of which at most one replica runs each: a lease in the database, renewed while the job runs."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+
+import sqlalchemy as sa
+
+from guardhouse_services.clock import SECOND
+from guardhouse_services.database import Database, Transaction, platform
+
+log = logging.getLogger(__name__)
+
+LEASE = 10 * SECOND
+RENEW_SECONDS = 3.0
+
+job_lease = sa.Table(
+    "job_lease",
+    platform,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(64), nullable=False),
+    sa.Column("expire_time", sa.BigInteger, nullable=False),
+)
+
+
+class Leases:
+    """This replica's leases."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # A SQLite file has one process, so what a killed one held is ours at once.
+        self._holder = "sqlite" if database.is_sqlite else uuid.uuid4().hex
+
+    async def run(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
+        """Runs the job whenever this replica holds the lease of that name; for ever.
+
+        The lease only keeps replicas from doing the work twice. What a job does is safe without it.
+        """
+        while True:
+            try:
+                if await self._take(name):
+                    await self._hold(name, job)
+            except Exception as error:
+                log.warning("job %s failed", name, exc_info=error)
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _hold(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
+        running = asyncio.ensure_future(job())
+        try:
+            while not running.done():
+                await asyncio.wait([running], timeout=RENEW_SECONDS)
+                if not await self._take(name):
+                    return
+            running.result()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await self._database.write(lambda tx: self._give_back(tx, name))
+
+    async def _take(self, name: str) -> bool:
+        def take(tx: Transaction) -> bool:
+            values = {"holder": self._holder, "expire_time": tx.now + LEASE}
+            wanted = tx.insert(job_lease).values(name=name, **values)
+            wanted = wanted.on_conflict_do_update(
+                index_elements=["name"],
+                set_=values,
+                where=sa.or_(job_lease.c.holder == self._holder, job_lease.c.expire_time <= tx.now),
+            )
+            return tx.execute(wanted).rowcount == 1
+
+        return await self._database.write(take)
+
+    def _give_back(self, tx: Transaction, name: str) -> None:
+        tx.execute(job_lease.delete().where(job_lease.c.name == name, job_lease.c.holder == self._holder))

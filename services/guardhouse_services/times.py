@@ -1,0 +1,23 @@
+"""Protobuf's Timestamp and Duration, and our microseconds."""
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+SECOND = 1_000_000
+
+
+def to_timestamp(microseconds: int) -> Timestamp:
+    return Timestamp(seconds=microseconds // SECOND, nanos=microseconds % SECOND * 1000)
+
+
+def from_timestamp(timestamp: Timestamp) -> int:
+    return timestamp.seconds * SECOND + timestamp.nanos // 1000
+
+
+def optional_timestamp(microseconds: int | None) -> Timestamp | None:
+    """Absent is unset, never a zero value."""
+    return None if microseconds is None else to_timestamp(microseconds)
+
+
+def to_duration(microseconds: int) -> Duration:
+    return Duration(seconds=microseconds // SECOND, nanos=microseconds % SECOND * 1000)

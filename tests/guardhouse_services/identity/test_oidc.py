@@ -1,0 +1,788 @@
+"""ID tokens, against a real provider over HTTP. The clock of both sides stands still unless a test moves it."""
+
+import asyncio
+import base64
+import gzip
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from flask import Response, request
+from flask.typing import ResponseReturnValue
+from joserfc import jwe, jws, jwt
+from joserfc.jwk import ECKey, Key, KeySet, OKPKey, RSAKey
+from structlog.testing import capture_logs
+
+from demo.issuer import CLIENT_ID, Issuer, Person
+from guardhouse.errors import IdentityProviderUnavailable, IdTokenInvalid
+from guardhouse_services.identity import oidc
+from guardhouse_services.identity.oidc import IdentityClaims, Issuers, issuer_url
+
+SECONDS = 1_800_000_000
+NOW = SECONDS * 1_000_000
+SECOND = 1_000_000
+ADA = Person("ada@example.com", "Ada", ("engineering", "on-call"), subject="u-1")
+CAROL = Person("carol@example.com", "Carol", subject="u-2", email_verified=False)
+
+
+@dataclass(frozen=True)
+class Trusted:
+    issuer: str
+    client_ids: tuple[str, ...] = ("guardhouse-cli", CLIENT_ID)
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[Issuer]:
+    with Issuer([ADA, CAROL], clock=lambda: SECONDS) as issuer:
+        # Two keys are published from the start, so that a token must say which one it means.
+        issuer.rotate_key()
+        yield issuer
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Issuer]:
+    with Issuer([ADA], clock=lambda: SECONDS) as stranger:
+        yield stranger
+
+
+@pytest.fixture(autouse=True)
+def behave(issuer: Issuer) -> Iterator[None]:
+    yield
+    issuer.interfere = lambda _path: None
+
+
+@pytest.fixture
+async def issuers() -> AsyncIterator[Issuers]:
+    issuers = Issuers()
+    yield issuers
+    await issuers.close()
+
+
+def fetches(issuer: Issuer) -> int:
+    return issuer.fetches["/jwks"]
+
+
+def publish(issuer: Issuer, *keys: Key | dict[str, Any]) -> None:
+    """Let `issuer` publish these keys instead of its own."""
+    jwks = {"keys": [key if isinstance(key, dict) else key.as_dict() for key in keys]}
+    issuer.interfere = lambda path: jwks if path == "/jwks" else None
+
+
+def signed(key: Key, alg: str, claims: dict[str, Any], **header: Any) -> str:
+    header = {"alg": alg, "kid": key.kid} | header
+    return jws.serialize_compact(header, json.dumps(claims), key, registry=jws.JWSRegistry(algorithms=[alg]))
+
+
+def encoded(text: bytes | str) -> str:
+    return base64.urlsafe_b64encode(text.encode() if isinstance(text, str) else text).rstrip(b"=").decode()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def warm_issuers() -> AsyncIterator[Issuers]:
+    """For the tests in which it does not matter what was fetched before: a new HTTP client takes a while."""
+    issuers = Issuers()
+    yield issuers
+    await issuers.close()
+
+
+# What is accepted.
+
+
+async def test_accepts_a_sign_in(issuer: Issuer, issuers: Issuers) -> None:
+    identity = await issuers.verify(Trusted(issuer.url), issuer.sign_in(ADA.email, nonce="n-1"), NOW, "n-1")
+    assert identity == IdentityClaims(
+        issuer=issuer.url,
+        subject="u-1",
+        email="ada@example.com",
+        name="Ada",
+        groups=("engineering", "on-call"),
+        issue_time=NOW,
+        auth_time=NOW,
+        token_hash=identity.token_hash,
+    )
+
+
+async def test_an_unverified_email_is_not_taken(issuer: Issuer, issuers: Issuers) -> None:
+    for verified in (False, None, "true", 1):
+        token = issuer.sign(issuer.claims(CAROL.email) | {"email_verified": verified})
+        assert (await issuers.verify(Trusted(issuer.url), token, NOW)).email == ""
+
+
+async def test_only_sub_iss_aud_exp_and_iat_are_needed(issuer: Issuer, issuers: Issuers) -> None:
+    claims = {name: issuer.claims(ADA.email)[name] for name in ("iss", "aud", "sub", "exp", "iat")}
+    identity = await issuers.verify(Trusted(issuer.url), issuer.sign(claims), NOW)
+    assert (identity.email, identity.name, identity.groups, identity.auth_time) == ("", "", (), None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aud": ["other", CLIENT_ID], "azp": CLIENT_ID},
+        {"aud": [CLIENT_ID]},
+        {"azp": "guardhouse-cli"},
+        {"iat": SECONDS + 60, "nbf": SECONDS + 60},
+        {"iat": SECONDS - 300, "exp": SECONDS - 59},
+        {"iat": SECONDS - 0.5},
+        {"nonce": "nobody asked"},
+        {"unheard_of": {"of": [1, 2]}},
+    ],
+)
+async def test_accepts_the_edges(issuer: Issuer, issuers: Issuers, changes: dict[str, Any]) -> None:
+    await issuers.verify(Trusted(issuer.url), issuer.sign(issuer.claims(ADA.email) | changes), NOW)
+
+
+async def test_unknown_header_members_are_ignored(issuer: Issuer, issuers: Issuers) -> None:
+    registry = jws.JWSRegistry(strict_check_header=False)
+    header = {"alg": "RS256", "kid": issuer.key.kid, "nonce": "x", "x5t": "x"}
+    token = jws.serialize_compact(header, json.dumps(issuer.claims(ADA.email)), issuer.key, registry=registry)
+    await issuers.verify(Trusted(issuer.url), token, NOW)
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+@pytest.mark.parametrize("alg", sorted(oidc.ALGORITHMS))
+async def test_every_allowed_algorithm_works(issuer: Issuer, issuers: Issuers, alg: str) -> None:
+    key: Key = RSAKey.generate_key(2048, auto_kid=True)
+    if alg.startswith("ES"):
+        key = ECKey.generate_key({"ES256": "P-256", "ES384": "P-384"}[alg], auto_kid=True)
+    elif alg == "EdDSA":
+        key = OKPKey.generate_key("Ed25519", auto_kid=True)
+    publish(issuer, issuer.key, key)
+    token = signed(key, alg, issuer.claims(ADA.email))
+    assert (await issuers.verify(Trusted(issuer.url), token, NOW)).subject == "u-1"
+
+
+async def test_a_token_without_kid_is_accepted_if_there_is_one_key(issuer: Issuer, issuers: Issuers) -> None:
+    publish(issuer, issuer.key)
+    token = jwt.encode({"alg": "RS256"}, issuer.claims(ADA.email), issuer.key)
+    await issuers.verify(Trusted(issuer.url), token, NOW)
+
+
+async def test_each_sign_in_has_another_hash(issuer: Issuer, issuers: Issuers) -> None:
+    tokens = [issuer.sign_in(ADA.email) for _ in range(3)]
+    hashes = {(await issuers.verify(Trusted(issuer.url), token, NOW)).token_hash for token in [*tokens, tokens[0]]}
+    assert len(hashes) == 3
+
+
+async def test_a_second_signature_does_not_make_a_second_token(issuer: Issuer, issuers: Issuers) -> None:
+    """From an ECDSA signature (r, s) anybody can make (r, n - s), which is as good."""
+    key = ECKey.generate_key("P-256", auto_kid=True)
+    publish(issuer, issuer.key, key)
+    token = signed(key, "ES256", issuer.claims(ADA.email))
+    content, _, signature = token.rpartition(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    r, s = decode_dss_signature(encode_dss_signature(int.from_bytes(raw[:32]), order - int.from_bytes(raw[32:])))
+    twin = f"{content}.{encoded(r.to_bytes(32) + s.to_bytes(32))}"
+    assert twin != token
+    first = await issuers.verify(Trusted(issuer.url), token, NOW)
+    assert (await issuers.verify(Trusted(issuer.url), twin, NOW)).token_hash == first.token_hash
+
+
+# What is refused.
+
+Make = Callable[[Issuer], str]
+
+
+def claims(**changes: Any) -> Make:
+    return lambda issuer: issuer.sign(issuer.claims(ADA.email) | changes)
+
+
+def without(name: str) -> Make:
+    return lambda issuer: issuer.sign({key: value for key, value in issuer.claims(ADA.email).items() if key != name})
+
+
+def header(**changes: Any) -> Make:
+    """Properly signed, with another header; joserfc would not make such tokens, so they are put together here."""
+
+    def make(issuer: Issuer) -> str:
+        members = {"alg": "RS256", "kid": issuer.key.kid} | changes
+        return raw(issuer, json.dumps(members), json.dumps(issuer.claims(ADA.email)))
+
+    return make
+
+
+def raw(issuer: Issuer, header: str, payload: bytes | str) -> str:
+    content = f"{encoded(header)}.{encoded(payload)}"
+    signature = jws.JWSRegistry.algorithms["RS256"].sign(content.encode(), issuer.key)
+    return f"{content}.{encoded(signature)}"
+
+
+def payload(change: Callable[[str], bytes | str]) -> Make:
+    """Properly signed, with the payload's text changed."""
+
+    def make(issuer: Issuer) -> str:
+        text = change(json.dumps(issuer.claims(ADA.email)))
+        return raw(issuer, json.dumps({"alg": "RS256", "kid": issuer.key.kid}), text)
+
+    return make
+
+
+def spoilt(change: Callable[[str], str]) -> Make:
+    return lambda issuer: change(issuer.sign(issuer.claims(ADA.email)))
+
+
+def hmac_with(secret: Callable[[Issuer], bytes]) -> Make:
+    def make(issuer: Issuer) -> str:
+        members = {"alg": "HS256", "kid": issuer.key.kid}
+        content = f"{encoded(json.dumps(members))}.{encoded(json.dumps(issuer.claims(ADA.email)))}"
+        return f"{content}.{encoded(hmac.digest(secret(issuer), content.encode(), 'sha256'))}"
+
+    return make
+
+
+def unsigned(alg: object) -> Make:
+    return lambda issuer: (
+        f"{encoded(json.dumps({'alg': alg, 'kid': issuer.key.kid}))}.{encoded(json.dumps(issuer.claims(ADA.email)))}."
+    )
+
+
+def by_ec_key(**members: Any) -> Make:
+    def make(issuer: Issuer) -> str:
+        key = ECKey.generate_key("P-256", auto_kid=True)
+        embedded = {"jwk": key.as_dict()} if members.get("jwk") else {}
+        return signed(key, "ES256", issuer.claims(ADA.email), **({"kid": issuer.key.kid} | embedded))
+
+    return make
+
+
+def by_another_rsa_key(issuer: Issuer) -> str:
+    return signed(RSAKey.generate_key(2048), "RS256", issuer.claims(ADA.email), kid=issuer.key.kid)
+
+
+def encrypted(issuer: Issuer) -> str:
+    return jwe.encrypt_compact({"alg": "RSA-OAEP", "enc": "A128GCM"}, b"{}", RSAKey.generate_key(2048))
+
+
+def without_kid(issuer: Issuer) -> str:
+    return raw(issuer, '{"alg": "RS256"}', json.dumps(issuer.claims(ADA.email)))
+
+
+def respelt(token: str) -> str:
+    """Another last character, with the same value in the bits that count."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return token[:-1] + alphabet[alphabet.index(token[-1]) + 1]
+
+
+def key_as_pem(issuer: Issuer) -> bytes:
+    return issuer.key.as_pem(private=False)
+
+
+def key_as_jwk(issuer: Issuer) -> bytes:
+    return json.dumps(issuer.key.as_dict()).encode()
+
+
+BAD_TOKENS: dict[str, tuple[Make, str]] = {
+    "alg none": (unsigned("none"), "alg 'none' is not allowed"),
+    "alg nOnE": (unsigned("nOnE"), "alg 'nOnE' is not allowed"),
+    "alg empty": (unsigned(""), "alg '' is not allowed"),
+    "alg null": (unsigned(None), "alg None is not allowed"),
+    "alg a list": (unsigned(["RS256"]), "alg ['RS256'] is not allowed"),
+    "alg allowed, not signed": (unsigned("RS256"), "the signature"),
+    "HS256 with the public key in PEM": (hmac_with(key_as_pem), "alg 'HS256' is not allowed"),
+    "HS256 with the public key in JSON": (hmac_with(key_as_jwk), "alg 'HS256' is not allowed"),
+    "PS512": (header(alg="PS512"), "alg 'PS512' is not allowed"),
+    "alg of another key than kid's": (header(alg="PS256"), "no key for kid"),
+    "ES256 under the kid of an RSA key": (by_ec_key(), "no key for kid"),
+    "ES256 with its own key in jwk": (by_ec_key(jwk=True), "its own key in jwk"),
+    "another RSA key under our kid": (by_another_rsa_key, "the signature"),
+    "kid missing, two keys": (without_kid, "no key for kid None"),
+    "kid null": (header(kid=None), "kid None is not a string"),
+    "kid a number": (header(kid=1), "kid 1 is not a string"),
+    "kid a list": (header(kid=["a"]), "kid ['a'] is not a string"),
+    "kid empty": (header(kid=""), "no key for kid ''"),
+    "kid unknown": (header(kid="unknown"), "no key for kid 'unknown'"),
+    "kid a path": (header(kid="../../../../dev/null"), "no key for kid '../../../../dev/null'"),
+    "kid a file URL": (header(kid="file:///etc/passwd"), "no key for kid 'file:///etc/passwd'"),
+    "kid with SQL": (header(kid="' or 1=1 --"), "no key for kid"),
+    "kid with a line break": (header(kid="a\nlevel=info"), r"no key for kid 'a\nlevel=info'"),
+    "kid of 8 KiB": (header(kid="k" * 8192), "no key for kid 'kkk"),
+    "jku": (header(jku="https://evil.example/jwks"), "its own key in jku"),
+    "jwk": (header(jwk={"kty": "oct", "k": "AA"}), "its own key in jwk"),
+    "x5u": (header(x5u="https://evil.example/cert"), "its own key in x5u"),
+    "x5c": (header(x5c=["AA"]), "its own key in x5c"),
+    "crit": (header(crit=["exp"], exp=1), "the header has crit"),
+    "crit empty": (header(crit=[]), "the header has crit"),
+    "b64 false": (header(b64=False), "the header has b64"),
+    "b64 false and crit": (header(b64=False, crit=["b64"]), "the header has crit"),
+    "typ of an access token": (header(typ="at+jwt"), "typ 'at+jwt'"),
+    "typ of a logout token": (header(typ="logout+jwt"), "typ 'logout+jwt'"),
+    "typ null": (header(typ=None), "typ None"),
+    "alg twice": (
+        lambda issuer: raw(issuer, f'{{"alg": "none", "alg": "RS256", "kid": "{issuer.key.kid}"}}', "{}"),
+        "the header is malformed: a name occurs twice",
+    ),
+    "sub twice": (
+        payload(lambda text: text[:-1] + ', "sub": "root"}'),
+        "the payload is malformed: a name occurs twice",
+    ),
+    "a name twice further in": (payload(lambda text: text[:-1] + ', "x": [{"a": 1, "a": 1}]}'), "a name occurs twice"),
+    "payload a list": (payload(lambda text: f"[{text}]"), "the payload is malformed: not a JSON object"),
+    "payload empty": (payload(lambda _: ""), "the payload is malformed"),
+    "payload not JSON": (payload(lambda text: text[:-1]), "the payload is malformed"),
+    "payload not UTF-8": (payload(lambda text: text.encode() + b"\xff"), "the payload is malformed"),
+    "payload in UTF-16": (payload(lambda text: text.encode("utf-16")), "the payload is malformed"),
+    "payload with a byte order mark": (payload(lambda text: "\ufeff" + text), "the payload is malformed"),
+    "payload nested deeply": (payload(lambda _: "[" * 11000), "the payload is malformed: nested too deeply"),
+    "header nested deeply": (lambda issuer: raw(issuer, "[" * 10000, "{}"), "the header is malformed: nested"),
+    "header a list": (lambda issuer: raw(issuer, '["alg", "b64"]', "{}"), "the header is malformed: not a JSON object"),
+    "iss of another": (claims(iss="https://evil.example"), "iss 'https://evil.example' is not the provider's"),
+    "iss with a slash": (lambda issuer: claims(iss=f"{issuer.url}/")(issuer), "is not the provider's"),
+    "iss in capitals": (lambda issuer: claims(iss=issuer.url.upper())(issuer), "is not the provider's"),
+    "iss a list": (lambda issuer: claims(iss=[issuer.url])(issuer), "is not the provider's"),
+    "iss missing": (without("iss"), "iss None is not the provider's"),
+    "aud of another": (claims(aud="other"), "aud ['other'] has none of our client ids"),
+    "aud longer": (claims(aud=f"{CLIENT_ID}-2"), "has none of our client ids"),
+    "aud in capitals": (claims(aud=CLIENT_ID.upper()), "has none of our client ids"),
+    "aud empty": (claims(aud=[]), "aud [] has none of our client ids"),
+    "aud an object": (claims(aud={CLIENT_ID: 1}), "has none of our client ids"),
+    "aud missing": (without("aud"), "aud None has none of our client ids"),
+    "several aud, no azp": (claims(aud=[CLIENT_ID, "other"]), "azp None is none of our client ids"),
+    "several aud, azp of another": (claims(aud=[CLIENT_ID, "other"], azp="other"), "azp 'other'"),
+    "azp of another": (claims(azp="other"), "azp 'other' is none of our client ids"),
+    "azp null": (claims(azp=None), "azp None is none of our client ids"),
+    "azp a list": (claims(azp=[CLIENT_ID]), "is none of our client ids"),
+    "exp missing": (without("exp"), "exp is missing"),
+    "iat missing": (without("iat"), "iat is missing"),
+    "sub missing": (without("sub"), "sub is missing"),
+    "exp a string": (claims(exp=str(SECONDS + 60)), "is not a time"),
+    "exp true": (claims(exp=True), "exp True is not a time"),
+    "exp null": (claims(exp=None), "exp None is not a time"),
+    "exp negative": (claims(exp=-1), "exp -1 is not a time"),
+    "exp in milliseconds": (claims(exp=SECONDS * 1000), "is not a time"),
+    "exp infinite": (payload(lambda text: text.replace(str(SECONDS + 600), "1e999")), "exp inf is not a time"),
+    "exp NaN": (payload(lambda text: text.replace(str(SECONDS + 600), "NaN")), "NaN and Infinity are not JSON"),
+    "iat a string": (claims(iat=str(SECONDS)), "is not a time"),
+    "iat false": (claims(iat=False), "iat False is not a time"),
+    "nbf a string": (claims(nbf="0"), "nbf '0' is not a time"),
+    "auth_time a string": (claims(auth_time="0"), "auth_time '0' is not a time"),
+    "auth_time null": (claims(auth_time=None), "auth_time None is not a time"),
+    "expired": (claims(exp=SECONDS - 60), "expired 60 s ago"),
+    "too old": (claims(iat=SECONDS - 301), "issued 301 s ago"),
+    "iat in the future": (claims(iat=SECONDS + 61), "iat is 61 s ahead of our clock"),
+    "nbf in the future": (claims(nbf=SECONDS + 61), "nbf is 61 s ahead of our clock"),
+    "auth_time in the future": (claims(auth_time=SECONDS + 61), "auth_time is 61 s ahead of our clock"),
+    "sub empty": (claims(sub=""), "sub is missing, empty"),
+    "sub a number": (claims(sub=1), "sub is not a text"),
+    "sub null": (claims(sub=None), "sub is not a text"),
+    "sub too long": (claims(sub="s" * 256), "sub is not a text of at most 255 characters"),
+    "sub with NUL": (claims(sub="root\0"), "sub is not a text"),
+    "sub not ASCII": (claims(sub="r\u043e\u043et"), "not ASCII"),
+    "e-mail with a line break": (claims(email="a@b.c\nd@e.f"), "email is not a text"),
+    "name half a character": (payload(lambda text: text.replace('"Ada"', '"\\ud800"')), "name is not a text"),
+    "groups a string": (claims(groups="admin"), "groups is not a list"),
+    "groups of numbers": (claims(groups=["a", 1]), "groups is not a text"),
+    "1001 groups": (claims(groups=["g"] * 1001), "groups is not a list of at most 1000"),
+    "a logout token": (claims(events={"http://schemas.openid.net/event/backchannel-logout": {}}), "logout token"),
+    "empty": (lambda _: "", "1 parts instead of 3"),
+    "two dots": (lambda _: "..", "the header is malformed"),
+    "truncated": (spoilt(lambda token: token[:-40]), ""),
+    "truncated to two parts": (spoilt(lambda token: token.rpartition(".")[0]), "2 parts instead of 3"),
+    "signature empty": (spoilt(lambda token: token.rpartition(".")[0] + "."), "the signature"),
+    "signature padded": (spoilt(lambda token: token + "=="), "the signature"),
+    "signature spelt otherwise": (spoilt(respelt), "the signature"),
+    "a line break after it": (spoilt(lambda token: token + "\n"), "the signature"),
+    "a blank before it": (spoilt(lambda token: " " + token), "the header is malformed"),
+    "Bearer before it": (spoilt(lambda token: "Bearer " + token), "the header is malformed"),
+    "payload of another token": (
+        lambda issuer: ".".join(
+            [
+                *(issuer.sign(issuer.claims(CAROL.email)).split(".")[:2]),
+                issuer.sign(issuer.claims(ADA.email)).rsplit(".")[-1],
+            ]
+        ),
+        "the signature",
+    ),
+    "encrypted": (encrypted, "5 parts instead of 3"),
+    "JSON serialization": (lambda _: '{"payload": "e30", "protected": "e30", "signature": ""}', "1 parts instead of 3"),
+    "not ASCII": (spoilt(lambda token: token.replace("e", "\u0435", 1)), "not ASCII"),
+    "more than 16 KiB": (claims(name="n" * 16384), "longer than 16384 bytes"),
+    "1 MiB": (lambda _: "a" * (1 << 20), "longer than 16384 bytes"),
+}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("name", BAD_TOKENS)
+async def test_refuses(issuer: Issuer, warm_issuers: Issuers, name: str) -> None:
+    make, detail = BAD_TOKENS[name]
+    token = make(issuer)
+    with pytest.raises(IdTokenInvalid) as caught:
+        await warm_issuers.verify(Trusted(issuer.url), token, NOW)
+    check_refusal(caught.value, token, detail)
+
+
+async def test_refuses_another_providers_tokens(issuer: Issuer, stranger: Issuer, issuers: Issuers) -> None:
+    for token, detail in [
+        (stranger.sign_in(ADA.email), "no key for kid"),
+        (stranger.sign(issuer.claims(ADA.email)), "no key for kid"),
+        (stranger.sign(issuer.claims(ADA.email), {"kid": issuer.key.kid}), "the signature"),
+    ]:
+        with pytest.raises(IdTokenInvalid) as caught:
+            await issuers.verify(Trusted(issuer.url), token, NOW)
+        check_refusal(caught.value, token, detail)
+
+
+async def test_refuses_another_nonce(issuer: Issuer, issuers: Issuers) -> None:
+    for nonce in ("other", "", None):
+        token = issuer.sign_in(ADA.email, nonce)
+        with pytest.raises(IdTokenInvalid) as caught:
+            await issuers.verify(Trusted(issuer.url), token, NOW, "n-1")
+        check_refusal(caught.value, token, "nonce")
+
+
+async def test_refuses_everything_without_a_client_id(issuer: Issuer, issuers: Issuers) -> None:
+    audiences: list[Any] = [CLIENT_ID, "", []]
+    for audience in audiences:
+        token = issuer.sign(issuer.claims(ADA.email) | {"aud": audience})
+        with pytest.raises(IdTokenInvalid, match="not acceptable"):
+            await issuers.verify(Trusted(issuer.url, ()), token, NOW)
+
+
+def check_refusal(error: IdTokenInvalid, token: str, detail: str) -> None:
+    assert str(error) == "the ID token is not acceptable"
+    assert not error.metadata
+    assert detail in error.detail
+    assert error.detail.isascii()
+    assert error.detail.isprintable()
+    assert len(error.detail) < 160
+    for part in token.split("."):
+        assert len(part) < 16 or part[:16] not in error.detail
+
+
+# Keys.
+
+
+async def test_keys_are_fetched_once(issuer: Issuer, issuers: Issuers) -> None:
+    before = fetches(issuer)
+    tokens = [issuer.sign(issuer.claims(ADA.email)) for _ in range(100)]
+    await asyncio.gather(*(issuers.verify(Trusted(issuer.url), token, NOW) for token in tokens))
+    assert fetches(issuer) == before + 1
+
+
+async def test_a_rotated_key_is_picked_up_on_first_use(issuer: Issuer, issuers: Issuers) -> None:
+    old = issuer.sign_in(ADA.email)
+    await issuers.verify(Trusted(issuer.url), old, NOW)
+    before = fetches(issuer)
+    issuer.rotate_key()
+    tokens = [old] + [issuer.sign_in(ADA.email) for _ in range(20)]
+    await asyncio.gather(*(issuers.verify(Trusted(issuer.url), token, NOW) for token in tokens))
+    assert fetches(issuer) == before + 1
+
+
+async def test_a_withdrawn_key_is_refused_within_the_hour(issuer: Issuer, issuers: Issuers) -> None:
+    later = SECONDS + 3600
+    token = issuer.sign(issuer.claims(ADA.email) | {"iat": later, "exp": later + 60})
+    await issuers.verify(Trusted(issuer.url), issuer.sign_in(ADA.email), NOW)
+    issuer.rotate_key()
+    issuer.rotate_key()
+    with pytest.raises(IdTokenInvalid) as caught:
+        await issuers.verify(Trusted(issuer.url), token, later * SECOND)
+    assert "no key for kid" in caught.value.detail
+
+
+async def test_unknown_keys_cause_no_storm_of_fetches(issuer: Issuer, issuers: Issuers) -> None:
+    await issuers.verify(Trusted(issuer.url), issuer.sign_in(ADA.email), NOW)
+    before = fetches(issuer)
+
+    async def attempt(number: int, now: int) -> None:
+        token = issuer.sign(issuer.claims(ADA.email), {"kid": f"unknown-{number}"})
+        with pytest.raises(IdTokenInvalid):
+            await issuers.verify(Trusted(issuer.url), token, now)
+
+    await asyncio.gather(*(attempt(number, NOW + number) for number in range(100)))
+    for number in range(29):
+        await attempt(number, NOW + number * SECOND)
+    assert fetches(issuer) == before + 1
+    await attempt(0, NOW + 31 * SECOND)
+    assert fetches(issuer) == before + 2
+
+
+async def test_a_provider_that_is_down_without_keys(issuer: Issuer, issuers: Issuers) -> None:
+    token = issuer.sign_in(ADA.email)
+    path = "/.well-known/openid-configuration"
+
+    async def attempt(now: int) -> None:
+        with pytest.raises(IdentityProviderUnavailable) as caught:
+            await issuers.verify(Trusted(issuer.url), token, now)
+        assert caught.value.retry_after == 2.0
+
+    with issuer.down():
+        before = issuer.fetches[path]
+        await asyncio.gather(*(attempt(NOW) for _ in range(50)))
+        await attempt(NOW + SECOND)
+        assert issuer.fetches[path] == before + 1
+        await attempt(NOW + 3 * SECOND)
+        assert issuer.fetches[path] == before + 2
+    assert (await issuers.verify(Trusted(issuer.url), token, NOW + 6 * SECOND)).subject == "u-1"
+
+
+async def test_a_provider_that_is_down_with_keys(issuer: Issuer, issuers: Issuers) -> None:
+    hour = 3600
+
+    async def attempt(seconds: int, **header: str) -> None:
+        later = issuer.claims(ADA.email) | {"iat": seconds, "exp": seconds + 60, "auth_time": seconds}
+        await issuers.verify(Trusted(issuer.url), issuer.sign(later, header), seconds * SECOND)
+
+    await attempt(SECONDS)
+    with issuer.down():
+        for hours in (1, 2, 12, 23):
+            await attempt(SECONDS + hours * hour)
+        with pytest.raises(IdentityProviderUnavailable):
+            await attempt(SECONDS + 23 * hour + 10, kid="perhaps a new key")
+        with pytest.raises(IdentityProviderUnavailable):
+            await attempt(SECONDS + 24 * hour)
+    await attempt(SECONDS + 24 * hour + 10)
+
+
+async def test_nobody_waits_for_a_provider_that_is_known_to_hang(issuer: Issuer, issuers: Issuers) -> None:
+    def token(seconds: int) -> str:
+        return issuer.sign(issuer.claims(ADA.email) | {"iat": seconds, "exp": seconds + 60})
+
+    await issuers.verify(Trusted(issuer.url), token(SECONDS), NOW)
+    later = SECONDS + 7200
+    with issuer.down():
+        await issuers.verify(Trusted(issuer.url), token(later), later * SECOND)
+    issuer.interfere = lambda _path: time.sleep(1)
+    started = asyncio.get_running_loop().time()
+    await issuers.verify(Trusted(issuer.url), token(later), (later + 10) * SECOND)
+    assert asyncio.get_running_loop().time() - started < 0.5
+
+
+async def test_a_caller_who_leaves_does_not_take_the_fetch_along(issuer: Issuer, issuers: Issuers) -> None:
+    token = issuer.sign_in(ADA.email)
+    issuer.interfere = lambda _path: time.sleep(0.1)
+    first, second = (asyncio.create_task(issuers.verify(Trusted(issuer.url), token, NOW)) for _ in range(2))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    assert (await second).subject == "u-1"
+
+
+async def test_the_number_of_issuers_held_is_bounded(
+    issuer: Issuer, stranger: Issuer, issuers: Issuers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oidc, "ISSUERS", 1)
+    before = fetches(issuer)
+    for one in (issuer, stranger, issuer):
+        await issuers.verify(Trusted(one.url), one.sign_in(ADA.email), NOW)
+    assert fetches(issuer) == before + 2
+
+
+def answer(path: str, response: Any) -> Callable[[Issuer], Callable[[str], ResponseReturnValue | None]]:
+    def bind(issuer: Issuer) -> Callable[[str], ResponseReturnValue | None]:
+        return lambda asked: (response(issuer) if callable(response) else response) if asked == path else None
+
+    return bind
+
+
+DISCOVERY = "/.well-known/openid-configuration"
+BIG = json.dumps({"keys": [], "pad": "x" * oidc.DOCUMENT_BYTES})
+GZIPPED = gzip.compress(BIG.encode())
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (answer(DISCOVERY, lambda issuer: {"issuer": "https://evil.example", "jwks_uri": issuer.url}), "of issuer"),
+        (answer(DISCOVERY, lambda issuer: {"issuer": f"{issuer.url}/", "jwks_uri": issuer.url}), "of issuer"),
+        (answer(DISCOVERY, lambda issuer: {"issuer": issuer.url}), "not a URL"),
+        (answer(DISCOVERY, lambda issuer: {"issuer": issuer.url, "jwks_uri": "http://192.0.2.1/jwks"}), "not a URL of"),
+        (answer(DISCOVERY, lambda issuer: {"issuer": issuer.url, "jwks_uri": "file:///etc/passwd"}), "not a URL of"),
+        (answer(DISCOVERY, lambda issuer: {"issuer": issuer.url, "jwks_uri": "https://[::1]:1/"}), "another scheme"),
+        (answer(DISCOVERY, lambda issuer: {"issuer": issuer.url, "jwks_uri": ["/jwks"]}), "not a URL"),
+        (answer(DISCOVERY, "not JSON"), "JSONDecodeError"),
+        (answer(DISCOVERY, ("", 404)), "answered 404"),
+        (answer(DISCOVERY, ("", 302, {"location": "/elsewhere"})), "answered 302"),
+        (answer("/jwks", ("", 307, {"location": "/elsewhere"})), "answered 307"),
+        (answer("/jwks", BIG), "answered more than"),
+        (answer("/jwks", lambda _: Response(GZIPPED, headers={"content-encoding": "gzip"})), "answered compressed"),
+        (answer("/jwks", {"keys": []}), "no usable key"),
+        (answer("/jwks", {"keys": {}}), "no usable key"),
+        (answer("/jwks", "[" * 100_000), "nested too deeply"),
+        (answer("/jwks", '{"keys": [], "keys": []}'), "a name occurs twice"),
+    ],
+)
+async def test_unfit_documents_make_a_provider_unavailable(
+    issuer: Issuer, issuers: Issuers, bad: Any, reason: str
+) -> None:
+    token = issuer.sign_in(ADA.email)
+    issuer.interfere = bad(issuer)
+    before = issuer.fetches["/elsewhere"]
+    with capture_logs() as logs, pytest.raises(IdentityProviderUnavailable):
+        await issuers.verify(Trusted(issuer.url), token, NOW)
+    assert [log["issuer"] for log in logs] == [issuer.url]
+    assert reason in logs[0]["error"]
+    assert issuer.fetches["/elsewhere"] == before
+
+
+async def test_an_issuer_may_end_with_a_slash(issuer: Issuer, issuers: Issuers) -> None:
+    url = f"{issuer.url}/"
+    issuer.interfere = answer(DISCOVERY, {"issuer": url, "jwks_uri": f"{issuer.url}/jwks"})(issuer)
+    await issuers.verify(Trusted(url), issuer.sign(issuer.claims(ADA.email) | {"iss": url}), NOW)
+
+
+async def test_no_compressed_documents_are_asked_for(issuer: Issuer, issuers: Issuers) -> None:
+    asked: list[str] = []
+    issuer.interfere = lambda _path: asked.append(request.headers["accept-encoding"])
+    await issuers.verify(Trusted(issuer.url), issuer.sign(issuer.claims(ADA.email)), NOW)
+    assert asked == ["identity", "identity"]
+
+
+async def test_a_provider_that_hangs(issuer: Issuer, issuers: Issuers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oidc, "FETCH_SECONDS", 0.05)
+    token = issuer.sign_in(ADA.email)
+    issuer.interfere = lambda _path: time.sleep(0.2)
+    with pytest.raises(IdentityProviderUnavailable):
+        await issuers.verify(Trusted(issuer.url), token, NOW)
+
+
+def unusable_keys(key: RSAKey) -> Sequence[dict[str, Any]]:
+    public: dict[str, Any] = dict(key.as_dict())
+    numbers = rsa.generate_private_key(65537, 1024).public_key().public_numbers()
+    return [
+        {"kty": "oct", "kid": key.kid, "k": "c2VjcmV0"},
+        {"kty": "RSA", "kid": key.kid, "n": encoded(numbers.n.to_bytes(128)), "e": "AQAB"},
+        {"kty": "unheard of", "kid": key.kid},
+        {"kty": ["RSA"], "kid": key.kid},
+        {"kty": "RSA", "kid": key.kid},
+        {"kty": "RSA", "kid": key.kid, "n": 5, "e": 5},
+        {"kty": "OKP", "kid": key.kid, "crv": "Ed999", "x": "AA"},
+        {"kty": "EC", "kid": key.kid, "crv": "P-999", "x": "AA", "y": "AA"},
+        {"kty": "EC", "kid": key.kid, "crv": "P-256", "x": "AA", "y": "AA"},
+        public | {"use": "enc"},
+        public | {"e": "AQ"},
+        dict(key.as_dict(private=True)),
+    ]
+
+
+async def test_unusable_keys_are_passed_over(issuer: Issuer, issuers: Issuers) -> None:
+    token = issuer.sign_in(ADA.email)
+    publish(issuer, *unusable_keys(issuer.key), issuer.key)
+    assert (await issuers.verify(Trusted(issuer.url), token, NOW)).subject == "u-1"
+
+
+async def test_a_set_of_unusable_keys_is_no_set(issuer: Issuer) -> None:
+    token = issuer.sign_in(ADA.email)
+    for key in unusable_keys(issuer.key):
+        publish(issuer, key)
+        issuers = Issuers()
+        with pytest.raises(IdentityProviderUnavailable):
+            await issuers.verify(Trusted(issuer.url), token, NOW)
+        await issuers.close()
+
+
+async def test_a_key_that_may_not_verify_is_not_used(issuer: Issuer, issuers: Issuers) -> None:
+    token = issuer.sign_in(ADA.email)
+    key: dict[str, Any] = {name: value for name, value in issuer.key.as_dict().items() if name != "use"}
+    publish(issuer, key | {"key_ops": ["encrypt"]})
+    with pytest.raises(IdTokenInvalid):
+        await issuers.verify(Trusted(issuer.url), token, NOW)
+
+
+@pytest.mark.parametrize("issuer_", ["https://idp.example", "https://10.0.0.1:8443/realms/a", "http://[::1]:80"])
+def test_issuers_that_may_be_configured(issuer_: str) -> None:
+    assert str(issuer_url(issuer_)).startswith(issuer_[:6])
+
+
+@pytest.mark.parametrize(
+    "issuer_",
+    [
+        "",
+        "idp.example",
+        "http://idp.example",
+        "http://127.0.0.1.evil.example",
+        "http://localhost.evil.example",
+        "http://127.0.0.1@evil.example",
+        "http://127.0.0.1\\@evil.example",
+        "https://user:password@idp.example",
+        "https://idp.example?a=b",
+        "https://idp.example#",
+        "https://idp.example?",
+        "https://",
+        "https://idp.example:99999999",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1",
+        "https://idp.example\n",
+    ],
+)
+def test_issuers_that_may_not_be_configured(issuer_: str) -> None:
+    with pytest.raises(ValueError, match=r"URL|query"):
+        issuer_url(issuer_)
+
+
+# The provider that these tests rest upon.
+
+
+def authorize(issuer: Issuer, **changes: str | None) -> httpx.URL:
+    query = {
+        "response_type": "code",
+        "client_id": CLIENT_ID,
+        "redirect_uri": "http://127.0.0.1:4321/callback",
+        "scope": "openid",
+        "login_hint": ADA.email,
+        "code_challenge": "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
+        "code_challenge_method": "S256",
+    } | changes
+    found = httpx.get(f"{issuer.url}/authorize", params={key: value for key, value in query.items() if value})
+    return httpx.URL(found.headers.get("location", ""))
+
+
+def exchange(issuer: Issuer, code: str, **changes: str) -> httpx.Response:
+    form = {
+        "grant_type": "authorization_code",
+        "client_id": CLIENT_ID,
+        "redirect_uri": "http://127.0.0.1:4321/callback",
+        "code": code,
+        "code_verifier": "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+    }
+    return httpx.post(f"{issuer.url}/token", data=form | changes)
+
+
+def test_the_provider_gives_a_token_once(issuer: Issuer) -> None:
+    code = authorize(issuer).params["code"]
+    assert "id_token" in exchange(issuer, code).json()
+    assert exchange(issuer, code).json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"code_verifier": "x" * 43},
+        {"code_verifier": ""},
+        {"redirect_uri": "http://127.0.0.1:9/callback"},
+        {"client_id": "other"},
+    ],
+)
+def test_the_provider_checks_the_token_request(issuer: Issuer, changes: dict[str, str]) -> None:
+    answer = exchange(issuer, authorize(issuer).params["code"], **changes)
+    assert answer.status_code in {400, 401}
+    assert "id_token" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"code_challenge": None},
+        {"code_challenge_method": None},
+        {"code_challenge_method": "plain"},
+        {"code_challenge": None, "code_challenge_method": None},
+        {"login_hint": "mallory@example.com"},
+        {"redirect_uri": "https://evil.example/callback"},
+        {"client_id": "other"},
+    ],
+)
+def test_the_provider_checks_the_authorization_request(issuer: Issuer, changes: dict[str, str | None]) -> None:
+    location = authorize(issuer, **changes)
+    assert "code" not in location.params
+    assert location.host in {"", "127.0.0.1"}
+
+
+def test_the_provider_publishes_no_private_key(issuer: Issuer) -> None:
+    jwks = httpx.get(f"{issuer.url}/jwks").json()
+    assert not any(key.is_private for key in KeySet.import_key_set(jwks))
