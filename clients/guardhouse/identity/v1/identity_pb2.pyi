@@ -2247,6 +2247,7 @@ class AuthorizeEnrollmentResponse(_message.Message):
     ENROLLMENT_POLICY_ID_FIELD_NUMBER: _builtins.int
     AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
     AUTHORIZE_REVISION_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """A person."""
     service_token_id: _builtins.str
@@ -2257,6 +2258,8 @@ class AuthorizeEnrollmentResponse(_message.Message):
     """The first revision of identity at which a later removal or revocation can be: one at or behind it hits this
     enrollment, one before it does not.
     """
+    revision_token: _builtins.str
+    """See the package."""
     @_builtins.property
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
         """The session's start if the enrollment succeeds: min(now, iat), or now for a service token (decision 27)."""
@@ -2269,10 +2272,11 @@ class AuthorizeEnrollmentResponse(_message.Message):
         enrollment_policy_id: _builtins.str = ...,
         authenticate_time: _timestamp_pb2.Timestamp | None = ...,
         authorize_revision: _builtins.int = ...,
+        revision_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "authorize_revision", b"authorize_revision", "enrollment_policy_id", b"enrollment_policy_id", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "authorize_revision", b"authorize_revision", "enrollment_policy_id", b"enrollment_policy_id", "holder", b"holder", "revision_token", b"revision_token", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015

@@ -1,0 +1,100 @@
+"""`guardhouse-server`: the four services in one process, or what one needs to know to run them apart."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from guardhouse_services.config import SERVICES, Settings, describe
+from guardhouse_services.identity.__main__ import build as identity
+from guardhouse_services.ipam.__main__ import build as ipam
+from guardhouse_services.node import Node
+from guardhouse_services.registry.__main__ import build as registry
+from guardhouse_services.run import Build, serve
+from guardhouse_services.session.__main__ import build as session
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+BUILDS: dict[str, Build] = {"identity": identity, "registry": registry, "ipam": ipam, "session": session}
+
+
+@app.command()
+def run(
+    services: Annotated[
+        list[str] | None, typer.Argument(help="identity, registry, ipam, session. Default: all.")
+    ] = None,
+) -> None:
+    """Serve until a signal comes. With all four, make an admin key and a client profile as well."""
+    for name in services or ():
+        if name not in SERVICES:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(SERVICES)}")
+    serve(*(BUILDS[name] for name in services or SERVICES), started=None if services else welcome)
+
+
+@app.command()
+def settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print every setting: its variable, its default and its meaning."""
+    rows = describe()
+    if as_json:
+        typer.echo(
+            json.dumps([dict(zip(("variable", "default", "meaning"), row, strict=True)) for row in rows], indent=2)
+        )
+        return
+    table = Table("variable", "default", "meaning", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+async def welcome(settings: Settings, nodes: Sequence[Node]) -> None:
+    """Writes the admin's key and the client's profile, and says what to type next."""
+    for node in nodes:
+        await node.loaded()
+    key = await nodes[0].servicer.identity.ensure_admin_key()  # type: ignore[attr-defined]
+    profile = write_profile(settings, key)
+    Console(stderr=True, highlight=False).print(
+        f"\n[bold]Guardhouse is running.[/bold] Its files are in {_shown(settings.var)}; press Ctrl-C to stop it.\n"
+        "In another terminal:\n\n"
+        f"  export GUARDHOUSE_PROFILE={_shown(profile)} PATH=$PWD/.venv/bin:$PATH\n"
+        "  guardhouse status\n"
+        "  guardhouse organizations create Example --seat-limit 10\n"
+        "  guardhouse --help\n"
+    )
+
+
+def write_profile(settings: Settings, key: str) -> Path:
+    """The client's profile beside the databases, and the admin's key, unless it was revoked."""
+    if key:
+        _write_private(settings.var / "admin.key", f"{key}\n")
+    lines = [f'{service} = "{settings.host}:{settings.public_port(service)}"' for service in SERVICES]
+    authority = os.path.relpath(settings.tls_path / "ca.crt", settings.var)
+    profile = settings.var / "client.toml"
+    _write_private(profile, "\n".join([*lines, f'ca = "{authority}"', 'key_file = "admin.key"', ""]))
+    return profile
+
+
+def _shown(path: Path) -> str:
+    """As short as it can be typed."""
+    return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Whole or not at all, and readable by its owner only."""
+    draft = path.with_suffix(".new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    draft.rename(path)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

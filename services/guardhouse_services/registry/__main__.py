@@ -1,0 +1,75 @@
+"""The registry as a process: `python -m guardhouse_services.registry`."""
+
+from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
+from guardhouse.ipam.v1 import ipam_pb2_grpc
+from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse_services.clock import Clock
+from guardhouse_services.config import Settings
+from guardhouse_services.credentials import MasterKey
+from guardhouse_services.database import Database
+from guardhouse_services.directory import Directory
+from guardhouse_services.feed import Feed
+from guardhouse_services.follower import Effects, Follower, Freshness
+from guardhouse_services.migrate import migrate
+from guardhouse_services.node import Node
+from guardhouse_services.paging import Pages
+from guardhouse_services.peers import Peers
+from guardhouse_services.registry.servicer import RegistryServicer
+from guardhouse_services.registry.usecases import (
+    Registry,
+    follow_identity,
+    missing_in_identity,
+    seen_by_identity,
+    snapshot,
+)
+from guardhouse_services.run import serve
+
+SERVICE = "registry"
+
+
+def build(settings: Settings, clock: Clock) -> Node:
+    """A replica, ready to be entered."""
+    master_key = MasterKey.read(settings.key_path)
+    database = Database(settings.database(SERVICE), clock, SERVICE, pb.Change)
+    migrate(database.engine, SERVICE)
+    peers = Peers(settings, SERVICE)
+    identity = peers.channel("identity")
+    watch_identity = identity_pb2_grpc.IdentityFeedServiceStub(identity).Watch
+    directory = Directory(clock)
+    directory.follower = Follower(
+        f"{SERVICE} directory", watch_identity, identity_pb2.WatchRequest, directory.view, clock
+    )
+    effects = Effects(database, "identity", follow_identity, seen_by_identity, missing_in_identity)
+    removals = Follower(f"{SERVICE} removals", watch_identity, identity_pb2.WatchRequest, effects, clock)
+    registry = Registry(
+        clock,
+        database,
+        master_key,
+        directory,
+        identity_pb2_grpc.AuthenticationServiceStub(identity),
+        ipam_pb2_grpc.AddressServiceStub(peers.channel("ipam")),
+    )
+    feed = Feed(database, pb, snapshot, settings.poll_seconds)
+    return Node(
+        service=SERVICE,
+        settings=settings,
+        clock=clock,
+        database=database,
+        peers=peers,
+        directory=directory,
+        feed=feed,
+        freshness=Freshness(database, SERVICE, [("identity", directory.follower)], ["identity"]),
+        contract=pb.DESCRIPTOR,
+        servicer=RegistryServicer(clock, registry, feed, Pages(master_key)),
+        views=[directory.follower],
+        jobs={"follow identity": removals.run, "sweep": registry.sweep},
+        devices=registry.device_caller,
+    )
+
+
+def main() -> None:
+    serve(build)
+
+
+if __name__ == "__main__":
+    main()

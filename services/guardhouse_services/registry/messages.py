@@ -1,0 +1,88 @@
+"""The registry's values as messages of its contract."""
+
+from guardhouse.common.v1 import errors_pb2, results_pb2
+from guardhouse.errors import GuardhouseError
+from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse_services.registry.domain import Claims, Device, Registration, State
+from guardhouse_services.times import optional_timestamp, to_timestamp
+
+_STATES = {
+    State.ACTIVE: pb.REGISTRATION_STATE_ACTIVE,
+    State.REVOKED: pb.REGISTRATION_STATE_REVOKED,
+    # Shown in the answer to a deletion only: as it was.
+    State.DELETED: pb.REGISTRATION_STATE_UNSPECIFIED,
+}
+
+
+def to_registration(value: Registration) -> pb.Registration:
+    message = pb.Registration(
+        registration_id=value.registration_id,
+        device_id=value.device_id,
+        state=_STATES[value.state],
+        key_type=value.key_type,  # type: ignore[arg-type]  # stored as the enum's number
+        public_key=value.public_key,
+        ipv4=value.lease.ipv4,
+        ipv6=value.lease.ipv6,
+        create_time=optional_timestamp(value.create_time),
+        revoke_time=optional_timestamp(value.revoke_time),
+    )
+    if value.holder.user_id:
+        message.user_id = value.holder.user_id
+    else:
+        message.service_token_id = value.holder.service_token_id
+    return message
+
+
+def to_device(value: Device) -> pb.Device:
+    claims = value.claims
+    return pb.Device(
+        device_id=value.device_id,
+        claims=pb.DeviceClaims(
+            hardware_id=claims.hardware_id,
+            display_name=claims.display_name,
+            platform=claims.platform,  # type: ignore[arg-type]  # stored as the enum's number
+            os_version=claims.os_version,
+            client_version=claims.client_version,
+            serial_number=claims.serial_number,
+            model=claims.model,
+            manufacturer=claims.manufacturer,
+        ),
+        create_time=optional_timestamp(value.create_time),
+        active_registrations=value.active_registrations,
+    )
+
+
+def from_claims(message: pb.DeviceClaims) -> Claims:
+    return Claims(
+        hardware_id=message.hardware_id,
+        display_name=message.display_name or message.hardware_id,
+        platform=message.platform,
+        os_version=message.os_version,
+        client_version=message.client_version,
+        serial_number=message.serial_number,
+        model=message.model,
+        manufacturer=message.manufacturer,
+    )
+
+
+def to_result(registration_id: str, outcome: Registration | GuardhouseError) -> pb.RegistrationResult:
+    if isinstance(outcome, Registration):
+        return pb.RegistrationResult(registration_id=registration_id, registration=to_registration(outcome))
+    reason = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{outcome.reason}")
+    error = results_pb2.ItemError(reason=reason, message=outcome.message)
+    return pb.RegistrationResult(registration_id=registration_id, error=error)
+
+
+def to_event(value: Registration) -> pb.Event:
+    """What the feed says of a registration that is active or revoked, or is deleted."""
+    if value.state == State.DELETED:
+        return pb.Event(registration_deleted=value.registration_id)
+    return pb.Event(
+        registration=pb.RegistrationRecord(
+            registration=to_registration(value),
+            lease_id=value.lease.lease_id,
+            authenticate_time=to_timestamp(value.authenticate_time),
+            authorize_revision=value.authorize_revision,
+            token_hash=value.token_hash,
+        )
+    )

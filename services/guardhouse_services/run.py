@@ -1,0 +1,56 @@
+"""Starts services and stops them on a signal."""
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+
+import uvloop
+from google.protobuf.internal import api_implementation
+
+from guardhouse_services import log, tls
+from guardhouse_services.clock import Clock, SystemClock
+from guardhouse_services.config import Settings
+from guardhouse_services.credentials import MasterKey
+from guardhouse_services.node import Node
+
+Build = Callable[[Settings, Clock], Node]
+Started = Callable[[Settings, Sequence[Node]], Awaitable[None]]
+
+
+def prepare(settings: Settings, clock: Clock) -> None:
+    """Makes the keys and certificates that the settings do not name, once, whoever comes first."""
+    if api_implementation.Type() != "upb":
+        raise RuntimeError("protobuf runs without its native parser, which bounds nesting; install its wheel")
+    settings.var.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (settings.var / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if settings.key_file is None:
+            settings.key_path.parent.mkdir(exist_ok=True, mode=0o700)
+            MasterKey.create(settings.key_path)
+        if settings.tls_folder is None:
+            tls.prepare(settings.tls_path, settings.trust_domain, settings.host, clock.now())
+
+
+def serve(*builds: Build, started: Started | None = None) -> None:
+    """Runs the services in this process until SIGINT or SIGTERM, then drains them."""
+    settings, clock = Settings(), SystemClock()
+    log.configure(settings.log_level)
+    prepare(settings, clock)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_serve(settings, clock, builds, started))
+
+
+async def _serve(settings: Settings, clock: Clock, builds: Sequence[Build], started: Started | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(build(settings, clock)) for build in builds]
+        # What is loaded stays; the collector need not look at it again.
+        gc.freeze()
+        if started is not None:
+            await started(settings, nodes)
+        await stop.wait()

@@ -1,0 +1,131 @@
+"""The platform's database layer, on both engines."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from guardhouse.errors import Conflict, DatabaseUnavailable, RequestIdReused
+from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse_services import requests
+from guardhouse_services.clock import DAY, SECOND
+from guardhouse_services.database import Database, Transaction, change, head
+from guardhouse_services.feed import HISTORY, compact
+from guardhouse_services.migrate import migrate
+from guardhouse_services.requests import RequestKey
+from tests.clock import FakeClock
+from tests.conftest import DatabaseUrl
+
+ORGANIZATION = "org_0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def database(database_url: DatabaseUrl, clock: FakeClock) -> Iterator[Database]:
+    database = Database(database_url("session"), clock, "session", pb.Change)
+    migrate(database.engine, "session")
+    yield database
+    database.close()
+
+
+def revisions(tx: Transaction) -> list[int]:
+    query = sa.select(change.c.revision).where(change.c.organization_id == ORGANIZATION).order_by(change.c.revision)
+    return list(tx.execute(query).scalars())
+
+
+async def test_revisions_are_dense_and_in_commit_order_under_64_writers(database: Database) -> None:
+    """I-20: every commit gets the next number, and nobody else's."""
+    events = [pb.Event(policy_deleted="x")]
+    got = await asyncio.gather(*(database.write(lambda tx: tx.publish(ORGANIZATION, events)) for _ in range(64)))
+    assert sorted(got) == list(range(1, 65))
+    assert await database.read(revisions) == list(range(1, 65))
+
+
+async def test_a_failed_transaction_takes_no_revision(database: Database) -> None:
+    def fail(tx: Transaction) -> None:
+        tx.publish(ORGANIZATION, [])
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await database.write(fail)
+    assert await database.write(lambda tx: tx.publish(ORGANIZATION, [])) == 1
+
+
+async def test_more_than_500_events_are_several_revisions_of_one_transaction(database: Database) -> None:
+    events = [pb.Event(policy_deleted=str(number)) for number in range(1001)]
+    assert await database.write(lambda tx: tx.publish(ORGANIZATION, events)) == 3
+
+    def sizes(tx: Transaction) -> list[int]:
+        payloads = tx.execute(sa.select(change.c.payload).order_by(change.c.revision)).scalars()
+        return [len(pb.Change.FromString(payload).events) for payload in payloads]
+
+    assert await database.read(sizes) == [500, 500, 1]
+
+
+async def test_a_conflict_is_tried_again(database: Database) -> None:
+    tries = []
+
+    def work(_tx: Transaction) -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            raise Conflict("again")
+        return len(tries)
+
+    assert await database.write(work) == 3
+
+
+async def test_a_dead_database_is_unavailable_and_not_the_callers_fault(clock: FakeClock) -> None:
+    database = Database("postgresql://nobody@/none?host=/nonexistent", clock, "session", pb.Change)
+    with pytest.raises(DatabaseUnavailable):
+        await database.read(revisions)
+    database.close()
+
+
+def test_a_second_process_cannot_open_a_sqlite_file(tmp_path: object, clock: FakeClock) -> None:
+    url = f"sqlite:///{tmp_path}/one.db"
+    first = Database(url, clock, "session", pb.Change)
+    with pytest.raises(RuntimeError, match="in use by another process"):
+        Database(url, clock, "session", pb.Change)
+    first.close()
+    Database(url, clock, "session", pb.Change).close()
+
+
+async def test_a_repeated_request_finds_its_result_for_a_day(database: Database, clock: FakeClock) -> None:
+    key = RequestKey(ORGANIZATION, "key:a", "CreatePolicy", "r1", b"body")
+    await database.write(lambda tx: requests.record(tx, key, policy_id="pol_1"))
+    assert await database.read(lambda tx: requests.find(tx, key)) == {"policy_id": "pol_1"}
+    clock.advance(DAY / SECOND)
+    assert await database.read(lambda tx: requests.find(tx, key)) is None
+    assert await database.write(requests.forget) == 1
+
+
+async def test_a_request_id_with_another_body_is_refused(database: Database) -> None:
+    key = RequestKey(ORGANIZATION, "key:a", "CreatePolicy", "r1", b"body")
+    await database.write(lambda tx: requests.record(tx, key))
+    other = RequestKey(ORGANIZATION, "key:a", "CreatePolicy", "r1", b"another body")
+    with pytest.raises(RequestIdReused):
+        await database.read(lambda tx: requests.find(tx, other))
+
+
+async def test_64_equal_requests_have_one_effect(database: Database) -> None:
+    """I-07: two at once, one executes."""
+    key = RequestKey(ORGANIZATION, "key:a", "CreatePolicy", "r1", b"body")
+
+    def work(tx: Transaction) -> int:
+        if (done := requests.find(tx, key)) is not None:
+            return int(done["revision"])
+        requests.record(tx, key, revision=1)
+        return tx.publish(ORGANIZATION, [])
+
+    got = await asyncio.gather(*(database.write(work) for _ in range(64)))
+    assert set(got) == {1}
+    assert await database.read(revisions) == [1]
+
+
+async def test_compaction_drops_what_is_old_and_keeps_the_newest(database: Database, clock: FakeClock) -> None:
+    for _ in range(3):
+        await database.write(lambda tx: tx.publish(ORGANIZATION, []))
+    clock.advance(HISTORY / SECOND + 1)
+    assert await database.write(compact) == 2
+    assert await database.read(revisions) == [3]
+    assert await database.read(lambda tx: tx.execute(sa.select(head.c.compacted)).scalar_one()) == 2

@@ -1,0 +1,138 @@
+"""A control plane for tests: the four services in this process, on loopback ports, with real TLS."""
+
+import contextlib
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import grpc.aio
+from guardhouse_services.identity.__main__ import build as build_identity
+from guardhouse_services.ipam.__main__ import build as build_ipam
+
+from demo.issuer import Issuer, Person
+from guardhouse.channel import AioChannel, Policy
+from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
+from guardhouse_services.config import SERVICES, Settings
+from guardhouse_services.credentials import MasterKey
+from guardhouse_services.node import Node
+from guardhouse_services.registry.__main__ import build as build_registry
+from guardhouse_services.run import prepare
+from guardhouse_services.session.__main__ import build as build_session
+from guardhouse_services.tls import internal_name, peer_credentials
+from tests.clock import FakeClock
+
+BUILDS = dict(zip(SERVICES, (build_identity, build_registry, build_ipam, build_session), strict=True))
+
+
+def free_port_base() -> int:
+    """A base whose fourteen ports are free."""
+    for base in range(20000, 60000, 20):
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(base + 1, base + 15):
+                    probe = stack.enter_context(socket.socket())
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return base
+    raise OSError("no free ports")
+
+
+class Plane:
+    """Started with `async with`. `settings` may be changed before that."""
+
+    def __init__(self, folder: Path, clock: FakeClock, database_url: str = "", **settings: Any) -> None:
+        self.clock = clock
+        self.settings = Settings(
+            var=folder / "var", port_base=free_port_base(), database_url=database_url, log_calls=False, **settings
+        )
+        self.nodes: dict[str, Node] = {}
+        self.issuer = Issuer([Person(f"{name}@example.com", name) for name in ("alice", "bob", "carol", "dave")])
+        self.organization = ""
+        self.admin_key = ""
+        self._stack = contextlib.AsyncExitStack()
+        self._channels: dict[tuple[str, str, str], AioChannel] = {}
+
+    async def __aenter__(self) -> Self:
+        prepare(self.settings, self.clock)
+        self._stack.enter_context(self.issuer)
+        for service in SERVICES:
+            await self.start(service)
+        self.admin_key = await self.nodes["identity"].servicer.identity.ensure_admin_key()  # type: ignore[attr-defined]
+        for node in self.nodes.values():
+            await node.loaded()
+        self.organization = await self.create_organization()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+        for service in list(self.nodes):
+            await self.stop(service)
+        await self._stack.aclose()
+
+    async def start(self, service: str) -> None:
+        node = BUILDS[service](self.settings, self.clock)
+        await node.__aenter__()
+        self.nodes[service] = node
+
+    async def stop(self, service: str) -> None:
+        await self.nodes.pop(service).__aexit__(None, None, None)
+
+    async def create_organization(self, seat_limit: int | None = None) -> str:
+        """An organization with the plane's issuer, whose people of example.com may enroll."""
+        organizations = self.stub(identity_pb2_grpc.OrganizationServiceStub)
+        organization = identity_pb2.Organization(display_name="Example", seat_limit=seat_limit)
+        made = await organizations.CreateOrganization(identity_pb2.CreateOrganizationRequest(organization=organization))
+        organization_id: str = made.organization.organization_id
+        await self.stub(identity_pb2_grpc.IdentityProviderServiceStub).CreateIdentityProvider(
+            identity_pb2.CreateIdentityProviderRequest(
+                organization_id=organization_id,
+                identity_provider=identity_pb2.IdentityProvider(
+                    display_name="Issuer", issuer=self.issuer.url, client_ids=[self.issuer.client_id]
+                ),
+            )
+        )
+        await self.stub(identity_pb2_grpc.EnrollmentPolicyServiceStub).CreateEnrollmentPolicy(
+            identity_pb2.CreateEnrollmentPolicyRequest(
+                organization_id=organization_id,
+                enrollment_policy=identity_pb2.EnrollmentPolicy(
+                    display_name="Everyone at example.com",
+                    decision=identity_pb2.ENROLLMENT_DECISION_ALLOW,
+                    precedence=10,
+                    include=[identity_pb2.EnrollmentRule(email_domain="example.com")],
+                ),
+            )
+        )
+        return organization_id
+
+    def stub(self, stub: Callable[[Any], Any], key: str | None = None) -> Any:
+        """A stub of the public listener, as the installation's admin or with another bearer value ("" for none)."""
+        bearer = self.admin_key if key is None else key
+        service = stub.__module__.split(".")[1]
+        return stub(self._channel(service, "public", bearer))
+
+    def service_stub(self, stub: Callable[[Any], Any], caller: str) -> Any:
+        """A stub of the service listener, as another service."""
+        return stub(self._channel(stub.__module__.split(".")[1], "service", caller))
+
+    def _channel(self, service: str, listener: str, caller: str) -> AioChannel:
+        key = (service, listener, caller)
+        if key not in self._channels:
+            tls = self.settings.tls_path
+            if listener == "public":
+                credentials = grpc.ssl_channel_credentials((tls / "ca.crt").read_bytes())
+                port, options = self.settings.public_port(service), []
+                metadata = (("authorization", f"Bearer {caller}"),) if caller else ()
+            else:
+                credentials = peer_credentials(tls, caller)
+                port, metadata = self.settings.service_port(service), ()
+                options = [("grpc.ssl_target_name_override", internal_name(service))]
+            channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options)
+            self._channels[key] = AioChannel(channel, Policy(lambda: metadata))
+        return self._channels[key]
+
+    @property
+    def master_key(self) -> MasterKey:
+        return MasterKey.read(self.settings.key_path)
