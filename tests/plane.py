@@ -1,7 +1,6 @@
 """A control plane for tests: the four services in this process, on loopback ports, with real TLS."""
 
 import contextlib
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +10,7 @@ from guardhouse_services.identity.__main__ import build as build_identity
 from guardhouse_services.ipam.__main__ import build as build_ipam
 
 from demo.issuer import Issuer, Person
+from demo.plane import free_port_base
 from guardhouse.channel import AioChannel, Policy
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse_services.config import SERVICES, Settings
@@ -23,20 +23,6 @@ from guardhouse_services.tls import internal_name, peer_credentials
 from tests.clock import FakeClock
 
 BUILDS = dict(zip(SERVICES, (build_identity, build_registry, build_ipam, build_session), strict=True))
-
-
-def free_port_base() -> int:
-    """A base whose fourteen ports are free."""
-    for base in range(20000, 60000, 20):
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in range(base + 1, base + 15):
-                    probe = stack.enter_context(socket.socket())
-                    probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return base
-    raise OSError("no free ports")
 
 
 class Plane:

@@ -107,7 +107,7 @@ def methods(file: FileDescriptor, servicer: object) -> list[Method]:
     return found
 
 
-class Handlers(grpc.GenericRpcHandler[Any, Any]):
+class Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic for type checkers only
     """The wrapped methods of one listener. Names are looked up exactly; any other is UNIMPLEMENTED."""
 
     def __init__(
@@ -128,10 +128,10 @@ class Handlers(grpc.GenericRpcHandler[Any, Any]):
         self._log_calls = log_calls
         self._handlers = {method.path: self._handler(method) for method in methods}
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
         return self._handlers.get(handler_call_details.method)
 
-    def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+    def _handler(self, method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
         if method.is_stream:
             return grpc.stream_stream_rpc_method_handler(self._stream(method))
         return grpc.unary_unary_rpc_method_handler(self._unary(method))
@@ -314,7 +314,8 @@ class Listener:
         if reflects:
             reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
             channelz.add_channelz_servicer(self._server)  # type: ignore[arg-type]  # it takes both kinds
-        if self._server.add_secure_port(address, credentials) == 0:
+        self.port = self._server.add_secure_port(address, credentials)
+        if self.port == 0:
             raise OSError(f"cannot listen on {address}")
 
     async def start(self) -> None:

@@ -1,0 +1,65 @@
+"""A control plane of its own: `guardhouse-server run` in a temporary folder, on ports that are free."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+START_SECONDS = 30.0
+
+
+def free_port_base() -> int:
+    """A base whose fourteen ports are free at this moment."""
+    for base in range(21000, 60000, 20):
+        with ExitStack() as stack:
+            try:
+                for port in range(base + 1, base + 15):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return base
+    raise OSError("there are no fourteen free ports in a row")
+
+
+class ControlPlane:
+    """The server as a process of its own. `profile` is what its clients are given."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.var = folder / "var"
+        self.profile = self.var / "client.toml"
+        self.log = folder / "server.log"
+        self._environment = {
+            **os.environ,
+            "GUARDHOUSE_VAR": str(self.var),
+            "GUARDHOUSE_PORT_BASE": str(free_port_base()),
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "guardhouse_services", "run"]
+            self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+        end = time.monotonic() + START_SECONDS
+        while not self.profile.exists():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.stop()
+                raise RuntimeError(f"the control plane did not start:\n{self.log.read_text()[-4000:]}")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=20)
+            self._process = None

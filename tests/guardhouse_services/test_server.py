@@ -1,0 +1,399 @@
+"""The wrapper around every method: callers, rules, scope, deadlines, errors, limits (I-27 to I-29, I-34)."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pool
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from guardhouse.common.v1.access_pb2 import ROLE_ADMIN, ROLE_AUDITOR, ROLE_GATEWAY
+from guardhouse.errors import CredentialsInvalid, GuardhouseError, SubnetExhausted
+from guardhouse.identity.v1 import identity_pb2
+from guardhouse.ipam.v1 import ipam_pb2 as pb
+from guardhouse.ipam.v1 import ipam_pb2_grpc as rpc
+from guardhouse.registry.v1 import registry_pb2
+from guardhouse.session.v1 import session_pb2
+from guardhouse.status import DETAILS_KEY, from_rpc_error
+from guardhouse_services import tls
+from guardhouse_services.access import PUBLIC, SERVICE, Call, Caller, Rule
+from guardhouse_services.clock import DAY, SystemClock
+from guardhouse_services.server import Handlers, Listener, RateLimit, methods
+
+A = "org_0000000000000000000000000000000a"
+B = "org_0000000000000000000000000000000b"
+DOMAIN = "test.local"
+KEYS = {
+    "admin": Caller("key", "key_1", A, ROLE_ADMIN),
+    "auditor": Caller("key", "key_2", A, ROLE_AUDITOR),
+    "gateway": Caller("key", "key_3", A, ROLE_GATEWAY),
+    "root": Caller("key", "key_4", "", ROLE_ADMIN),
+    "device": Caller("device", "reg_1", A),
+}
+Connect = Callable[..., grpc.aio.Channel]
+
+
+class Servicer:
+    """An ipam that remembers what it was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.failure: Exception | None = None
+
+    async def LookupAddress(self, request: pb.LookupAddressRequest, call: Call) -> pb.LookupAddressResponse:
+        self.calls.append(call)
+        if self.failure is not None:
+            raise self.failure
+        return pb.LookupAddressResponse(lease=pb.Lease(ipv4=request.address))
+
+    async def ListAddresses(self, request: pb.ListAddressesRequest, call: Call) -> pb.ListAddressesResponse:
+        self.calls.append(call)
+        return pb.ListAddressesResponse()
+
+    async def ReserveAddresses(self, request: pb.ReserveAddressesRequest, call: Call) -> pb.ReserveAddressesResponse:
+        self.calls.append(call)
+        return pb.ReserveAddressesResponse(lease_id="lse")
+
+    async def ReleaseAddresses(self, request: pb.ReleaseAddressesRequest, call: Call) -> pb.ReleaseAddressesResponse:
+        await asyncio.sleep(30)
+        return pb.ReleaseAddressesResponse()
+
+    async def Watch(self, requests: AsyncIterator[pb.WatchRequest], send: Callable[[bytes], Any]) -> None:
+        async for _ in requests:
+            await send(pb.WatchResponse(organization_id=A).SerializeToString())
+
+
+async def authenticate(bearer: str) -> Caller:
+    if bearer not in KEYS:
+        raise CredentialsInvalid("no such API key")
+    return KEYS[bearer]
+
+
+async def wait(_tokens: Sequence[str], _organization_id: str) -> None:
+    return None
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    tls.prepare(folder, DOMAIN, "127.0.0.1", SystemClock().now())
+    return folder
+
+
+@pytest.fixture
+def servicer() -> Servicer:
+    return Servicer()
+
+
+@pytest.fixture
+async def ports(certificates: Path, servicer: Servicer) -> AsyncIterator[dict[str, int]]:
+    found = methods(pb.DESCRIPTOR, servicer)
+    names = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
+    listeners: dict[str, Listener] = {}
+    for kind in (PUBLIC, SERVICE):
+        handlers = Handlers(kind, found, authenticate, wait, RateLimit(5, 5), DOMAIN, log_calls=True)
+        make = tls.public_credentials if kind == PUBLIC else tls.service_credentials
+        credentials = make(certificates, "ipam")
+        listeners[kind] = Listener(handlers, names, "127.0.0.1:0", credentials, kind == PUBLIC, 64 << 10)
+        await listeners[kind].start()
+        await listeners[kind].serving(True)
+    yield {kind: listener.port for kind, listener in listeners.items()}
+    for listener in listeners.values():
+        await listener.stop(0)
+
+
+@pytest.fixture
+async def connect(ports: dict[str, int], certificates: Path) -> AsyncIterator[Connect]:
+    channels: list[grpc.aio.Channel] = []
+
+    def open_channel(listener: str = PUBLIC, service: str = "registry", **options: Any) -> grpc.aio.Channel:
+        if listener == PUBLIC:
+            credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
+        else:
+            credentials = tls.peer_credentials(certificates, service)
+        channels.append(grpc.aio.secure_channel(f"localhost:{ports[listener]}", credentials, **options))
+        return channels[-1]
+
+    yield open_channel
+    for channel in channels:
+        await channel.close(None)
+
+
+def bearer(key: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key}"),)
+
+
+async def refused(call: Any) -> GuardhouseError:
+    with pytest.raises(grpc.RpcError) as raised:
+        await call
+    return from_rpc_error(raised.value)
+
+
+def details(error: grpc.aio.AioRpcError, kind: Any) -> Any:
+    raw = dict(error.trailing_metadata() or ())[DETAILS_KEY]
+    message = kind()
+    for detail in status_pb2.Status.FromString(raw).details:  # type: ignore[arg-type]
+        if detail.Unpack(message):
+            return message
+    raise AssertionError(f"no {kind.DESCRIPTOR.name}")
+
+
+LOOKUP = pb.LookupAddressRequest(organization_id=A, address="100.96.0.1")
+
+
+async def test_a_call_without_a_key_is_told_to_send_one(connect: Connect) -> None:
+    error = await refused(rpc.AddressServiceStub(connect()).LookupAddress(LOOKUP))
+    assert (error.code, error.reason) == ("UNAUTHENTICATED", "CREDENTIALS_MISSING")
+
+
+@pytest.mark.parametrize("header", ["Bearer nobody", "Bearer ", "Basic YWRtaW46YWRtaW4=", "admin"])
+async def test_a_key_that_is_none_is_refused(connect: Connect, header: str) -> None:
+    call = rpc.AddressServiceStub(connect()).LookupAddress(LOOKUP, metadata=(("authorization", header),))
+    error = await refused(call)
+    assert (error.code, error.reason) == ("UNAUTHENTICATED", "CREDENTIALS_INVALID")
+
+
+@pytest.mark.parametrize("key", ["admin", "auditor", "gateway", "root"])
+async def test_a_role_that_the_rule_names_may_call(connect: Connect, servicer: Servicer, key: str) -> None:
+    answer = await rpc.AddressServiceStub(connect()).LookupAddress(LOOKUP, metadata=bearer(key))
+    assert answer.lease.ipv4 == "100.96.0.1"
+    assert servicer.calls[0].caller == KEYS[key]
+
+
+@pytest.mark.parametrize("key", ["gateway", "device"])
+async def test_a_role_that_the_rule_does_not_name_may_not(connect: Connect, servicer: Servicer, key: str) -> None:
+    request = pb.ListAddressesRequest(organization_id=A)
+    error = await refused(rpc.AddressServiceStub(connect()).ListAddresses(request, metadata=bearer(key)))
+    assert (error.code, error.reason) == ("PERMISSION_DENIED", "ACCESS_DENIED")
+    assert servicer.calls == []
+
+
+async def test_a_key_may_name_its_own_organization_only(connect: Connect) -> None:
+    """I-27: the same answer, whether the other organization exists or not."""
+    stub = rpc.AddressServiceStub(connect())
+    for organization_id in (B, ""):
+        request = pb.LookupAddressRequest(organization_id=organization_id, address="100.96.0.1")
+        error = await refused(stub.LookupAddress(request, metadata=bearer("admin")))
+        assert error.reason == "ACCESS_DENIED"
+    request = pb.LookupAddressRequest(organization_id=B, address="100.96.0.1")
+    await stub.LookupAddress(request, metadata=bearer("root"))
+
+
+async def test_a_malformed_organization_id_is_named(connect: Connect) -> None:
+    request = pb.LookupAddressRequest(organization_id="org_1\0", address="100.96.0.1")
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await rpc.AddressServiceStub(connect()).LookupAddress(request, metadata=bearer("root"))
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    violations = details(raised.value, error_details_pb2.BadRequest).field_violations
+    assert [violation.field for violation in violations] == ["organization_id"]
+
+
+async def test_methods_for_services_are_not_served_to_keys(connect: Connect) -> None:
+    """I-28: not even to the installation's admin."""
+    request = pb.ReserveAddressesRequest(organization_id=A)
+    error = await refused(rpc.AddressServiceStub(connect()).ReserveAddresses(request, metadata=bearer("root")))
+    assert error.reason == "ACCESS_DENIED"
+
+
+async def test_a_service_is_who_its_certificate_says(connect: Connect, servicer: Servicer) -> None:
+    """I-29: the leaf of the handshake, and no header."""
+    stub = rpc.AddressServiceStub(connect(SERVICE, "registry"))
+    await stub.ReserveAddresses(pb.ReserveAddressesRequest(organization_id=A))
+    assert servicer.calls[0].caller == Caller("service", "registry")
+    stub = rpc.AddressServiceStub(connect(SERVICE, "session"))
+    error = await refused(stub.ReserveAddresses(pb.ReserveAddressesRequest(organization_id=A), metadata=bearer("root")))
+    assert error.reason == "ACCESS_DENIED"
+
+
+async def test_public_methods_are_not_served_to_services(connect: Connect) -> None:
+    error = await refused(rpc.AddressServiceStub(connect(SERVICE, "registry")).LookupAddress(LOOKUP))
+    assert error.reason == "ACCESS_DENIED"
+
+
+async def test_the_service_listener_wants_a_certificate(ports: dict[str, int], certificates: Path) -> None:
+    credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
+    async with grpc.aio.secure_channel(f"localhost:{ports[SERVICE]}", credentials) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await rpc.AddressServiceStub(channel).LookupAddress(LOOKUP, timeout=2)
+    assert raised.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+async def test_a_certificate_of_another_authority_is_refused(
+    ports: dict[str, int], certificates: Path, tmp_path: Path
+) -> None:
+    """I-29: the name alone is nothing."""
+    tls.prepare(tmp_path, DOMAIN, "127.0.0.1", SystemClock().now())
+    credentials = grpc.ssl_channel_credentials(
+        (certificates / "ca.crt").read_bytes(),
+        (tmp_path / "registry.key").read_bytes(),
+        (tmp_path / "registry.crt").read_bytes(),
+    )
+    async with grpc.aio.secure_channel(f"localhost:{ports[SERVICE]}", credentials) as channel:
+        with pytest.raises(grpc.RpcError):
+            await rpc.AddressServiceStub(channel).ReserveAddresses(pb.ReserveAddressesRequest(), timeout=2)
+
+
+async def test_a_service_of_another_trust_domain_is_refused(
+    ports: dict[str, int], certificates: Path, tmp_path: Path
+) -> None:
+    for name in ("ca.crt", "ca.key"):
+        (tmp_path / name).write_bytes((certificates / name).read_bytes())
+    tls.prepare(tmp_path, "elsewhere.test", "127.0.0.1", SystemClock().now())
+    credentials = tls.peer_credentials(tmp_path, "registry")
+    async with grpc.aio.secure_channel(f"localhost:{ports[SERVICE]}", credentials) as channel:
+        error = await refused(rpc.AddressServiceStub(channel).ReserveAddresses(pb.ReserveAddressesRequest()))
+    assert error.reason == "CREDENTIALS_MISSING"
+
+
+async def test_a_fault_says_nothing_about_itself(
+    connect: Connect, servicer: Servicer, caplog: pytest.LogCaptureFixture
+) -> None:
+    servicer.failure = RuntimeError("the password is hunter2")
+    metadata = (*bearer("admin"), ("x-request-id", "my-request"))
+    with pytest.raises(grpc.aio.AioRpcError) as raised, caplog.at_level(logging.INFO):
+        await rpc.AddressServiceStub(connect()).LookupAddress(LOOKUP, metadata=metadata)
+    assert raised.value.code() == grpc.StatusCode.INTERNAL
+    assert "hunter2" not in str(raised.value.trailing_metadata()) + (raised.value.details() or "")
+    assert details(raised.value, error_details_pb2.RequestInfo).request_id == "my-request"
+    assert "hunter2" in caplog.text
+
+
+async def test_an_error_carries_its_reason_and_what_applies(connect: Connect, servicer: Servicer) -> None:
+    """Decision 36."""
+    servicer.failure = SubnetExhausted("the subnet is full", subnet="100.96.0.0/28")
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await rpc.AddressServiceStub(connect()).LookupAddress(LOOKUP, metadata=bearer("admin"))
+    assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    info = details(raised.value, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain, dict(info.metadata)) == (
+        "SUBNET_EXHAUSTED",
+        "guardhouse",
+        {"subnet": "100.96.0.0/28"},
+    )
+    assert details(raised.value, error_details_pb2.QuotaFailure).violations[0].subject == "SUBNET_EXHAUSTED"
+
+
+async def test_a_mutation_with_too_little_time_is_not_begun(connect: Connect, servicer: Servicer) -> None:
+    stub = rpc.AddressServiceStub(connect(SERVICE, "registry"))
+    await stub.ReserveAddresses(pb.ReserveAddressesRequest(organization_id=A))
+    error = await refused(stub.ReserveAddresses(pb.ReserveAddressesRequest(organization_id=A), timeout=0.09))
+    assert error.reason in ("DEADLINE_TOO_SHORT", "SERVICE_UNAVAILABLE")
+    assert len(servicer.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/guardhouse.ipam.v1.AddressService/lookupaddress",
+        "//guardhouse.ipam.v1.AddressService/LookupAddress",
+        "/guardhouse.ipam.v1.AddressService/LookupAddress?x=1",
+        "guardhouse.ipam.v1.AddressService/LookupAddress",
+        "/guardhouse.ipam.v1.AddressService/",
+    ],
+)
+async def test_an_odd_path_is_no_method(connect: Connect, servicer: Servicer, path: str) -> None:
+    """M12: names are looked up exactly."""
+    call = connect().unary_unary(path)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call(LOOKUP.SerializeToString(), metadata=bearer("root"))
+    assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert servicer.calls == []
+
+
+async def test_what_is_no_message_is_the_callers_fault(connect: Connect) -> None:
+    call = connect().unary_unary("/guardhouse.ipam.v1.AddressService/LookupAddress")
+    error = await refused(call(b"\xff\xff\xff", metadata=bearer("root")))
+    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "MESSAGE_INVALID")
+
+
+async def test_a_large_message_is_refused(connect: Connect, servicer: Servicer) -> None:
+    request = pb.LookupAddressRequest(organization_id=A, address="1" * (65 << 10))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await rpc.AddressServiceStub(connect()).LookupAddress(request, metadata=bearer("root"))
+    assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert servicer.calls == []
+
+
+async def test_compressed_messages_are_refused(connect: Connect, servicer: Servicer) -> None:
+    """M8: a small one can grow without bound."""
+    stub = rpc.AddressServiceStub(connect(compression=grpc.Compression.Gzip))
+    request = pb.LookupAddressRequest(organization_id=A, address="1" * 10_000)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stub.LookupAddress(request, metadata=bearer("root"))
+    assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert servicer.calls == []
+
+
+async def test_a_stream_has_a_rule_as_well(connect: Connect) -> None:
+    """I-28: a stream is no way around."""
+    call = rpc.IpamFeedServiceStub(connect()).Watch(iter([pb.WatchRequest()]), metadata=bearer("root"))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        async for _ in call:
+            pass
+    assert from_rpc_error(raised.value).reason == "ACCESS_DENIED"
+    call = rpc.IpamFeedServiceStub(connect(SERVICE, "session")).Watch(iter([pb.WatchRequest()]))
+    assert [message.organization_id async for message in call] == [A]
+
+
+async def test_health_and_reflection_answer(connect: Connect) -> None:
+    channel = connect()
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in ("", "guardhouse.ipam.v1.AddressService"):
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    async for answer in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(requests):
+        names = {service.name for service in answer.list_services_response.service}
+    assert {"guardhouse.ipam.v1.AddressService", "guardhouse.ipam.v1.IpamFeedService"} <= names
+
+
+def test_an_address_may_call_as_often_as_its_bucket_allows() -> None:
+    limit = RateLimit(rate=0.001, burst=3)
+    for _ in range(3):
+        limit.take("ipv4:127.0.0.1")
+    with pytest.raises(GuardhouseError) as raised:
+        limit.take("ipv4:127.0.0.1")
+    assert raised.value.reason == "RATE_LIMITED"
+    assert raised.value.retry_after is not None
+    limit.take("ipv4:127.0.0.2")
+
+
+def test_a_method_without_a_rule_stops_the_start() -> None:
+    """I-28."""
+    health = descriptor_pool.Default().FindMethodByName("grpc.health.v1.Health.Check")
+    with pytest.raises(LookupError, match="no access rule"):
+        Rule.of(health)
+
+
+def test_a_method_without_an_implementation_stops_the_start() -> None:
+    with pytest.raises(LookupError, match="lacks"):
+        methods(pb.DESCRIPTOR, object())
+
+
+@pytest.mark.parametrize("contract", [identity_pb2, registry_pb2, pb, session_pb2], ids=lambda it: it.__name__)
+def test_every_method_has_a_rule_of_one_listener(contract: Any) -> None:
+    """I-28: services on the service listener, everybody else on the public one."""
+    for service in contract.DESCRIPTOR.services_by_name.values():
+        for method in service.methods:
+            rule = Rule.of(method)
+            assert bool(rule.services) != bool(rule.roles or rule.device or rule.anonymous), method.full_name
+
+
+def test_certificates_are_kept_until_they_soon_expire(tmp_path: Path) -> None:
+    now = SystemClock().now()
+    tls.prepare(tmp_path, DOMAIN, "127.0.0.1", now)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    tls.prepare(tmp_path, DOMAIN, "127.0.0.1", now + 300 * DAY)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+    tls.prepare(tmp_path, DOMAIN, "127.0.0.1", now + 340 * DAY)
+    second = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert second["ca.crt"] == first["ca.crt"]
+    assert second["ipam.crt"] != first["ipam.crt"]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
