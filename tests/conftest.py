@@ -95,3 +95,5 @@ def database_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) ->
     yield create
     for name in names:
         server.drop(name)
+
+

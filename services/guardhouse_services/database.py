@@ -25,7 +25,6 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from guardhouse import revisions
 from guardhouse.errors import Conflict, DatabaseUnavailable
 from guardhouse_services.clock import Clock
-from guardhouse_services.failpoint import failpoint
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -112,7 +111,6 @@ class Transaction:
         More than 500 events become several consecutive revisions of the same transaction.
         """
         revision = revision or self.advance(organization_id)
-        failpoint("database.publish")
         for start in range(0, max(len(events), 1), EVENTS_PER_CHANGE):
             if start:
                 revision = self.advance(organization_id)
@@ -197,12 +195,9 @@ class Database:
     def _transact(self, engine: Engine, function: Callable[[Transaction], T]) -> tuple[T, bool]:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                failpoint(f"{self._service}.begin")
                 with engine.begin() as connection:
                     transaction = Transaction(connection, self._clock.now(), self._service, self._change_type)
                     result = function(transaction)
-                    failpoint(f"{self._service}.commit")
-                failpoint(f"{self._service}.committed")
             except IntegrityError:
                 raise
             except Conflict:

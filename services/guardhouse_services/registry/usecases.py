@@ -214,6 +214,7 @@ class Registry:
             deadline=tx.now + DEADLINE,
         )
         store.insert_intent(tx, intent)
+        failpoint("registry.begin")
         return intent
 
     async def _authorize(self, intent: Registration, credential: credential_pb2.Credential) -> Grant:
@@ -278,6 +279,7 @@ class Registry:
             cleanup.add_done_callback(self._cleanups.discard)
             # The device may try again at once, and wants to find its seat and addresses free.
             await asyncio.shield(cleanup)
+            failpoint("registry.released")
             raise error
         present = await self._database.read(lambda tx: store.find_registration(tx, organization_id, registration_id))
         if present is None or present.state not in LISTED:
@@ -515,6 +517,7 @@ class _Activation:
             return found
         # The new holder of the lease comes first, so that the deletion behind it does not release it.
         tx.publish(organization_id, [to_event(active), *(to_event(it) for it in replaced)])
+        failpoint("registry.activate")
         return active
 
 

@@ -1,0 +1,116 @@
+"""A revocation is seen by the next check that carries its token, and without it within a second (I-15, I-16, I-35)."""
+
+import asyncio
+
+import pytest
+
+from guardhouse import errors
+from guardhouse.common.v1.access_pb2 import ROLE_GATEWAY
+from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
+from guardhouse.registry.v1 import registry_pb2
+from guardhouse.session.v1 import session_pb2, session_pb2_grpc
+from tests.plane import Plane
+from tests.system.people import World
+
+
+async def test_the_next_check_with_the_token_is_refused(world: World) -> None:
+    """I-35: at once, twenty times over."""
+    policy = await world.policy("1h")
+    made = (await world.enroll("alice")).registration
+    for _ in range(10):
+        for request, reason in (
+            (registry_pb2.RevokeRegistrationsRequest, "REGISTRATION_REVOKED"),
+            (registry_pb2.UnrevokeRegistrationsRequest, "SESSION_FRESH"),
+        ):
+            method = getattr(world.registrations, request.__name__.removesuffix("Request"))
+            token = (await method(world.batch(request, made.registration_id))).revision_token
+            assert await world.check(made.registration_id, policy, [token]) == reason
+
+
+async def test_without_the_token_it_is_refused_within_a_second(plane: Plane, world: World) -> None:
+    """I-15: for a gateway that knows nothing of the revocation."""
+    keys = plane.stub(identity_pb2_grpc.ApiKeyServiceStub)
+    key = await keys.CreateApiKey(
+        identity_pb2.CreateApiKeyRequest(
+            organization_id=world.organization_id,
+            api_key=identity_pb2.ApiKey(display_name="edge", role=ROLE_GATEWAY),
+        )
+    )
+    policy = await world.policy("1h")
+    made = (await world.enroll("alice")).registration
+    gateway = plane.stub(session_pb2_grpc.CheckServiceStub, key=key.secret)
+    request = session_pb2.CheckSessionRequest(
+        organization_id=world.organization_id, registration_id=made.registration_id, policy_id=policy
+    )
+    assert (await gateway.CheckSession(request)).answer.decision == session_pb2.DECISION_ALLOW
+    batch = world.batch(registry_pb2.RevokeRegistrationsRequest, made.registration_id)
+    await world.registrations.RevokeRegistrations(batch)
+    began = asyncio.get_running_loop().time()
+    while (await gateway.CheckSession(request)).answer.decision == session_pb2.DECISION_ALLOW:
+        assert asyncio.get_running_loop().time() - began < 1.0
+
+
+async def test_a_revoked_key_is_refused_by_every_service_within_a_second(plane: Plane, world: World) -> None:
+    """No service calls another to recognise a caller."""
+    keys = plane.stub(identity_pb2_grpc.ApiKeyServiceStub)
+    made = await keys.CreateApiKey(
+        identity_pb2.CreateApiKeyRequest(
+            organization_id=world.organization_id,
+            api_key=identity_pb2.ApiKey(display_name="edge", role=ROLE_GATEWAY),
+        )
+    )
+    policy = await world.policy()
+    gateway = plane.stub(session_pb2_grpc.CheckServiceStub, key=made.secret)
+    request = session_pb2.CheckSessionRequest(
+        organization_id=world.organization_id, registration_id="reg_" + "0" * 32, policy_id=policy
+    )
+    answer = (await gateway.CheckSession(request)).answer
+    assert answer.reason == session_pb2.DECISION_REASON_REGISTRATION_UNKNOWN
+    await keys.RevokeApiKey(
+        identity_pb2.RevokeApiKeyRequest(organization_id=world.organization_id, api_key_id=made.api_key.api_key_id)
+    )
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(errors.CredentialsInvalid):
+        while asyncio.get_running_loop().time() - began < 1.0:
+            await gateway.CheckSession(request)
+
+
+async def test_a_replica_that_is_cut_off_refuses(plane: Plane, world: World) -> None:
+    """I-16: nothing is allowed past max_staleness, and everything again once the feeds are back."""
+    policy = await world.policy()
+    made = (await world.enroll("alice")).registration
+    assert await world.check(made.registration_id, policy) == "NO_SESSION_LIMIT"
+    await plane.stop("registry")
+    assert await world.check(made.registration_id, policy) == "NO_SESSION_LIMIT"
+    plane.clock.advance(31)
+    assert await world.check(made.registration_id, policy) == "STATE_STALE"
+    await plane.start("registry")
+    for _ in range(500):
+        if await world.check(made.registration_id, policy) == "NO_SESSION_LIMIT":
+            break
+        await asyncio.sleep(0.02)
+    assert await world.check(made.registration_id, policy) == "NO_SESSION_LIMIT"
+
+
+async def test_a_batch_decides_each_item(world: World) -> None:
+    """Decision 36: what is unknown is an answer."""
+    policy = await world.policy("1h")
+    made = (await world.enroll("alice")).registration
+    unknown = "reg_" + "0" * 32
+    answer = await world.checks.BatchCheckSessions(
+        session_pb2.BatchCheckSessionsRequest(
+            organization_id=world.organization_id,
+            items=[
+                session_pb2.CheckSessionItem(registration_id=made.registration_id, policy_id=policy),
+                session_pb2.CheckSessionItem(registration_id=unknown, policy_id=policy),
+                session_pb2.CheckSessionItem(registration_id=made.registration_id, policy_id="pol_" + "0" * 32),
+            ],
+        )
+    )
+    reasons = [session_pb2.DecisionReason.Name(each.reason) for each in answer.answers]
+    assert reasons == [
+        "DECISION_REASON_SESSION_FRESH",
+        "DECISION_REASON_REGISTRATION_UNKNOWN",
+        "DECISION_REASON_POLICY_UNKNOWN",
+    ]
+    assert answer.fresh_as_of.seconds > 0

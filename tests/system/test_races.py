@@ -1,0 +1,179 @@
+"""What must hold when many come at once, and the three races that the saga's fences exist for; on both engines."""
+
+import asyncio
+import ipaddress
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from guardhouse.registry.v1 import registry_pb2
+from guardhouse_services.follower import applied
+from tests.plane import Plane
+from tests.system.people import World
+
+CLIENTS = 64
+
+
+async def outcomes(*calls: Any) -> tuple[list[registry_pb2.RegisterResponse], Counter[str]]:
+    """What succeeded, and how often each reason was given."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    reasons = Counter(getattr(it, "reason", repr(it)) for it in results if isinstance(it, BaseException))
+    return [it for it in results if not isinstance(it, BaseException)], reasons
+
+
+async def test_64_people_for_10_seats(plane: Plane) -> None:
+    """I-04, decisions 3 and 4: exactly ten."""
+    world = World(plane, await plane.create_organization(seat_limit=10))
+    made, reasons = await outcomes(*(world.enroll(f"person{number}") for number in range(CLIENTS)))
+    assert reasons == {"SEATS_EXHAUSTED": CLIENTS - 10}
+    assert len(made) == 10
+    assert await world.used_seats() == 10
+    assert len(await world.live()) == 10
+    assert {it.registration_id for it in await world.leases()} == {it.registration.registration_id for it in made}
+
+
+@pytest.mark.plane(ipv4_subnet="100.96.0.0/28")
+async def test_64_people_for_14_addresses(plane: Plane) -> None:
+    """I-01: exactly fourteen, each address once in both families, and no seat is left behind."""
+    world = World(plane, plane.organization)
+    made, reasons = await outcomes(*(world.enroll(f"person{number}") for number in range(CLIENTS)))
+    assert reasons == {"SUBNET_EXHAUSTED": CLIENTS - 14}
+    assert len(made) == 14
+    assert len({it.registration.ipv4 for it in made}) == len({it.registration.ipv6 for it in made}) == 14
+    assert all(ipaddress.ip_address(it.registration.ipv4) in ipaddress.ip_network("100.96.0.0/28") for it in made)
+    assert await world.used_seats() == 14
+    assert len(await world.leases()) == 14
+
+
+async def test_64_calls_of_one_request_make_one_registration(world: World) -> None:
+    """I-07."""
+    request = await world.request(world.id_token("alice"), "laptop")
+    made, reasons = await outcomes(*(world.enrollment.Register(request) for _ in range(CLIENTS)))
+    assert reasons == {}
+    assert len({it.registration.registration_id for it in made}) == 1
+    assert len({it.token for it in made}) == 1
+    assert len(await world.live()) == 1
+    assert len(await world.leases()) == 1
+
+
+async def test_64_racers_with_one_id_token(world: World) -> None:
+    """I-08: one winner."""
+    credential = world.id_token("alice")
+    requests = [await world.request(credential, f"machine{number}") for number in range(CLIENTS)]
+    made, reasons = await outcomes(*(world.enrollment.Register(request) for request in requests))
+    assert reasons == {"ID_TOKEN_INVALID": CLIENTS - 1}
+    assert len(made) == len(await world.live()) == 1
+
+
+async def test_one_user_twice_at_once_on_one_device(world: World) -> None:
+    """Decision 18: one registration is left, it has one lease, and no address ever had two holders."""
+    for _ in range(5):
+        made, reasons = await outcomes(*(world.enroll("alice", "laptop") for _ in range(8)))
+        assert set(reasons) <= {"CONFLICT"}
+        assert made
+        live = await world.live()
+        assert len(live) == 1
+        leases = await world.leases()
+        assert [(it.registration_id, it.ipv4) for it in leases] == [(live[0].registration_id, live[0].ipv4)]
+
+
+async def test_a_removal_between_authorization_and_activation_leaves_no_registration(
+    plane: Plane, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decision 5: whichever of the two reaches the registry first."""
+    user_id = (await world.enroll("alice", "laptop")).registration.user_id
+    registry = plane.nodes["registry"].servicer.registry  # type: ignore[attr-defined]
+    reserve = registry._reserve
+
+    async def remove_and_reserve(*args: Any) -> Any:
+        await world.remove(user_id)
+        return await reserve(*args)
+
+    monkeypatch.setattr(registry, "_reserve", remove_and_reserve)
+    await outcomes(world.enroll("alice", "phone"))
+    monkeypatch.undo()
+    await settled(world)
+    assert await world.live() == []
+    assert await world.used_seats() == 0
+    assert await world.leases() == []
+
+
+async def test_a_removal_that_arrives_late_leaves_a_newer_enrollment_alone(plane: Plane, world: World) -> None:
+    """Decision 5: it touches what was authorized at or before its revision only."""
+    first = (await world.enroll("alice", "laptop")).registration
+    removals = plane.nodes["registry"].jobs["follow identity"].__self__  # type: ignore[attr-defined]
+    gate = asyncio.Event()
+    change = removals._sink.change
+
+    async def held_back(*args: Any) -> None:
+        await gate.wait()
+        await change(*args)
+
+    removals._sink.change = held_back
+    await world.remove(first.user_id)
+    second = (await world.enroll("alice", "phone")).registration
+    gate.set()
+    removals._sink.change = change
+    await settled(world)
+    assert [it.registration_id for it in await world.live()] == [second.registration_id]
+    assert await world.used_seats() == 1
+    assert [it.registration_id for it in await world.leases()] == [second.registration_id]
+    assert await world.check(second.registration_id, await world.policy()) == "NO_SESSION_LIMIT"
+
+
+async def test_a_snapshot_that_omits_a_pending_enrollment_frees_nothing(plane: Plane, world: World) -> None:
+    """I-13: identity and ipam load the registry's snapshot while the enrollment is neither active nor aborted."""
+    registry = plane.nodes["registry"].servicer.registry  # type: ignore[attr-defined]
+    activate = registry._activate
+    at_the_door, gate = asyncio.Event(), asyncio.Event()
+
+    async def wait_and_activate(*args: Any) -> Any:
+        lease = await registry._reserve(args[0], args[1])
+        at_the_door.set()
+        await gate.wait()
+        found = await activate(*args)
+        assert found.lease == lease
+        return found
+
+    registry._activate = wait_and_activate
+    enrolling = asyncio.create_task(world.enroll("alice", "laptop"))
+    await at_the_door.wait()
+    for service, name in (("identity", "follow registry"), ("ipam", "follow registry")):
+        follower = plane.nodes[service].jobs[name].__self__  # type: ignore[attr-defined]
+        await snapshot_again(plane, service, follower)
+    assert await world.used_seats() == 1
+    gate.set()
+    made = await enrolling
+    registry._activate = activate
+    await settled(world)
+    assert await world.used_seats() == 1
+    assert [(it.registration_id, it.ipv4) for it in await world.leases()] == [
+        (made.registration.registration_id, made.registration.ipv4)
+    ]
+
+
+async def snapshot_again(plane: Plane, service: str, follower: Any) -> None:
+    """Makes an effects' follower forget where it was, as a compaction would, and waits for its snapshot."""
+    node = plane.nodes[service]
+    await node.database.write(lambda tx: tx.execute(applied.delete().where(applied.c.source == "registry")))
+    ended = asyncio.Event()
+    end = follower._sink.end
+
+    async def note(*args: Any) -> None:
+        await end(*args)
+        ended.set()
+
+    follower._sink.end = note
+    follower._call.cancel()
+    await asyncio.wait_for(ended.wait(), 10)
+    follower._sink.end = end
+
+
+async def settled(world: World) -> None:
+    """Waits until every service has applied what the others have written."""
+    for node in world.plane.nodes.values():
+        for name, job in node.jobs.items():
+            if name.startswith("follow "):
+                follower = job.__self__  # type: ignore[attr-defined]
+                assert await follower.fresh(world.plane.clock.steady(), timeout=10)
