@@ -19,7 +19,6 @@ from demo.issuer import Issuer, Person
 from demo.plane import ControlPlane
 from guardhouse import errors
 from guardhouse.client import Client
-from guardhouse.common.v1.access_pb2 import ROLE_GATEWAY
 from guardhouse.common.v1.credential_pb2 import Credential, ServiceTokenCredential
 from guardhouse.enrollment import Enrollment, enroll
 from guardhouse.identity.v1 import identity_pb2 as identity
@@ -36,7 +35,7 @@ PEOPLE = [
     Person("mallory@elsewhere.test", "Mallory"),
 ]
 
-console = Console(highlight=False, width=110)
+console = Console(highlight=False, soft_wrap=True)
 
 
 class Differs(Exception):
@@ -217,13 +216,6 @@ class Demo:
         )
 
     def sessions_are_checked(self) -> None:
-        key = self.client.api_keys.CreateApiKey(
-            identity.CreateApiKeyRequest(
-                organization_id=self.organization_id,
-                api_key=identity.ApiKey(display_name="edge gateway", role=ROLE_GATEWAY),
-            )
-        )
-        said(f"a gateway gets a key of its own: {key.api_key.api_key_id}")
         self.expect_check("alice", "wiki", "ALLOW", "SESSION_FRESH")
         self.expect_check("alice", "intranet", "ALLOW", "NO_SESSION_LIMIT")
         self.reauthenticate("alice", "alice@example.com")

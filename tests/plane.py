@@ -1,13 +1,16 @@
 """A control plane for tests: the four services in this process, on loopback ports, with real TLS."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import grpc
 import grpc.aio
-from guardhouse_services.identity.__main__ import build as build_identity
-from guardhouse_services.ipam.__main__ import build as build_ipam
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from demo.issuer import Issuer, Person
 from demo.plane import free_port_base
@@ -15,6 +18,8 @@ from guardhouse.channel import AioChannel, Policy
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse_services.config import SERVICES, Settings
 from guardhouse_services.credentials import MasterKey
+from guardhouse_services.identity.__main__ import build as build_identity
+from guardhouse_services.ipam.__main__ import build as build_ipam
 from guardhouse_services.node import Node
 from guardhouse_services.registry.__main__ import build as build_registry
 from guardhouse_services.run import prepare
@@ -39,6 +44,8 @@ class Plane:
         self.admin_key = ""
         self._stack = contextlib.AsyncExitStack()
         self._channels: dict[tuple[str, str, str], AioChannel] = {}
+        # One client's channels share the revision tokens that it has seen.
+        self._policies: dict[str, Policy] = {}
 
     async def __aenter__(self) -> Self:
         prepare(self.settings, self.clock)
@@ -65,6 +72,28 @@ class Plane:
 
     async def stop(self, service: str) -> None:
         await self.nodes.pop(service).__aexit__(None, None, None)
+
+    async def spawn(self, service: str, **environment: str) -> "subprocess.Popen[bytes]":
+        """Starts a service of this plane as a process of its own, and waits until it answers."""
+        settings = {
+            "GUARDHOUSE_VAR": str(self.settings.var),
+            "GUARDHOUSE_PORT_BASE": str(self.settings.port_base),
+            "GUARDHOUSE_DATABASE_URL": self.settings.database_url,
+            "GUARDHOUSE_LOG_LEVEL": "warning",
+        }
+        command = [sys.executable, "-m", f"guardhouse_services.{service}"]
+        process = subprocess.Popen(command, env={**os.environ, **settings, **environment})  # noqa: ASYNC220
+        self._stack.callback(process.kill)
+        channel = self._channel(service, "public", "")
+        health = health_pb2_grpc.HealthStub(channel._channel)
+        while True:
+            try:
+                await health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=20)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+            else:
+                return process
 
     async def create_organization(self, seat_limit: int | None = None) -> str:
         """An organization with the plane's issuer, whose people of example.com may enroll."""
@@ -116,7 +145,7 @@ class Plane:
                 port, metadata = self.settings.service_port(service), ()
                 options = [("grpc.ssl_target_name_override", internal_name(service))]
             channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options)
-            self._channels[key] = AioChannel(channel, Policy(lambda: metadata))
+            self._channels[key] = AioChannel(channel, self._policies.setdefault(caller, Policy(lambda: metadata)))
         return self._channels[key]
 
     @property

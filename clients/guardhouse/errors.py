@@ -12,17 +12,19 @@ class GuardhouseError(Exception):
     """An RPC's failure, or what will become one.
 
     `message` is lower case and without a full stop, and says what to do next where that helps. `metadata` holds the
-    keys that the reason's comment in errors.proto names, and `retry_after` seconds where waiting helps.
+    keys that the reason's comment in errors.proto names, and `retry_after` seconds where waiting helps. In a client
+    `request_id` is what the server's log has more under.
     """
 
-    code: ClassVar[str] = "INTERNAL"
-    reason: ClassVar[str] = "INTERNAL"
+    code: str = "INTERNAL"
+    reason: str = "INTERNAL"
 
     def __init__(self, message: str, *, retry_after: float | None = None, **metadata: str) -> None:
         super().__init__(message)
         self.message = message
         self.metadata: Mapping[str, str] = metadata
         self.retry_after = retry_after
+        self.request_id = ""
 
     @property
     def field(self) -> str:
@@ -100,6 +102,7 @@ class IdTokenInvalid(Unauthenticated):
     """`detail` is for the log: a caller who guesses at tokens learns nothing from the message."""
 
     reason = "ID_TOKEN_INVALID"
+    detail = ""
 
     def __init__(self, message: str = "the ID token is not acceptable", *, detail: str = "") -> None:
         super().__init__(message)

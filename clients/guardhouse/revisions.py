@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import threading
 
 from google.protobuf.message import DecodeError
 
@@ -31,21 +32,31 @@ def decode(text: str, field: str = "at_least") -> feed_pb2.RevisionToken:
 
 
 class Tokens:
-    """The newest token of each service and organization: what a client sends so that it never sees an older world."""
+    """The newest token of each service and organization: what a client sends so that it never sees an older world.
+
+    Threads may share one.
+    """
 
     def __init__(self) -> None:
-        self._newest: dict[tuple[str, str], tuple[int, str]] = {}
+        self._newest: dict[tuple[str, str], tuple[feed_pb2.Position, str]] = {}
+        self._lock = threading.Lock()
 
     def keep(self, text: str) -> None:
+        """Raises RevisionTokenInvalid for anything that encode did not make."""
         token = decode(text, "revision_token")
-        key = (token.service, token.organization_id)
-        if token.position.revision >= self._newest.get(key, (0, ""))[0]:
-            self._newest[key] = (token.position.revision, text)
+        key, position = (token.service, token.organization_id), token.position
+        with self._lock:
+            kept, _ = self._newest.get(key, (position, ""))
+            # Revisions of two epochs cannot be compared: the one that was answered last is the living one.
+            if kept.epoch != position.epoch or kept.revision <= position.revision:
+                self._newest[key] = (position, text)
 
-    def forget(self) -> None:
-        """After a restore the tokens of the old history are refused; start anew."""
-        self._newest.clear()
+    def forget(self, service: str = "") -> None:
+        """Start anew with one service, or with all: after a restore the tokens of the old history are refused."""
+        with self._lock:
+            self._newest = {key: value for key, value in self._newest.items() if service not in ("", key[0])}
 
     def of(self, organization_id: str) -> list[str]:
         """The tokens that matter to a call about the organization: its own, and the installation's."""
-        return [text for (_, owner), (_, text) in self._newest.items() if owner in (organization_id, "")]
+        with self._lock:
+            return [text for (_, owner), (_, text) in self._newest.items() if owner in (organization_id, "")]

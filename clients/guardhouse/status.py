@@ -1,13 +1,19 @@
 """Errors on the wire: a GuardhouseError as google.rpc details (AIP-193), and back."""
 
+from typing import Any
+
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from guardhouse.errors import BY_REASON, Aborted, GuardhouseError, Internal, ServiceUnavailable, Unavailable
+from guardhouse.errors import BY_REASON, Aborted, GuardhouseError, ServiceUnavailable, Unavailable
 
 DOMAIN = "guardhouse"
 DETAILS_KEY = "grpc-status-details-bin"
+
+# The classes that stand for a whole code.
+_BY_CODE = {cls.code: cls for cls in GuardhouseError.__subclasses__() if "reason" not in vars(cls)}
 
 
 def to_status(error: GuardhouseError, request_id: str) -> status_pb2.Status:
@@ -32,39 +38,54 @@ def to_status(error: GuardhouseError, request_id: str) -> status_pb2.Status:
     return status
 
 
-def from_rpc_error(error: grpc.RpcError) -> GuardhouseError:
-    """The class that the server raised; for a status of gRPC's own making, what comes nearest."""
-    call: grpc.Call = error  # type: ignore[assignment]  # every RpcError of a stub is a Call as well
-    metadata = dict(call.trailing_metadata() or ())
-    message = call.details() or ""
-    if DETAILS_KEY in metadata:
-        status = status_pb2.Status.FromString(metadata[DETAILS_KEY])  # type: ignore[arg-type]  # "-bin" values are bytes
-        if (found := _from_status(status)) is not None:
-            return found
-    if call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return ServiceUnavailable(message or "the service did not answer")
-    unknown = Internal(message)
-    unknown.code = call.code().name  # type: ignore[misc]  # the code is the server's, whatever the class says
-    return unknown
+def from_rpc_error(error: grpc.RpcError, peer: str = "the service") -> GuardhouseError:
+    """The class that the server raised; for a status of gRPC's own making, what comes nearest.
+
+    `peer` is what people call the server, for the message that it did not answer.
+    """
+    call: Any = error  # Every RpcError of a stub is a Call as well.
+    code, message = call.code().name, call.details() or ""
+    found = _from_details(code, dict(call.trailing_metadata() or ()).get(DETAILS_KEY, b""))
+    if found is not None:
+        return found
+    if code == "DEADLINE_EXCEEDED":
+        return ServiceUnavailable(f"{peer} did not answer in time")
+    if code == "UNAVAILABLE":
+        return ServiceUnavailable(f"{peer} cannot be reached: {message.rpartition('last error: ')[2] or 'no answer'}")
+    return _unknown(code, code, message)
 
 
-def _from_status(status: status_pb2.Status) -> GuardhouseError | None:
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(retry)
+def _from_details(code: str, raw: bytes) -> GuardhouseError | None:
+    info, retry, request = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.RequestInfo()
+    try:
+        status = status_pb2.Status.FromString(raw)
+        for detail in status.details:
+            for known in (info, retry, request):
+                detail.Unpack(known)
+    except DecodeError:  # Something between us and the server made it.
+        return None
     if info.domain != DOMAIN:
         return None
-    # A reason that this client does not know yet keeps its gRPC code.
-    cls = BY_REASON.get(info.reason, GuardhouseError)
-    error = cls.__new__(cls)
-    GuardhouseError.__init__(error, status.message)
+    cls = BY_REASON.get(info.reason)
+    error = _made(cls, status.message) if cls else _unknown(code, info.reason, status.message)
     error.metadata = dict(info.metadata)
-    if cls is GuardhouseError:
-        error.code = code_pb2.Code.keys()[code_pb2.Code.values().index(status.code)]  # type: ignore[misc]
-        error.reason = info.reason  # type: ignore[misc]
+    error.request_id = request.request_id
     if retry.HasField("retry_delay"):
         error.retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    return error
+
+
+def _unknown(code: str, reason: str, message: str) -> GuardhouseError:
+    """An error whose reason this client does not know (yet): it keeps its code, and the class of that code."""
+    error = _made(_BY_CODE.get(code, GuardhouseError), message)
+    error.code, error.reason = code, reason
+    return error
+
+
+def _made(cls: type[GuardhouseError], message: str) -> GuardhouseError:
+    error = cls.__new__(cls)
+    # Not its own __init__, which makes the message of other arguments: this one is made already.
+    GuardhouseError.__init__(error, message)
     return error
 
 

@@ -16,45 +16,56 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     var: Path = Field(
-        Path("var"), description="The folder of databases, certificates and keys that are made on first use."
+        default=Path("var"), description="The folder of databases, certificates and keys that are made on first use."
     )
-    host: str = Field("127.0.0.1", description="The address that the public listeners bind to.")
+    host: str = Field(default="127.0.0.1", description="The address that the public listeners bind to.")
     port_base: int = Field(
-        7400,
+        default=7400,
         ge=1024,
         le=65000,
         description="Public listeners: +1 identity to +4 session; service listeners: +11 to +14.",
     )
     database_url: str = Field(
-        "",
+        default="",
         description="The database, with {service} where the service's name goes: "
         "postgresql://user:password@host/guardhouse_{service}. Empty: SQLite files below var.",
     )
     key_file: Path | None = Field(
-        None, description="The installation's key: 32 bytes in hex. Empty: made below var/keys."
+        default=None, description="The installation's key: 32 bytes in hex. Empty: made below var/keys."
     )
     tls_folder: Path | None = Field(
-        None,
+        default=None,
         description="ca.crt and, for each service, NAME.crt and NAME.key. Empty: a local CA is made below var/tls.",
     )
-    trust_domain: str = Field("guardhouse.local", description="The SPIFFE trust domain of the services' certificates.")
+    trust_domain: str = Field(
+        default="guardhouse.local", description="The SPIFFE trust domain of the services' certificates."
+    )
     peer_host: str = Field(
-        "127.0.0.1", description="Where the other services' service listeners are, with {service} where the name goes."
+        default="127.0.0.1",
+        description="Where the other services' service listeners are, with {service} where the name goes.",
     )
     reflection: Literal["auto", "on", "off"] = Field(
-        "auto", description="Server reflection; auto is on for loopback only."
+        default="auto", description="Server reflection; auto is on for loopback only."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
-    log_calls: bool = Field(True, description="Whether each call is logged.")
-    anonymous_rate: float = Field(50, gt=0, description="Anonymous calls a second that one address may make.")
-    anonymous_burst: int = Field(200, gt=0, description="Anonymous calls that one address may make at once.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least that is logged."
+    )
+    log_calls: bool = Field(default=True, description="Whether each call is logged.")
+    anonymous_rate: float = Field(default=50, gt=0, description="Anonymous calls a second that one address may make.")
+    anonymous_burst: int = Field(default=200, gt=0, description="Anonymous calls that one address may make at once.")
     drain_seconds: float = Field(
-        0, ge=0, description="How long a stopping server says it is not serving before it stops."
+        default=0, ge=0, description="How long a stopping server says it is not serving before it stops."
     )
-    poll_seconds: float = Field(0.1, gt=0, description="How often a feed looks for the commits of other replicas.")
-    ipv4_subnet: str = Field("100.96.0.0/12", description="The IPv4 subnet of an organization that is used first now.")
-    quarantine: str = Field("1h", description="How long a released address rests: Go's form, at least 10m.")
-    max_staleness: str = Field("30s", description="How old a session replica's state may be to decide: 2s to 5m.")
+    poll_seconds: float = Field(
+        default=0.1, gt=0, description="How often a feed looks for the commits of other replicas."
+    )
+    ipv4_subnet: str = Field(
+        default="100.96.0.0/12", description="The IPv4 subnet of an organization that is used first now."
+    )
+    quarantine: str = Field(default="1h", description="How long a released address rests: Go's form, at least 10m.")
+    max_staleness: str = Field(
+        default="30s", description="How old a session replica's state may be to decide: 2s to 5m."
+    )
 
     def database(self, service: str) -> str:
         if self.database_url:

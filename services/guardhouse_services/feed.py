@@ -120,6 +120,12 @@ class Feed:
             pings.cancel()
             self._watchers.discard(watcher)
 
+    def stop(self) -> None:
+        """Lets every follower go; it finds another replica and resumes there."""
+        for watcher in self._watchers:
+            watcher.left = True
+        self._wake()
+
     def _wake(self) -> None:
         for watcher in self._watchers:
             watcher.wake.set()

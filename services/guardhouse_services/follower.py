@@ -175,7 +175,6 @@ class Follower:
         self._clock = clock
         self._positions: dict[str, Position] = {}
         self._loading: set[str] = set()
-        self._call: Any = None
         self._news = asyncio.Event()
         self._ping_now = asyncio.Event()
 
@@ -233,7 +232,7 @@ class Follower:
         for organization_id, (at_epoch, revision) in self._positions.items():
             position = feed_pb2.Position(epoch=at_epoch, revision=revision)
             start.positions.add(organization_id=organization_id, position=position)
-        call = self._call = self._watch(self._requests(start))
+        call = self._watch(self._requests(start))
         try:
             messages = aiter(call)
             while True:

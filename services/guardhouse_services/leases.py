@@ -67,7 +67,8 @@ class Leases:
                 set_=values,
                 where=sa.or_(job_lease.c.holder == self._holder, job_lease.c.expire_time <= tx.now),
             )
-            return tx.execute(wanted).rowcount == 1
+            # PostgreSQL's driver does not count the rows of an INSERT.
+            return tx.execute(wanted.returning(job_lease.c.name)).one_or_none() is not None
 
         return await self._database.write(take)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -55,8 +55,10 @@ class Node:
     servicer: object
     views: Sequence[Follower]
     """Followers that every replica runs."""
-    jobs: dict[str, Task]
-    """What one replica at a time runs, by the name of its lease."""
+    effects: Mapping[str, Follower] = field(default_factory=dict)
+    """Followers that write, by the service that they follow. One replica at a time runs each."""
+    jobs: Mapping[str, Task] = field(default_factory=dict)
+    """What else one replica at a time runs, by the name of its lease. `follow <service>` runs that follower as well."""
     devices: Authenticate | None = None
     """Recognises registration tokens, where the service serves devices."""
     ready: Sequence[Follower] = ()
@@ -85,7 +87,9 @@ class Node:
             await listener.start()
         leases = Leases(self.database)
         runs = [self.feed.run(), *(follower.run() for follower in self.views)]
-        runs += [leases.run(name, job) for name, job in {**self.jobs, "housekeeping": self._keep_house}.items()]
+        jobs: dict[str, Task] = {f"follow {source}": follower.run for source, follower in self.effects.items()}
+        jobs |= {**self.jobs, "housekeeping": self._keep_house}
+        runs += [leases.run(name, job) for name, job in jobs.items()]
         self._tasks = [asyncio.create_task(run) for run in runs]
         self._tasks.append(asyncio.create_task(self._say_ready()))
         return self
@@ -97,6 +101,7 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.feed.stop()
         await asyncio.gather(*(listener.stop(STOP_SECONDS) for listener in self._listeners))
         await self.peers.close()
         for close in self.close:

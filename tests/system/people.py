@@ -23,7 +23,7 @@ class World:
 
     def __post_init__(self) -> None:
         plane = self.plane
-        self.enrollment = plane.stub(registry_pb2_grpc.EnrollmentServiceStub, key="")
+        self.enrollment = plane.stub(registry_pb2_grpc.EnrollmentServiceStub)
         self.registrations = plane.stub(registry_pb2_grpc.RegistrationServiceStub)
         self.devices = plane.stub(registry_pb2_grpc.DeviceServiceStub)
         self.users = plane.stub(identity_pb2_grpc.UserServiceStub)

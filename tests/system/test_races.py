@@ -102,7 +102,7 @@ async def test_a_removal_between_authorization_and_activation_leaves_no_registra
 async def test_a_removal_that_arrives_late_leaves_a_newer_enrollment_alone(plane: Plane, world: World) -> None:
     """Decision 5: it touches what was authorized at or before its revision only."""
     first = (await world.enroll("alice", "laptop")).registration
-    removals = plane.nodes["registry"].jobs["follow identity"].__self__  # type: ignore[attr-defined]
+    removals: Any = plane.nodes["registry"].effects["identity"]
     gate = asyncio.Event()
     change = removals._sink.change
 
@@ -124,6 +124,7 @@ async def test_a_removal_that_arrives_late_leaves_a_newer_enrollment_alone(plane
 
 async def test_a_snapshot_that_omits_a_pending_enrollment_frees_nothing(plane: Plane, world: World) -> None:
     """I-13: identity and ipam load the registry's snapshot while the enrollment is neither active nor aborted."""
+    other = (await world.enroll("bob")).registration
     registry = plane.nodes["registry"].servicer.registry  # type: ignore[attr-defined]
     activate = registry._activate
     at_the_door, gate = asyncio.Event(), asyncio.Event()
@@ -139,33 +140,33 @@ async def test_a_snapshot_that_omits_a_pending_enrollment_frees_nothing(plane: P
     registry._activate = wait_and_activate
     enrolling = asyncio.create_task(world.enroll("alice", "laptop"))
     await at_the_door.wait()
-    for service, name in (("identity", "follow registry"), ("ipam", "follow registry")):
-        follower = plane.nodes[service].jobs[name].__self__  # type: ignore[attr-defined]
-        await snapshot_again(plane, service, follower)
-    assert await world.used_seats() == 1
+    for service in ("identity", "ipam"):
+        await snapshot_again(plane, service)
+    assert await world.used_seats() == 2
     gate.set()
-    made = await enrolling
+    made = (await enrolling).registration
     registry._activate = activate
     await settled(world)
-    assert await world.used_seats() == 1
-    assert [(it.registration_id, it.ipv4) for it in await world.leases()] == [
-        (made.registration.registration_id, made.registration.ipv4)
-    ]
+    assert await world.used_seats() == 2
+    leases = {(it.registration_id, it.ipv4) for it in await world.leases()}
+    assert leases == {(it.registration_id, it.ipv4) for it in (made, other)}
 
 
-async def snapshot_again(plane: Plane, service: str, follower: Any) -> None:
+async def snapshot_again(plane: Plane, service: str) -> None:
     """Makes an effects' follower forget where it was, as a compaction would, and waits for its snapshot."""
     node = plane.nodes[service]
+    follower: Any = node.effects["registry"]
     await node.database.write(lambda tx: tx.execute(applied.delete().where(applied.c.source == "registry")))
     ended = asyncio.Event()
     end = follower._sink.end
 
-    async def note(*args: Any) -> None:
-        await end(*args)
-        ended.set()
+    async def note(organization_id: str, position: Any) -> None:
+        await end(organization_id, position)
+        if organization_id == plane.organization:
+            ended.set()
 
     follower._sink.end = note
-    follower._call.cancel()
+    plane.nodes["registry"].feed.stop()
     await asyncio.wait_for(ended.wait(), 10)
     follower._sink.end = end
 
@@ -173,7 +174,5 @@ async def snapshot_again(plane: Plane, service: str, follower: Any) -> None:
 async def settled(world: World) -> None:
     """Waits until every service has applied what the others have written."""
     for node in world.plane.nodes.values():
-        for name, job in node.jobs.items():
-            if name.startswith("follow "):
-                follower = job.__self__  # type: ignore[attr-defined]
-                assert await follower.fresh(world.plane.clock.steady(), timeout=10)
+        for follower in node.effects.values():
+            assert await follower.fresh(world.plane.clock.steady(), timeout=10)

@@ -271,6 +271,16 @@ class _Registry(jws.JWSRegistry):
 _REGISTRY = _Registry(algorithms=ALGORITHMS, strict_check_header=False)
 
 
+def claimed_issuer(id_token: str) -> str:
+    """The issuer that a token claims to be of; nothing is verified, so it may only choose among trusted providers.
+
+    Raises `IdTokenInvalid`.
+    """
+    if len(id_token) > TOKEN_BYTES or not id_token.isascii() or id_token.count(".") != 2:
+        raise IdTokenInvalid(detail="not a compact JWS")
+    return _text(_part(id_token.split(".")[1], "payload"), "iss", 255)
+
+
 def issuer_url(issuer: str) -> httpx.URL:
     """`issuer` as a URL. Raises ValueError unless it is an issuer identifier that we may fetch from.
 

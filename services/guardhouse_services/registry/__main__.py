@@ -62,7 +62,8 @@ def build(settings: Settings, clock: Clock) -> Node:
         contract=pb.DESCRIPTOR,
         servicer=RegistryServicer(clock, registry, feed, Pages(master_key)),
         views=[directory.follower],
-        jobs={"follow identity": removals.run, "sweep": registry.sweep},
+        effects={"identity": removals},
+        jobs={"sweep": registry.sweep},
         devices=registry.device_caller,
     )
 

@@ -1,0 +1,98 @@
+"""Enrolling this machine."""
+
+import base64
+import hashlib
+import hmac
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guardhouse.cli import output
+from guardhouse.cli.invocation import Context
+from guardhouse.cli.options import (
+    ClientId,
+    ClientSecret,
+    ClientSecretFile,
+    IdToken,
+    IdTokenFile,
+    credential,
+    required,
+)
+from guardhouse.registry.v1 import registry_pb2 as pb
+
+MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+PLATFORMS = {"win32": pb.PLATFORM_WINDOWS, "darwin": pb.PLATFORM_MAC, "linux": pb.PLATFORM_LINUX}
+
+
+def enroll(
+    ctx: Context,
+    id_token: IdToken = None,
+    id_token_file: IdTokenFile = None,
+    client_id: ClientId = None,
+    client_secret: ClientSecret = None,
+    client_secret_file: ClientSecretFile = None,
+    hardware_id: Annotated[
+        str | None, typer.Option(help="What identifies this machine. Default: made of its machine-id, else its name.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What people read. Default: the host's name.")] = None,
+    wireguard: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the [Interface] section for wg-quick here.")
+    ] = None,
+    save: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the registration's token and private key are kept.")
+    ] = Path("~/.config/guardhouse"),
+) -> None:
+    """Enroll this machine with a fresh key, and keep its token and key in files that only you can read."""
+    from guardhouse.enrollment import enroll as enroll_machine
+
+    it = ctx.obj
+    found = required(credential(id_token, id_token_file, client_id, client_secret, client_secret_file))
+    folder = save.expanduser()
+    # Whatever can fail does so before the registration exists: its secrets are shown to this call only.
+    if wireguard is not None and wireguard.exists():
+        raise typer.BadParameter(f"{wireguard} exists; remove it or name another file", param_hint="--wireguard")
+    for target in (folder, wireguard.parent if wireguard else folder):
+        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not os.access(target, os.W_OK):
+            raise typer.BadParameter(f"files cannot be written to {target}")
+    claims = pb.DeviceClaims(
+        hardware_id=hardware_id or machine_id(),
+        display_name=name or platform.node(),
+        platform=PLATFORMS.get(sys.platform, pb.PLATFORM_UNSPECIFIED),
+        os_version=platform.release()[:255],
+        client_version=importlib.metadata.version("guardhouse"),
+    )
+    with output.waiting("Enrolling ..."):
+        made = enroll_machine(it.client, it.organization_id, found, claims)
+    registration = made.registration
+    files = {"token": folder / f"{registration.registration_id}.token"}
+    write_secret(files["token"], f"{made.token}\n")
+    files["private_key"] = folder / f"{registration.registration_id}.key"
+    write_secret(files["private_key"], base64.b64encode(made.private_key).decode() + "\n")
+    if wireguard is not None:
+        files["wireguard"] = wireguard
+        write_secret(wireguard, made.wireguard)
+    # The token is in its file, so it is not in the answer.
+    response = pb.RegisterResponse(registration=registration, device=made.device)
+    it.show(response, **{kind: str(path) for kind, path in files.items()})
+
+
+def machine_id() -> str:
+    """What stays the same on this machine. machine-id(5) asks that its id be hashed with a name of the application."""
+    for path in MACHINE_IDS:
+        # An image that many machines start from has an empty one, or one that says so.
+        if path.exists() and len(found := path.read_bytes().strip()) == 32:
+            return hmac.digest(found, b"guardhouse hardware id", hashlib.sha256)[:16].hex()
+    return platform.node()
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Writes a new file that only its owner can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

@@ -1,0 +1,113 @@
+"""Organizations and API keys."""
+
+from typing import Annotated, Literal
+
+import typer
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from guardhouse.cli import output
+from guardhouse.cli.invocation import Context
+from guardhouse.cli.options import Limit, Name, Yes, time_in
+from guardhouse.common.v1 import access_pb2 as access
+from guardhouse.identity.v1 import identity_pb2 as pb
+
+app = typer.Typer(no_args_is_help=True, help="The tenants of the installation.")
+keys = typer.Typer(no_args_is_help=True, help="API keys: what operators, gateways and scripts call with.")
+
+UNLIMITED = "unlimited"
+
+Installation = Annotated[bool, typer.Option("--installation", help="Keys of the whole installation.")]
+Seats = Annotated[str, typer.Argument(metavar="SEATS", help=f"A number, or {UNLIMITED}.")]
+
+
+@app.command("list")
+def list_organizations(ctx: Context, limit: Limit = None) -> None:
+    """List the organizations."""
+    it = ctx.obj
+    columns = "organization_id display_name seat_limit create_time"
+    it.show_all(it.client.organizations.ListOrganizations, pb.ListOrganizationsRequest(), limit, columns)
+
+
+@app.command("create")
+def create_organization(
+    ctx: Context,
+    name: Name,
+    seat_limit: Annotated[str, typer.Option(help=f"The seats purchased: a number, or {UNLIMITED}.")] = UNLIMITED,
+) -> None:
+    """Create an organization."""
+    it = ctx.obj
+    organization = pb.Organization(display_name=name, seat_limit=_seats(seat_limit, "--seat-limit"))
+    it.show(it.client.organizations.CreateOrganization(pb.CreateOrganizationRequest(organization=organization)))
+
+
+@app.command("show")
+def show_organization(ctx: Context) -> None:
+    """Show the organization that -o names."""
+    it = ctx.obj
+    it.show(it.client.organizations.GetOrganization(pb.GetOrganizationRequest(organization_id=it.organization_id)))
+
+
+@app.command("set-seat-limit")
+def set_seat_limit(ctx: Context, seats: Seats) -> None:
+    """Change how many seats the organization has."""
+    it = ctx.obj
+    request = pb.UpdateOrganizationRequest(
+        organization_id=it.organization_id,
+        organization=pb.Organization(seat_limit=_seats(seats, "SEATS")),
+        update_mask=FieldMask(paths=["seat_limit"]),
+    )
+    it.show(it.client.organizations.UpdateOrganization(request))
+
+
+@keys.command("list")
+def list_keys(ctx: Context, installation: Installation = False, limit: Limit = None) -> None:
+    """List the API keys, revoked ones included."""
+    it = ctx.obj
+    request = pb.ListApiKeysRequest(organization_id="" if installation else it.organization_id)
+    columns = "api_key_id display_name role create_time expire_time revoke_time"
+    it.show_all(it.client.api_keys.ListApiKeys, request, limit, columns)
+
+
+@keys.command("create")
+def create_key(
+    ctx: Context,
+    name: Name,
+    role: Annotated[Literal["admin", "auditor", "gateway"], typer.Option(help="What the key may do.")],
+    installation: Installation = False,
+    expires_in: Annotated[str | None, typer.Option(metavar="DURATION", help="Such as 720h. Default: never.")] = None,
+) -> None:
+    """Create an API key and print its secret."""
+    it = ctx.obj
+    request = pb.CreateApiKeyRequest(
+        organization_id="" if installation else it.organization_id,
+        api_key=pb.ApiKey(
+            display_name=name,
+            role=output.value(access.Role, role),
+            expire_time=time_in(expires_in, "--expires-in"),
+        ),
+    )
+    response = it.client.api_keys.CreateApiKey(request)
+    it.show_secret(response, secret=response.secret)
+
+
+@keys.command("revoke")
+def revoke_key(
+    ctx: Context,
+    api_key_id: Annotated[str, typer.Argument(metavar="KEY")],
+    installation: Installation = False,
+    yes: Yes = False,
+) -> None:
+    """Revoke an API key for good."""
+    it = ctx.obj
+    organization_id = "" if installation else it.organization_id
+    it.confirm(f"Revoke {api_key_id} for good?", yes)
+    request = pb.RevokeApiKeyRequest(organization_id=organization_id, api_key_id=api_key_id)
+    it.show(it.client.api_keys.RevokeApiKey(request))
+
+
+def _seats(text: str, option: str) -> int | None:
+    if text == UNLIMITED:
+        return None
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither a number nor {UNLIMITED}", param_hint=option)
+    return int(text)

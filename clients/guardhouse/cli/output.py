@@ -1,0 +1,215 @@
+"""What commands print: tables and records of protobuf messages for people, JSON for programs.
+
+Answers go to stdout, everything else to stderr. What a message holds is shown by its fields' types, so that a command
+only names the fields.
+"""
+
+import base64
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC
+from typing import Any, Final
+
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from guardhouse.durations import format_duration
+
+NOTHING: Final = "-"
+# What it means that a field is absent, where that is more than nothing.
+ABSENT: Final = {
+    "seat_limit": "unlimited",
+    "purchased": "unlimited",
+    "available": "unlimited",
+    "expire_time": "never",
+    "check_session": "unlimited",
+}
+STYLES: Final = {
+    "active": "green",
+    "allow": "green",
+    "serving": "green",
+    "revoked": "yellow",
+    "reauthenticate": "yellow",
+    "inactive": "yellow",
+    "block": "red",
+    "not-serving": "red",
+    "unreachable": "red",
+}
+
+
+def print_json(message: Message) -> None:
+    """One document, with the field names of the contract; fields without presence are there even when empty."""
+    print(MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+
+
+def print_table(messages: Sequence[Message], columns: str) -> None:
+    """A row for each message. The columns are names of fields, or of oneofs, with dots: "user_id claims.model"."""
+    names = columns.split()
+    print_rows([heading(name) for name in names], [[cell(message, name) for name in names] for message in messages])
+    if not messages:
+        note("There is none.")
+
+
+def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in headings:
+        table.add_column(name.upper(), no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_styled, row))
+    _print(table)
+
+
+def print_record(message: Message, more: Mapping[str, str]) -> None:
+    """A line for each field."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
+    for name, value in (*_fields(message), *more.items()):
+        table.add_row(heading(name), _styled(value))
+    _print(table)
+
+
+def print_line(text: str) -> None:
+    print(printable(text))
+
+
+def note(text: str) -> None:
+    """Beside the answer, for people."""
+    print(printable(text), file=sys.stderr)
+
+
+def error(text: str) -> None:
+    note(f"error: {text}")
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Turns a wheel while it takes longer, where somebody looks."""
+    with stderr().status(text):
+        yield
+
+
+def stderr() -> Console:
+    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def content(response: Message) -> Message:
+    """The message that an answer is about: its first."""
+    for field in response.DESCRIPTOR.fields:
+        if field.message_type is not None and not field.is_repeated:
+            found: Message = getattr(response, field.name)
+            return found
+    return response
+
+
+def items(response: Message) -> Sequence[Any]:
+    """The items that an answer lists: its only repeated field."""
+    (name,) = (field.name for field in response.DESCRIPTOR.fields if field.is_repeated)
+    found: Sequence[Any] = getattr(response, name)
+    return found
+
+
+def heading(path: str) -> str:
+    return path.rpartition(".")[2].replace("_", " ")
+
+
+def cell(message: Message, path: str) -> str:
+    """A field as people read it; of a oneof the one that is set."""
+    name, _, rest = path.partition(".")
+    if rest:
+        return cell(getattr(message, name), rest)
+    if name in message.DESCRIPTOR.oneofs_by_name:
+        name = message.WhichOneof(name) or ""
+        return cell(message, name) if name else NOTHING
+    field, value = message.DESCRIPTOR.fields_by_name[name], getattr(message, name)
+    if field.is_repeated:
+        return ", ".join(_text(field, one) for one in value) or NOTHING
+    if field.has_presence and not message.HasField(name):
+        return ABSENT.get(name, NOTHING)
+    return _text(field, value) or NOTHING
+
+
+def word(enum: EnumDescriptor, number: int) -> str:
+    """The short name of a value: PLATFORM_MAC is mac. One that we do not know yet is its number."""
+    value = enum.values_by_number.get(number)
+    return value.name.removeprefix(_prefix(enum)).replace("_", "-").lower() if value else str(number)
+
+
+def value(enum: Any, word: str) -> Any:
+    """The value of an enum, as the contract generates it, that has the short name."""
+    return enum.Value(_prefix(enum.DESCRIPTOR) + word.replace("-", "_").upper())
+
+
+def printable(text: str) -> str:
+    """Without what would steer a terminal: names come from identity providers and devices."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def local_time(time: Timestamp) -> str:
+    return f"{time.ToDatetime(tzinfo=UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _fields(message: Message) -> Iterator[tuple[str, str]]:
+    """Each field's path and text, those of messages in it included; of a oneof only what is set."""
+    for field in message.DESCRIPTOR.fields:
+        oneof = field.containing_oneof
+        if oneof is not None and len(oneof.fields) > 1 and message.WhichOneof(oneof.name) != field.name:
+            continue
+        value = getattr(message, field.name)
+        if _is_plain(field) or not message.HasField(field.name):
+            yield field.name, cell(message, field.name)
+        else:
+            yield from _fields(value)
+
+
+def _is_plain(field: Any) -> bool:
+    kind = field.message_type
+    return kind is None or field.is_repeated or kind.file.package == "google.protobuf"
+
+
+def _text(field: Any, value: Any) -> str:
+    if field.enum_type is not None:
+        return word(field.enum_type, value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Timestamp):
+        return local_time(value)
+    if isinstance(value, Duration):
+        return format_duration(value.ToMicroseconds())
+    if isinstance(value, Message):
+        # As an option of the command line says it: email=alice@example.com, or everyone.
+        return " ".join(_pair(name.name, _text(name, inner)) for name, inner in value.ListFields())
+    return printable(str(value))
+
+
+def _pair(name: str, text: str) -> str:
+    return f"{name.replace('_', '-')}={text}" if text else name.replace("_", "-")
+
+
+def _prefix(enum: EnumDescriptor) -> str:
+    """RegistrationState gives REGISTRATION_STATE_, as the contract's linter wants it."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.name).upper() + "_"
+
+
+def _styled(text: str) -> Text:
+    return Text(text, STYLES.get(text, ""))
+
+
+def _print(table: Table) -> None:
+    console = Console(markup=False, highlight=False, emoji=False)
+    # Ids stay whole: where the terminal is narrower it breaks the line, and a pipe has no width.
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
+    with console.capture() as drawn:
+        console.print(table)
+    for line in drawn.get().splitlines():
+        print(line.rstrip())

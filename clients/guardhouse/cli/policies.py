@@ -1,0 +1,157 @@
+"""Gateway policies, the sessions that they limit, and the decisions that follow."""
+
+from typing import Annotated, Literal
+
+import typer
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from guardhouse.cli import output
+from guardhouse.cli.invocation import Context
+from guardhouse.cli.options import (
+    ClientId,
+    ClientSecret,
+    ClientSecretFile,
+    IdToken,
+    IdTokenFile,
+    Limit,
+    Name,
+    Yes,
+    credential,
+    required,
+)
+from guardhouse.session.v1 import session_pb2 as pb
+
+app = typer.Typer(no_args_is_help=True, help="What traffic is allowed, and how old a session may be for it.")
+sessions = typer.Typer(no_args_is_help=True, help="How long ago the holder of a registration authenticated.")
+
+PolicyId = Annotated[str, typer.Argument(metavar="POLICY")]
+RegistrationId = Annotated[str, typer.Argument(metavar="REGISTRATION")]
+Filter = Literal["l4", "http", "dns"]
+Action = Literal["allow", "block"]
+
+FILTER = "The kind of traffic."
+ACTION = "What becomes of it."
+TIMEOUT = "How old a session may be, such as 8h. On l4 and http policies that allow."
+
+
+@app.command("list")
+def list_policies(ctx: Context, limit: Limit = None) -> None:
+    """List the policies."""
+    it = ctx.obj
+    request = pb.ListPoliciesRequest(organization_id=it.organization_id)
+    columns = "policy_id display_name enabled filter action check_session update_time"
+    it.show_all(it.client.policies.ListPolicies, request, limit, columns)
+
+
+@app.command("show")
+def show_policy(ctx: Context, policy_id: PolicyId) -> None:
+    """Show a policy."""
+    it = ctx.obj
+    it.show(it.client.policies.GetPolicy(pb.GetPolicyRequest(organization_id=it.organization_id, policy_id=policy_id)))
+
+
+@app.command("create")
+def create_policy(
+    ctx: Context,
+    name: Name,
+    filter_: Annotated[Filter, typer.Option("--filter", help=FILTER)] = "l4",
+    action: Annotated[Action, typer.Option(help=ACTION)] = "allow",
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help=f"{TIMEOUT} Default: unlimited.")] = None,
+    description: Annotated[str, typer.Option(help="For people.")] = "",
+    disabled: Annotated[bool, typer.Option("--disabled", help="Let it cover nothing yet.")] = False,
+) -> None:
+    """Create a policy."""
+    it = ctx.obj
+    policy = pb.Policy(
+        display_name=name,
+        description=description,
+        enabled=not disabled,
+        filter=output.value(pb.PolicyFilter, filter_),
+        action=output.value(pb.PolicyAction, action),
+        check_session=pb.CheckSession(enforce=True, duration=timeout) if timeout else None,
+    )
+    request = pb.CreatePolicyRequest(organization_id=it.organization_id, policy=policy)
+    it.show(it.client.policies.CreatePolicy(request))
+
+
+@app.command("update")
+def update_policy(
+    ctx: Context,
+    policy_id: PolicyId,
+    name: Annotated[str | None, typer.Option(help="What people read.")] = None,
+    filter_: Annotated[Filter | None, typer.Option("--filter", help=FILTER)] = None,
+    action: Annotated[Action | None, typer.Option(help=ACTION)] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help=TIMEOUT)] = None,
+    no_timeout: Annotated[bool, typer.Option("--no-timeout", help="Limit sessions no longer.")] = False,
+    description: Annotated[str | None, typer.Option(help="For people.")] = None,
+    enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Whether it covers anything.")] = None,
+) -> None:
+    """Change what is named; the rest stays. A shorter timeout acts on existing sessions."""
+    it = ctx.obj
+    if timeout and no_timeout:
+        raise typer.BadParameter("it contradicts --no-timeout", param_hint="--timeout")
+    changes = {
+        "display_name": name,
+        "description": description,
+        "enabled": enabled,
+        "filter": output.value(pb.PolicyFilter, filter_) if filter_ else None,
+        "action": output.value(pb.PolicyAction, action) if action else None,
+        "check_session": pb.CheckSession(enforce=True, duration=timeout) if timeout else None,
+    }
+    changes = {field: value for field, value in changes.items() if value is not None}
+    paths = [*changes, "check_session"] if no_timeout else [*changes]
+    if not paths:
+        raise typer.BadParameter("name what to change; see guardhouse policies update --help")
+    policy = pb.Policy(policy_id=policy_id, **changes)  # type: ignore[arg-type]  # each has its field's type
+    request = pb.UpdatePolicyRequest(
+        organization_id=it.organization_id, policy=policy, update_mask=FieldMask(paths=paths)
+    )
+    it.show(it.client.policies.UpdatePolicy(request))
+
+
+@app.command("delete")
+def delete_policy(ctx: Context, policy_id: PolicyId, yes: Yes = False) -> None:
+    """Delete a policy; checks that name it are refused from now on."""
+    it = ctx.obj
+    organization_id = it.organization_id
+    it.confirm(f"Delete {policy_id}?", yes)
+    request = pb.DeletePolicyRequest(organization_id=organization_id, policy_id=policy_id)
+    it.done(it.client.policies.DeletePolicy(request), f"{policy_id} deleted")
+
+
+@sessions.command("show")
+def show_session(ctx: Context, registration_id: RegistrationId) -> None:
+    """Show a registration's session."""
+    it = ctx.obj
+    request = pb.GetSessionRequest(organization_id=it.organization_id, registration_id=registration_id)
+    it.show(it.client.sessions.GetSession(request))
+
+
+@sessions.command("reauthenticate")
+def reauthenticate(
+    ctx: Context,
+    registration_id: RegistrationId,
+    id_token: IdToken = None,
+    id_token_file: IdTokenFile = None,
+    client_id: ClientId = None,
+    client_secret: ClientSecret = None,
+    client_secret_file: ClientSecretFile = None,
+) -> None:
+    """Start a registration's timer anew, with a credential of whoever holds it."""
+    it = ctx.obj
+    found = required(credential(id_token, id_token_file, client_id, client_secret, client_secret_file))
+    request = pb.ReauthenticateRequest(
+        organization_id=it.organization_id, registration_id=registration_id, credential=found
+    )
+    response = it.client.sessions.Reauthenticate(request)
+    it.done(response, f"{registration_id} authenticated at {output.local_time(response.authenticate_time)}")
+
+
+def check(ctx: Context, registration_id: RegistrationId, policy_id: PolicyId) -> None:
+    """Decide whether a registration may use what a policy covers."""
+    it = ctx.obj
+    request = pb.CheckSessionRequest(
+        organization_id=it.organization_id, registration_id=registration_id, policy_id=policy_id
+    )
+    response = it.client.checks.CheckSession(request)
+    it.show(response, fresh_as_of=output.cell(response, "fresh_as_of"), degraded=output.cell(response, "degraded"))

@@ -1,0 +1,1 @@
+"""What identity knows, as values and pure rules. Times are microseconds since the Unix epoch."""

@@ -1,0 +1,30 @@
+"""Identity's own database, a module for each resource.
+
+Functions take the transaction first, and take and return domain values. Every query names the organization.
+"""
+
+from guardhouse_services.identity.store import (
+    api_keys,
+    enrollment_policies,
+    identity_providers,
+    intents,
+    organizations,
+    registrations,
+    removals,
+    service_tokens,
+    users,
+)
+from guardhouse_services.identity.store.tables import metadata
+
+__all__ = [
+    "api_keys",
+    "enrollment_policies",
+    "identity_providers",
+    "intents",
+    "metadata",
+    "organizations",
+    "registrations",
+    "removals",
+    "service_tokens",
+    "users",
+]

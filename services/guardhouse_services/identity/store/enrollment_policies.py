@@ -1,0 +1,131 @@
+"""Enrollment policies."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from guardhouse.errors import EnrollmentPolicyNotFound, PrecedenceTaken
+from guardhouse_services.database import Transaction, violated
+from guardhouse_services.identity.domain.enrollment_policies import Decision, EnrollmentPolicy, Rule, RuleKind
+from guardhouse_services.identity.store.tables import enrollment_policy, policy_by_precedence, policy_token
+from guardhouse_services.paging import Page
+
+
+def _rules(pairs: Sequence[tuple[str, str]]) -> tuple[Rule, ...]:
+    return tuple(Rule(RuleKind(kind), value) for kind, value in pairs)
+
+
+def _pairs(rules: Sequence[Rule]) -> list[tuple[str, str]]:
+    return [(rule.kind.value, rule.value) for rule in rules]
+
+
+def _made(row: Any) -> EnrollmentPolicy:
+    return EnrollmentPolicy(
+        row.enrollment_policy_id,
+        row.display_name,
+        Decision(row.decision),
+        row.precedence,
+        _rules(row.include),
+        _rules(row.require),
+        _rules(row.exclude),
+        row.create_time,
+        row.update_time,
+    )
+
+
+def _values(policy: EnrollmentPolicy) -> dict[str, Any]:
+    return {
+        "display_name": policy.display_name,
+        "decision": policy.decision.value,
+        "precedence": policy.precedence,
+        "include": _pairs(policy.include),
+        "require": _pairs(policy.require),
+        "exclude": _pairs(policy.exclude),
+        "create_time": policy.create_time,
+        "update_time": policy.update_time,
+    }
+
+
+def insert(tx: Transaction, organization_id: str, made: EnrollmentPolicy) -> None:
+    """The caller has locked the service tokens that it names. Raises PrecedenceTaken."""
+    key = {"organization_id": organization_id, "enrollment_policy_id": made.enrollment_policy_id}
+    _write(tx, enrollment_policy.insert().values(**key, **_values(made)), made)
+    _name_tokens(tx, organization_id, made)
+
+
+def update(tx: Transaction, organization_id: str, changed: EnrollmentPolicy) -> None:
+    """The caller has locked the service tokens that it names. Raises PrecedenceTaken."""
+    key = _key(organization_id, changed.enrollment_policy_id)
+    _write(tx, enrollment_policy.update().where(key).values(**_values(changed)), changed)
+    _unname_tokens(tx, organization_id, changed.enrollment_policy_id)
+    _name_tokens(tx, organization_id, changed)
+
+
+def delete(tx: Transaction, organization_id: str, enrollment_policy_id: str) -> None:
+    """Raises EnrollmentPolicyNotFound."""
+    _unname_tokens(tx, organization_id, enrollment_policy_id)
+    if tx.execute(enrollment_policy.delete().where(_key(organization_id, enrollment_policy_id))).rowcount != 1:
+        raise EnrollmentPolicyNotFound(enrollment_policy_id)
+
+
+def get(tx: Transaction, organization_id: str, enrollment_policy_id: str, *, lock: bool = False) -> EnrollmentPolicy:
+    """Raises EnrollmentPolicyNotFound."""
+    query = sa.select(enrollment_policy).where(_key(organization_id, enrollment_policy_id))
+    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise EnrollmentPolicyNotFound(enrollment_policy_id)
+    return _made(row)
+
+
+def all_of(tx: Transaction, organization_id: str) -> Sequence[EnrollmentPolicy]:
+    query = sa.select(enrollment_policy).where(enrollment_policy.c.organization_id == organization_id)
+    return [_made(row) for row in tx.execute(query)]
+
+
+def page(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[EnrollmentPolicy]:
+    query = sa.select(enrollment_policy).where(
+        enrollment_policy.c.organization_id == organization_id,
+        enrollment_policy.c.enrollment_policy_id > wanted.after,
+    )
+    query = query.order_by(enrollment_policy.c.enrollment_policy_id).limit(wanted.size + 1)
+    return [_made(row) for row in tx.execute(query)]
+
+
+def _write(tx: Transaction, statement: sa.Insert | sa.Update, policy: EnrollmentPolicy) -> None:
+    try:
+        tx.execute(statement)
+    except IntegrityError as error:
+        if not violated(error, policy_by_precedence):
+            raise
+        raise PrecedenceTaken(
+            f"another enrollment policy has precedence {policy.precedence}", precedence=str(policy.precedence)
+        ) from None
+
+
+def _name_tokens(tx: Transaction, organization_id: str, policy: EnrollmentPolicy) -> None:
+    for service_token_id in sorted(policy.service_token_ids):
+        tx.execute(
+            policy_token.insert().values(
+                organization_id=organization_id,
+                service_token_id=service_token_id,
+                enrollment_policy_id=policy.enrollment_policy_id,
+            )
+        )
+
+
+def _unname_tokens(tx: Transaction, organization_id: str, enrollment_policy_id: str) -> None:
+    tx.execute(
+        policy_token.delete().where(
+            policy_token.c.organization_id == organization_id,
+            policy_token.c.enrollment_policy_id == enrollment_policy_id,
+        )
+    )
+
+
+def _key(organization_id: str, enrollment_policy_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        enrollment_policy.c.organization_id == organization_id,
+        enrollment_policy.c.enrollment_policy_id == enrollment_policy_id,
+    )

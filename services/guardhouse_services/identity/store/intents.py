@@ -1,0 +1,144 @@
+"""What enrollments under way have reserved, what became of them, and the ID tokens that were used up."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from guardhouse.errors import Conflict, IdTokenInvalid
+from guardhouse_services.database import Transaction
+from guardhouse_services.identity.domain.credentials import Profile
+from guardhouse_services.identity.domain.enrollments import Intent, IntentState
+from guardhouse_services.identity.store.tables import chunks, intent, used_token
+
+UNDECIDED = (IntentState.RESERVED, IntentState.REMOVED)
+
+
+def _made(row: Any) -> Intent:
+    return Intent(
+        intent_id=row.intent_id,
+        state=IntentState(row.state),
+        create_time=row.create_time,
+        ask_time=row.ask_time,
+        user_id=row.user_id,
+        service_token_id=row.service_token_id,
+        enrollment_policy_id=row.enrollment_policy_id,
+        profile=Profile(row.email, row.display_name, tuple(row.groups)),
+        authenticate_time=row.authenticate_time,
+        authorize_revision=row.authorize_revision,
+    )
+
+
+def insert(tx: Transaction, organization_id: str, made: Intent) -> None:
+    """Raises Conflict when the same intent is being dealt with at this moment: done again, it is found."""
+    try:
+        tx.execute(
+            intent.insert().values(
+                organization_id=organization_id,
+                intent_id=made.intent_id,
+                state=made.state.value,
+                user_id=made.user_id,
+                service_token_id=made.service_token_id,
+                enrollment_policy_id=made.enrollment_policy_id,
+                email=made.profile.email,
+                display_name=made.profile.display_name,
+                groups=list(made.profile.groups),
+                authenticate_time=made.authenticate_time,
+                authorize_revision=made.authorize_revision,
+                create_time=made.create_time,
+                ask_time=made.ask_time,
+                end_time=tx.now if made.ask_time is None else None,
+            )
+        )
+    except IntegrityError:
+        raise Conflict("the same enrollment is being dealt with at this moment; retry") from None
+
+
+def get(tx: Transaction, organization_id: str, intent_id: str) -> Intent | None:
+    row = tx.execute(
+        sa.select(intent).where(intent.c.organization_id == organization_id, intent.c.intent_id == intent_id)
+    ).one_or_none()
+    return _made(row) if row else None
+
+
+def undecided(tx: Transaction, organization_id: str, intent_ids: Collection[str]) -> list[Intent]:
+    """Those of these intents whose outcome is still the registry's to tell."""
+    found = []
+    for ids in chunks(sorted(intent_ids)):
+        query = sa.select(intent).where(
+            intent.c.organization_id == organization_id,
+            intent.c.intent_id.in_(ids),
+            intent.c.state.in_(UNDECIDED),
+        )
+        found += [_made(row) for row in tx.execute(query)]
+    return found
+
+
+def reserved_by(tx: Transaction, organization_id: str, user_ids: Collection[str]) -> list[Intent]:
+    """The intents for which seats of these users, whom the caller has locked, are reserved."""
+    found = []
+    for ids in chunks(sorted(user_ids)):
+        query = sa.select(intent).where(
+            intent.c.organization_id == organization_id,
+            intent.c.user_id.in_(ids),
+            intent.c.state == IntentState.RESERVED,
+        )
+        found += [_made(row) for row in tx.execute(query)]
+    return found
+
+
+def move(tx: Transaction, organization_id: str, intent_ids: Collection[str], to: IntentState) -> list[str]:
+    """Moves the undecided ones among them; answers which (invariant I-12)."""
+    moved: list[str] = []
+    # A removed one is still asked about.
+    ends = {} if to in UNDECIDED else {"ask_time": None, "end_time": tx.now}
+    for ids in chunks(sorted(intent_ids)):
+        statement = intent.update().where(
+            intent.c.organization_id == organization_id,
+            intent.c.intent_id.in_(ids),
+            intent.c.state.in_(UNDECIDED),
+        )
+        statement = statement.values(state=to.value, **ends)
+        moved += tx.execute(statement.returning(intent.c.intent_id)).scalars()
+    return moved
+
+
+def to_ask(tx: Transaction, limit: int) -> Sequence[tuple[str, str]]:
+    """(organization_id, intent_id) of undecided intents that have waited long enough, of every organization."""
+    query = sa.select(intent.c.organization_id, intent.c.intent_id).where(intent.c.ask_time <= tx.now)
+    rows = tx.execute(query.order_by(intent.c.ask_time).limit(limit))
+    return [(row.organization_id, row.intent_id) for row in rows]
+
+
+def ask_later(tx: Transaction, organization_id: str, intent_id: str, ask_time: int) -> None:
+    tx.execute(
+        intent.update()
+        .where(
+            intent.c.organization_id == organization_id,
+            intent.c.intent_id == intent_id,
+            intent.c.ask_time.is_not(None),
+        )
+        .values(ask_time=ask_time)
+    )
+
+
+def use_token(tx: Transaction, organization_id: str, token_hash: bytes, use: str) -> None:
+    """Uses up an ID token for one request; the same one may use it again (decision 27). Raises IdTokenInvalid."""
+    row = {"organization_id": organization_id, "token_hash": token_hash, "use": use, "use_time": tx.now}
+    tx.execute(tx.insert(used_token).values(row).on_conflict_do_nothing())
+    query = sa.select(used_token.c.use).where(
+        used_token.c.organization_id == organization_id, used_token.c.token_hash == token_hash
+    )
+    if tx.execute(query).scalar_one() != use:
+        raise IdTokenInvalid(detail="replayed: the ID token was used for another request")
+
+
+def forget(tx: Transaction, ended_before: int, used_before: int, limit: int) -> int:
+    """Deletes what is too old to matter, in every organization; answers how many rows of one kind at most."""
+    ended = sa.select(intent.c.organization_id, intent.c.intent_id).where(intent.c.end_time < ended_before)
+    key = sa.tuple_(intent.c.organization_id, intent.c.intent_id)
+    dropped = tx.execute(intent.delete().where(key.in_(ended.limit(limit)))).rowcount
+    used = sa.select(used_token.c.organization_id, used_token.c.token_hash).where(used_token.c.use_time < used_before)
+    key = sa.tuple_(used_token.c.organization_id, used_token.c.token_hash)
+    return max(dropped, tx.execute(used_token.delete().where(key.in_(used.limit(limit)))).rowcount)

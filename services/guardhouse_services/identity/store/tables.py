@@ -1,0 +1,228 @@
+"""The tables of identity. Every key begins with the organization, but for the ones whose comment says why not."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+T = TypeVar("T")
+
+metadata = sa.MetaData()
+# An engine takes only so many variables in a statement; SQLite 32766.
+ROWS = 1000
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in as many parts as statements can take."""
+    for start in range(0, len(items), ROWS):
+        yield items[start : start + ROWS]
+
+
+def _id(name: str = "organization_id", *, primary_key: bool = True) -> sa.Column[str]:
+    return sa.Column(name, sa.String(40), primary_key=primary_key, nullable=False)
+
+
+def _number(name: str, *, nullable: bool = False) -> sa.Column[int]:
+    """Times, revisions and counts."""
+    return sa.Column(name, sa.BigInteger, nullable=nullable)
+
+
+organization = sa.Table(
+    "organization",
+    metadata,
+    _id(),
+    sa.Column("display_name", sa.String(100), nullable=False),
+    _number("create_time"),
+    _number("update_time"),
+)
+
+seat_pool = sa.Table(
+    "seat_pool",
+    metadata,
+    _id(),
+    _number("purchased", nullable=True),
+    _number("used"),
+    sa.CheckConstraint("used >= 0 AND (purchased IS NULL OR used <= purchased)", name="seat_pool_bounds"),
+)
+"""How many seats an organization has and uses; nothing else counts them (invariant I-04)."""
+
+api_key = sa.Table(
+    "api_key",
+    metadata,
+    _id(),
+    _id("api_key_id"),
+    sa.Column("display_name", sa.String(100), nullable=False),
+    sa.Column("role", sa.SmallInteger, nullable=False),
+    _number("create_time"),
+    _number("expire_time", nullable=True),
+    _number("revoke_time", nullable=True),
+    sa.Column("secret_hash", sa.LargeBinary, nullable=False),
+)
+"""An empty organization_id is the installation."""
+
+identity_provider = sa.Table(
+    "identity_provider",
+    metadata,
+    _id(),
+    _id("identity_provider_id"),
+    sa.Column("display_name", sa.String(100), nullable=False),
+    sa.Column("issuer", sa.String(255), nullable=False),
+    sa.Column("client_ids", sa.JSON, nullable=False),
+    _number("create_time"),
+)
+provider_by_issuer = sa.UniqueConstraint(
+    identity_provider.c.organization_id, identity_provider.c.issuer, name="provider_by_issuer"
+)
+
+service_token = sa.Table(
+    "service_token",
+    metadata,
+    _id(),
+    _id("service_token_id"),
+    sa.Column("display_name", sa.String(100), nullable=False),
+    sa.Column("client_id", sa.String(40), nullable=False),
+    sa.Column("secret_hash", sa.LargeBinary, nullable=False),
+    _number("create_time"),
+    _number("expire_time"),
+    sa.UniqueConstraint("organization_id", "client_id", name="service_token_by_client"),
+)
+
+enrollment_policy = sa.Table(
+    "enrollment_policy",
+    metadata,
+    _id(),
+    _id("enrollment_policy_id"),
+    sa.Column("display_name", sa.String(100), nullable=False),
+    sa.Column("decision", sa.SmallInteger, nullable=False),
+    sa.Column("precedence", sa.Integer, nullable=False),
+    sa.Column("include", sa.JSON, nullable=False),
+    sa.Column("require", sa.JSON, nullable=False),
+    sa.Column("exclude", sa.JSON, nullable=False),
+    _number("create_time"),
+    _number("update_time"),
+)
+policy_by_precedence = sa.UniqueConstraint(
+    enrollment_policy.c.organization_id, enrollment_policy.c.precedence, name="policy_by_precedence"
+)
+
+policy_token = sa.Table(
+    "policy_token",
+    metadata,
+    _id(),
+    _id("service_token_id"),
+    _id("enrollment_policy_id"),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "service_token_id"],
+        ["service_token.organization_id", "service_token.service_token_id"],
+        name="policy_token_service_token",
+    ),
+)
+"""Which policies name a service token: it cannot be deleted while one does (decision 11)."""
+
+users = sa.Table(
+    "users",
+    metadata,
+    _id(),
+    _id("user_id"),
+    sa.Column("issuer", sa.String(255), nullable=False),
+    sa.Column("subject", sa.String(255), nullable=False),
+    sa.Column("email", sa.String(254), nullable=False),
+    # The address as it is compared.
+    sa.Column("email_key", sa.String(254), nullable=False),
+    sa.Column("display_name", sa.String(1024), nullable=False),
+    sa.Column("groups", sa.JSON, nullable=False),
+    _number("create_time", nullable=True),
+    _number("authenticate_time", nullable=True),
+    _number("seat_time", nullable=True),
+    _number("removed_revision"),
+    _number("revoked_revision"),
+    _number("registrations_revoked_revision"),
+    sa.Column("removal_id", sa.String(40), nullable=False),
+    sa.UniqueConstraint("organization_id", "issuer", "subject", name="user_by_subject"),
+    sa.Index("user_by_email", "organization_id", "email_key"),
+)
+
+used_token = sa.Table(
+    "used_token",
+    metadata,
+    _id(),
+    sa.Column("token_hash", sa.LargeBinary, primary_key=True),
+    sa.Column("use", sa.String(200), nullable=False),
+    _number("use_time"),
+    # For the job that forgets, in every organization.
+    sa.Index("used_token_by_time", "use_time"),
+)
+"""ID tokens that were accepted, and for which request: another one is refused (decision 27, invariant I-08)."""
+
+intent = sa.Table(
+    "intent",
+    metadata,
+    _id(),
+    _id("intent_id"),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("user_id", sa.String(40), nullable=False),
+    sa.Column("service_token_id", sa.String(40), nullable=False),
+    sa.Column("enrollment_policy_id", sa.String(40), nullable=False),
+    sa.Column("email", sa.String(254), nullable=False),
+    sa.Column("display_name", sa.String(1024), nullable=False),
+    sa.Column("groups", sa.JSON, nullable=False),
+    _number("authenticate_time"),
+    _number("authorize_revision"),
+    _number("create_time"),
+    # Of the two, an intent has the first while it is undecided, and the second afterwards.
+    _number("ask_time", nullable=True),
+    _number("end_time", nullable=True),
+    sa.Index("intent_by_user", "organization_id", "user_id"),
+    # For the jobs that ask and forget, in every organization.
+    sa.Index("intent_by_ask_time", "ask_time"),
+    sa.Index("intent_by_end_time", "end_time"),
+)
+
+registration = sa.Table(
+    "registration",
+    metadata,
+    _id(),
+    _id("registration_id"),
+    sa.Column("user_id", sa.String(40), nullable=False),
+    sa.Column("service_token_id", sa.String(40), nullable=False),
+    _number("authorize_revision"),
+    _number("authenticate_time"),
+    sa.Column("lease_id", sa.String(40), nullable=False),
+    _number("delete_time", nullable=True),
+    _number("release_time", nullable=True),
+    sa.Index("registration_by_user", "organization_id", "user_id"),
+    sa.Index("registration_by_lease", "organization_id", "lease_id"),
+    # For the job that forgets, in every organization.
+    sa.Index("registration_by_delete_time", "delete_time"),
+    sa.Index("registration_by_release_time", "release_time"),
+)
+"""What the registry's feed says. Nothing is held or freed because of a row here."""
+
+authentication = sa.Table(
+    "authentication",
+    metadata,
+    _id(),
+    _id("registration_id"),
+    _number("authenticate_time"),
+    _number("revision"),
+)
+
+removal = sa.Table(
+    "removal",
+    metadata,
+    _id(),
+    _id("removal_id"),
+    _number("create_time"),
+    _number("users"),
+    _number("seats_freed"),
+)
+
+removal_item = sa.Table(
+    "removal_item",
+    metadata,
+    _id(),
+    _id("removal_id"),
+    _id("registration_id"),
+    sa.Index("removal_item_by_registration", "organization_id", "registration_id"),
+)
+"""The registrations that a removal deletes, and intents that may have become one."""

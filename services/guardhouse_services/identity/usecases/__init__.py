@@ -1,0 +1,44 @@
+"""The use cases of identity, an object for each resource. Each transaction is a function of its own."""
+
+from collections.abc import Awaitable, Callable
+
+from guardhouse_services.clock import Clock
+from guardhouse_services.credentials import MasterKey
+from guardhouse_services.database import Database
+from guardhouse_services.identity.usecases.api_keys import ApiKeys
+from guardhouse_services.identity.usecases.authentications import Authentications
+from guardhouse_services.identity.usecases.enrollment_policies import EnrollmentPolicies
+from guardhouse_services.identity.usecases.enrollments import Enrollments
+from guardhouse_services.identity.usecases.identity_providers import IdentityProviders
+from guardhouse_services.identity.usecases.organizations import Organizations
+from guardhouse_services.identity.usecases.resolver import ResolveIntent, Resolver
+from guardhouse_services.identity.usecases.service_tokens import ServiceTokens
+from guardhouse_services.identity.usecases.users import Users
+from guardhouse_services.identity.usecases.verifier import Verifier, VerifyIdToken
+
+__all__ = ["Identity", "ResolveIntent", "VerifyIdToken"]
+
+
+class Identity:
+    """Who may enroll and who holds a seat."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        database: Database,
+        master_key: MasterKey,
+        verify_id_token: VerifyIdToken,
+        resolve_intent: ResolveIntent,
+    ) -> None:
+        verifier = Verifier(clock, database, verify_id_token)
+        self.organizations = Organizations(database)
+        self.api_keys = ApiKeys(database, master_key)
+        self.identity_providers = IdentityProviders(database)
+        self.service_tokens = ServiceTokens(database, master_key)
+        self.enrollment_policies = EnrollmentPolicies(database, verifier)
+        self.users = Users(database)
+        self.enrollments = Enrollments(database, verifier)
+        self.authentications = Authentications(database, verifier)
+        self.resolver = Resolver(database, resolve_intent)
+        self.ensure_admin_key: Callable[[], Awaitable[str]] = self.api_keys.ensure_admin_key
+        """The bearer of the installation's first ADMIN key, or an empty string once that key is revoked."""

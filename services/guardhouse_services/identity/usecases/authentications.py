@@ -1,0 +1,105 @@
+"""Authentication facts: who signed in again for which registration, and when (decision 27)."""
+
+from guardhouse.errors import DifferentUser, RegistrationNotFound, UserRemoved
+from guardhouse_services import requests
+from guardhouse_services.access import Call
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.identity import messages, store
+from guardhouse_services.identity.domain.credentials import Credential, Person, ServiceTokenSecret
+from guardhouse_services.identity.domain.enrollments import Authentication, Registration
+from guardhouse_services.identity.domain.users import User
+from guardhouse_services.identity.usecases.history import present, publish
+from guardhouse_services.identity.usecases.seats import has_seat
+from guardhouse_services.identity.usecases.verifier import Verifier, check_provider, service_token
+
+OTHER = "the credential is not of whoever holds the registration; its timer is untouched"
+
+
+class Authentications:
+    """Records authentications."""
+
+    def __init__(self, database: Database, verifier: Verifier) -> None:
+        self._database = database
+        self._verifier = verifier
+
+    async def record(
+        self,
+        call: Call,
+        organization_id: str,
+        registration_id: str,
+        holder: Registration,
+        credential: Credential,
+    ) -> tuple[int, str]:
+        """Where the registration's timer starts now, and the revision token. `holder` says whose it must be.
+
+        Raises DifferentUser for anybody else (invariant I-11), UserRemoved when the holder's removal hit the
+        registration, RegistrationNotFound for one that is known to be gone, and what verifying the credential raises.
+        """
+
+        def done(tx: Transaction) -> tuple[int, str] | None:
+            if requests.find(tx, call.key) is None:
+                return None
+            if (found := store.registrations.authentication_of(tx, organization_id, registration_id)) is None:
+                raise RegistrationNotFound(registration_id)
+            return found.authenticate_time, present(tx, organization_id)
+
+        if (answer := await self._database.read(done)) is not None:
+            return answer
+        proof = await self._verifier.prove(organization_id, credential)
+
+        def work(tx: Transaction) -> tuple[int, str]:
+            if (answer := done(tx)) is not None:
+                return answer
+            store.organizations.require(tx, organization_id)
+            seen = store.registrations.get(tx, organization_id, registration_id)
+            if seen is not None and seen.delete_time is not None:
+                raise RegistrationNotFound(registration_id)
+            # The registry's feed may not have told of it here yet.
+            known = seen if seen is not None and seen.authorize_revision else holder
+            events = []
+            at = tx.now
+            if isinstance(proof, Person):
+                use = f"authentication/{registration_id}/{call.key.request_id}"
+                user = _check_person(tx, organization_id, proof, use, holder, known)
+                at = min(tx.now, proof.issue_time)
+                user = user.authenticated(proof.profile, at)
+                if has_seat(tx, organization_id, user):
+                    # An authentication makes a seat that was only reserved one for good (decision 2).
+                    user = user.seated(tx.now)
+                store.users.save(tx, organization_id, [user])
+                events.append(messages.user_event(user))
+            else:
+                _check_machine(tx, organization_id, proof, holder, known)
+            requests.record(tx, call.key)
+            revision = tx.advance(organization_id)
+            made = Authentication(registration_id, max(at, known.authenticate_time), revision)
+            made = store.registrations.authenticate(tx, organization_id, made)
+            token = publish(tx, organization_id, [messages.authentication_event(made), *events], revision)
+            return made.authenticate_time, token
+
+        return await self._database.write(work)
+
+
+def _check_person(
+    tx: Transaction, organization_id: str, person: Person, use: str, holder: Registration, known: Registration
+) -> User:
+    """The user, locked."""
+    check_provider(tx, organization_id, person)
+    store.intents.use_token(tx, organization_id, person.token_hash, use)
+    user = store.users.find(tx, organization_id, person, lock=True)
+    if user is None or user.user_id != holder.user_id or user.user_id != known.user_id:
+        raise DifferentUser(OTHER)
+    if known.authorize_revision and known.authorize_revision <= user.removed_revision:
+        raise UserRemoved("the user was removed; enroll the device again")
+    if not has_seat(tx, organization_id, user):
+        # Not known of here yet: but whoever enrolled behind a removal has a seat.
+        raise UserRemoved("the user was removed; enroll the device again")
+    return user
+
+
+def _check_machine(
+    tx: Transaction, organization_id: str, secret: ServiceTokenSecret, holder: Registration, known: Registration
+) -> None:
+    service_token_id = service_token(tx, organization_id, secret).service_token_id
+    if not service_token_id == holder.service_token_id == known.service_token_id:
+        raise DifferentUser(OTHER)

@@ -1,0 +1,109 @@
+"""Enrollments, as far as identity has a say in them: authenticate, policy, seat, in this order (decision 3)."""
+
+from guardhouse.errors import EnrollmentAborted
+from guardhouse.ids import USER, new_id
+from guardhouse_services.clock import MINUTE
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.identity import messages, store
+from guardhouse_services.identity.domain.credentials import Credential, Person, ServiceTokenSecret
+from guardhouse_services.identity.domain.enrollment_policies import Subject
+from guardhouse_services.identity.domain.enrollments import Intent, IntentState
+from guardhouse_services.identity.usecases import seats
+from guardhouse_services.identity.usecases.enrollment_policies import admit
+from guardhouse_services.identity.usecases.history import present
+from guardhouse_services.identity.usecases.verifier import Verifier, check_provider, service_token
+
+# How long an intent may stay undecided before the registry is asked about it.
+ASK_AFTER = MINUTE
+
+
+class Enrollments:
+    """What the registry asks for while it enrolls a device."""
+
+    def __init__(self, database: Database, verifier: Verifier) -> None:
+        self._database = database
+        self._verifier = verifier
+
+    async def authorize(
+        self, organization_id: str, intent_id: str, request_id: str, credential: Credential
+    ) -> tuple[Intent, str]:
+        """Reserves a seat for whoever the credential proves, if policy admits them. The intent and a revision token.
+
+        An intent that was authorized before is answered as it was, even if its ID token has expired since. Raises
+        EnrollmentAborted for one that is off, OrganizationNotFound, EnrollmentRefused, SeatsExhausted and what
+        verifying the credential raises; nothing has changed then.
+        """
+        if (done := await self._database.read(lambda tx: _authorized(tx, organization_id, intent_id))) is not None:
+            return done
+        proof = await self._verifier.prove(organization_id, credential)
+
+        def work(tx: Transaction) -> tuple[Intent, str]:
+            if (done := _authorized(tx, organization_id, intent_id)) is not None:
+                return done
+            if isinstance(proof, Person):
+                return _authorize_person(tx, organization_id, intent_id, request_id, proof)
+            return _authorize_machine(tx, organization_id, intent_id, proof)
+
+        return await self._database.write(work)
+
+    async def cancel(self, organization_id: str, intent_id: str) -> None:
+        """Gives back what the intent reserved, and refuses it from now on. Done again, it changes nothing."""
+        await self._database.write(lambda tx: seats.cancel(tx, organization_id, intent_id))
+
+
+def _authorized(tx: Transaction, organization_id: str, intent_id: str) -> tuple[Intent, str] | None:
+    intent = store.intents.get(tx, organization_id, intent_id)
+    if intent is None:
+        return None
+    if intent.refused:
+        raise EnrollmentAborted("the enrollment was aborted; start a new attempt")
+    return intent, present(tx, organization_id)
+
+
+def _authorize_person(
+    tx: Transaction, organization_id: str, intent_id: str, request_id: str, person: Person
+) -> tuple[Intent, str]:
+    check_provider(tx, organization_id, person)
+    # A new attempt of the same Register brings the same token.
+    store.intents.use_token(tx, organization_id, person.token_hash, f"enrollment/{request_id}")
+    policy_id = admit(tx, organization_id, Subject(email=person.profile.email, groups=person.profile.groups))
+    user, is_new = store.users.lock_or_create(tx, organization_id, person, new_id(USER, tx.now))
+    seats.take(tx, organization_id, user)
+    # A new user is published at once: whoever follows must know the user when the registration arrives. Another one's
+    # lock is held, so that a removal is at or before this revision, or comes behind it.
+    revision = tx.publish(organization_id, [messages.user_event(user)]) if is_new else tx.revision(organization_id)
+    intent = Intent(
+        intent_id=intent_id,
+        state=IntentState.RESERVED,
+        create_time=tx.now,
+        ask_time=tx.now + ASK_AFTER,
+        user_id=user.user_id,
+        enrollment_policy_id=policy_id,
+        profile=person.profile,
+        authenticate_time=min(tx.now, person.issue_time),
+        authorize_revision=revision + 1,
+    )
+    store.intents.insert(tx, organization_id, intent)
+    return intent, tx.token(organization_id, revision)
+
+
+def _authorize_machine(
+    tx: Transaction, organization_id: str, intent_id: str, credential: ServiceTokenSecret
+) -> tuple[Intent, str]:
+    """It takes no seat (decision 2)."""
+    store.organizations.require(tx, organization_id)
+    token = service_token(tx, organization_id, credential)
+    policy_id = admit(tx, organization_id, Subject(service_token_id=token.service_token_id))
+    revision = tx.revision(organization_id)
+    intent = Intent(
+        intent_id=intent_id,
+        state=IntentState.RESERVED,
+        create_time=tx.now,
+        ask_time=tx.now + ASK_AFTER,
+        service_token_id=token.service_token_id,
+        enrollment_policy_id=policy_id,
+        authenticate_time=tx.now,
+        authorize_revision=revision + 1,
+    )
+    store.intents.insert(tx, organization_id, intent)
+    return intent, tx.token(organization_id, revision)

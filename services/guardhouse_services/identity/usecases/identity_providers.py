@@ -1,0 +1,57 @@
+"""Identity providers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from guardhouse.identity.v1 import identity_pb2 as pb
+from guardhouse.ids import IDENTITY_PROVIDER, new_id
+from guardhouse_services import requests
+from guardhouse_services.access import Call
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.identity import messages, store
+from guardhouse_services.identity.domain.credentials import IdentityProvider
+from guardhouse_services.identity.usecases.history import present, publish
+from guardhouse_services.paging import Page
+
+
+class IdentityProviders:
+    """Adds, shows and removes providers. Nothing of them is fetched before a token arrives."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, call: Call, organization_id: str, draft: IdentityProvider) -> tuple[IdentityProvider, str]:
+        """The provider and the revision token. Raises OrganizationNotFound and IdentityProviderExists."""
+
+        def work(tx: Transaction) -> tuple[IdentityProvider, str]:
+            if (done := requests.find(tx, call.key)) is not None:
+                found = store.identity_providers.get(tx, organization_id, done["identity_provider_id"])
+                return found, present(tx, organization_id)
+            store.organizations.require(tx, organization_id)
+            made = replace(draft, identity_provider_id=new_id(IDENTITY_PROVIDER, tx.now), create_time=tx.now)
+            store.identity_providers.insert(tx, organization_id, made)
+            requests.record(tx, call.key, identity_provider_id=made.identity_provider_id)
+            return made, publish(tx, organization_id, [messages.identity_provider_event(made)])
+
+        return await self._database.write(work)
+
+    async def get(self, organization_id: str, identity_provider_id: str) -> IdentityProvider:
+        """Raises IdentityProviderNotFound."""
+        return await self._database.read(
+            lambda tx: store.identity_providers.get(tx, organization_id, identity_provider_id)
+        )
+
+    async def page(self, organization_id: str, page: Page) -> Sequence[IdentityProvider]:
+        return await self._database.read(lambda tx: store.identity_providers.page(tx, organization_id, page))
+
+    async def delete(self, call: Call, organization_id: str, identity_provider_id: str) -> str:
+        """The revision token. Raises IdentityProviderNotFound."""
+
+        def work(tx: Transaction) -> str:
+            if requests.find(tx, call.key) is not None:
+                return present(tx, organization_id)
+            store.identity_providers.delete(tx, organization_id, identity_provider_id)
+            requests.record(tx, call.key)
+            return publish(tx, organization_id, [pb.Event(identity_provider_deleted=identity_provider_id)])
+
+        return await self._database.write(work)

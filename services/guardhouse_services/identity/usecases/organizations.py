@@ -1,0 +1,66 @@
+"""Organizations and their seats. Their events are of the installation's feed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from guardhouse.ids import ORGANIZATION, new_id
+from guardhouse_services import requests
+from guardhouse_services.access import Call
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.identity import messages, store
+from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
+from guardhouse_services.identity.usecases.history import present, publish
+from guardhouse_services.paging import Page
+
+INSTALLATION = ""
+
+
+class Organizations:
+    """Creates, shows and changes organizations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, call: Call, display_name: str, seat_limit: int | None) -> tuple[Organization, str]:
+        """The organization and the revision token."""
+
+        def work(tx: Transaction) -> tuple[Organization, str]:
+            if (done := requests.find(tx, call.key)) is not None:
+                return store.organizations.get(tx, done["organization_id"]), present(tx, INSTALLATION)
+            made = Organization(new_id(ORGANIZATION, tx.now), display_name, seat_limit, tx.now, tx.now)
+            store.organizations.insert(tx, made)
+            requests.record(tx, call.key, organization_id=made.organization_id)
+            return made, publish(tx, INSTALLATION, [messages.organization_event(made)])
+
+        return await self._database.write(work)
+
+    async def get(self, organization_id: str) -> Organization:
+        return await self._database.read(lambda tx: store.organizations.get(tx, organization_id))
+
+    async def page(self, page: Page) -> Sequence[Organization]:
+        """One more than the page's size, if there is one, as every such method does."""
+        return await self._database.read(lambda tx: store.organizations.page(tx, page))
+
+    async def update(
+        self, call: Call, organization_id: str, mask: frozenset[str], display_name: str, seat_limit: int | None
+    ) -> tuple[Organization, str]:
+        """Changes what the mask names. Raises OrganizationNotFound and SeatLimitBelowUse (decision 4)."""
+
+        def work(tx: Transaction) -> tuple[Organization, str]:
+            if requests.find(tx, call.key) is not None:
+                return store.organizations.get(tx, organization_id), present(tx, INSTALLATION)
+            changed = replace(store.organizations.get(tx, organization_id, lock=True), update_time=tx.now)
+            if "display_name" in mask:
+                changed = replace(changed, display_name=display_name)
+            if "seat_limit" in mask:
+                store.organizations.limit_seats(tx, organization_id, seat_limit)
+                changed = replace(changed, seat_limit=seat_limit)
+            store.organizations.update(tx, changed)
+            requests.record(tx, call.key)
+            return changed, publish(tx, INSTALLATION, [messages.organization_event(changed)])
+
+        return await self._database.write(work)
+
+    async def seats(self, organization_id: str) -> SeatUsage:
+        """Raises OrganizationNotFound."""
+        return await self._database.read(lambda tx: store.organizations.seats(tx, organization_id))

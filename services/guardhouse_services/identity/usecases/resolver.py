@@ -1,0 +1,92 @@
+"""Asks the registry what became of enrollments that stayed undecided, and forgets what is long decided."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from guardhouse.errors import GuardhouseError
+from guardhouse.registry.v1 import registry_pb2
+from guardhouse_services.clock import DAY, HOUR, SECOND
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.identity import store
+from guardhouse_services.identity.usecases import seats
+from guardhouse_services.identity.usecases.effects import gone
+from guardhouse_services.identity.usecases.history import publish
+
+log = logging.getLogger(__name__)
+
+ResolveIntent = Callable[[str, str], Awaitable[int]]
+"""The registry's word on (organization_id, intent_id): a registry_pb2.IntentOutcome."""
+
+ASK_SECONDS = 5.0
+ASK_AGAIN = 5 * SECOND
+AT_ONCE = 100
+# An answer may still be on its way to a caller that retries (invariant I-12).
+KEEP_ENDED = DAY
+# An ID token is accepted for at most six minutes; clocks may be set.
+KEEP_USED = HOUR
+FORGET_SECONDS = 600.0
+FORGET_ROWS = 1000
+
+
+class Resolver:
+    """Only what the registry has durably decided frees a seat; a timer makes it ask, and nothing more."""
+
+    def __init__(self, database: Database, resolve_intent: ResolveIntent) -> None:
+        self._database = database
+        self._resolve_intent = resolve_intent
+
+    async def run(self) -> None:
+        """For ever, every five seconds; replicas do not ask in step."""
+        while True:
+            try:
+                await self.resolve_once()
+            except GuardhouseError as error:
+                log.info("cannot resolve enrollments now: %s", error.message)
+            await asyncio.sleep(ASK_SECONDS * random.uniform(0.8, 1.2))
+
+    async def resolve_once(self) -> int:
+        """Deals with what has waited long enough; answers how many were decided. Raises what the registry raises."""
+        decided = 0
+        for organization_id, intent_id in await self._database.read(lambda tx: store.intents.to_ask(tx, AT_ONCE)):
+            outcome = await self._resolve_intent(organization_id, intent_id)
+            decided += await self._database.write(lambda tx: _apply(tx, organization_id, intent_id, outcome))  # noqa: B023
+        return decided
+
+    async def forget(self) -> None:
+        """For ever, drops what nobody can ask for any more."""
+        while True:
+            while await self.forget_once() >= FORGET_ROWS:
+                pass
+            await asyncio.sleep(FORGET_SECONDS)
+
+    async def forget_once(self) -> int:
+        """The most rows of one kind that were dropped: with FORGET_ROWS there may be more."""
+        return await self._database.write(_forget)
+
+
+def _apply(tx: Transaction, organization_id: str, intent_id: str, outcome: int) -> bool:
+    """Whether the outcome decides the intent."""
+    if outcome == registry_pb2.INTENT_OUTCOME_ACTIVE:
+        intent = store.intents.get(tx, organization_id, intent_id)
+        holders = {intent.user_id} - {""} if intent is not None else set()
+        users = {user.user_id: user for user in store.users.lock(tx, organization_id, holders)}
+        if news := seats.hold(tx, organization_id, [intent_id], users):
+            publish(tx, organization_id, news)
+    elif outcome == registry_pb2.INTENT_OUTCOME_ABORTED:
+        seats.cancel(tx, organization_id, intent_id)
+    elif outcome == registry_pb2.INTENT_OUTCOME_DELETED:
+        news = gone(tx, organization_id, [intent_id])
+        seats.cancel(tx, organization_id, intent_id)
+        if news:
+            publish(tx, organization_id, news)
+    else:
+        store.intents.ask_later(tx, organization_id, intent_id, tx.now + ASK_AGAIN)
+        return False
+    return True
+
+
+def _forget(tx: Transaction) -> int:
+    intents = store.intents.forget(tx, tx.now - KEEP_ENDED, tx.now - KEEP_USED, FORGET_ROWS)
+    return max(intents, store.registrations.forget(tx, tx.now - KEEP_ENDED, FORGET_ROWS))

@@ -1,0 +1,70 @@
+"""Who a credential proves somebody to be."""
+
+from collections.abc import Awaitable, Callable
+
+from guardhouse.errors import IdTokenInvalid, ServiceTokenInvalid
+from guardhouse_services.clock import Clock
+from guardhouse_services.credentials import equal, hash_secret
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.failpoint import failpoint
+from guardhouse_services.identity import store
+from guardhouse_services.identity.domain.credentials import (
+    Credential,
+    IdentityProvider,
+    IdToken,
+    Person,
+    Profile,
+    Proof,
+    ServiceToken,
+    ServiceTokenSecret,
+)
+from guardhouse_services.identity.oidc import IdentityClaims, claimed_issuer
+
+VerifyIdToken = Callable[[IdentityProvider, str, int], Awaitable[IdentityClaims]]
+"""What a token of this provider says, at this time. Raises IdTokenInvalid and IdentityProviderUnavailable."""
+
+
+class Verifier:
+    """Verifies credentials of an organization's people and machines."""
+
+    def __init__(self, clock: Clock, database: Database, verify_id_token: VerifyIdToken) -> None:
+        self._clock = clock
+        self._database = database
+        self._verify_id_token = verify_id_token
+
+    async def prove(self, organization_id: str, credential: Credential) -> Proof:
+        """Whom an ID token proves to have signed in; a service token's secret needs no call. Never in a transaction.
+
+        The token's own claim only chooses among the organization's providers; that provider's keys then verify it.
+        Raises OrganizationNotFound, IdTokenInvalid and IdentityProviderUnavailable.
+        """
+        if not isinstance(credential, IdToken):
+            return credential
+        issuer = claimed_issuer(credential.compact)
+
+        def find(tx: Transaction) -> IdentityProvider | None:
+            store.organizations.require(tx, organization_id)
+            return store.identity_providers.find(tx, organization_id, issuer)
+
+        if (provider := await self._database.read(find)) is None:
+            raise IdTokenInvalid(detail="the organization has no identity provider with the token's issuer")
+        claims = await self._verify_id_token(provider, credential.compact, self._clock.now())
+        failpoint("identity.verified")
+        profile = Profile(claims.email, claims.name, claims.groups)
+        return Person(claims.issuer, claims.subject, profile, claims.issue_time, claims.token_hash)
+
+
+def check_provider(tx: Transaction, organization_id: str, person: Person) -> None:
+    """Raises IdTokenInvalid when the provider was removed while its token was being verified."""
+    if store.identity_providers.find(tx, organization_id, person.issuer) is None:
+        raise IdTokenInvalid(detail="the token's identity provider was removed a moment ago")
+
+
+def service_token(tx: Transaction, organization_id: str, credential: ServiceTokenSecret) -> ServiceToken:
+    """The token whose secret it is, compared in constant time (invariant I-31). Raises ServiceTokenInvalid."""
+    found = store.service_tokens.find(tx, organization_id, credential.client_id)
+    secret_hash = hash_secret(credential.client_secret)
+    if found is None or not equal(found.secret_hash, secret_hash):
+        raise ServiceTokenInvalid("the service token is unknown, or its secret is wrong")
+    found.check_time(tx.now)
+    return found

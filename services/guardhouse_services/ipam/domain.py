@@ -1,0 +1,292 @@
+"""Addresses, and what may happen to them.
+
+A pair is RESERVED for an enrollment, HELD by a registration, or RESTING until it may be given out again. Times are
+microseconds since the Unix epoch. An IPv4 address is its number; the IPv6 address of the pair ends in the same 32 bits,
+so one allocator serves both families.
+"""
+
+import ipaddress
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from guardhouse.durations import format_duration, parse_duration
+from guardhouse.errors import DurationInvalid, InvalidField
+
+SECOND = 1_000_000
+MIN_QUARANTINE = 600 * SECOND
+"""Ten minutes (decision 25): longer than any replica may decide from old state."""
+ASK_AFTER = 60 * SECOND
+"""How long a reservation waits for its outcome before the registry is asked."""
+ASK_AGAIN = 5 * SECOND
+KEEP_TOMBSTONE = 24 * 3600 * SECOND
+FOREVER = 2**63 - 1
+"""Later than any time: only what has no end lasts until then."""
+# RFC 1918, and the shared space of RFC 6598 (decision 24).
+PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
+LOW_32_BITS = 0xFFFF_FFFF
+
+
+class State(StrEnum):
+    RESERVED = "RESERVED"
+    HELD = "HELD"
+    RESTING = "RESTING"
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """An organization's addresses, and how far they have been given out."""
+
+    ipv4: str
+    """The network, as in 100.96.0.0/12."""
+    ipv6: str
+    """The /64 of RFC 4193."""
+    next_ipv4: int
+    """The lowest address that was never given out: the high-water mark."""
+    rested_time: int
+    """No resting pair's place in the queue is before this."""
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether every address was given out once. The last of the network is for broadcast."""
+        return self.next_ipv4 >= int(ipaddress.IPv4Network(self.ipv4).broadcast_address)
+
+    def ipv6_of(self, ipv4: int) -> str:
+        """The other address of the pair, in its normal form."""
+        return str(ipaddress.IPv6Network(self.ipv6)[ipv4])
+
+    def ipv4_of(self, address: str) -> int | None:
+        """The IPv4 address of the pair that an address of either family belongs to; None for another network's."""
+        found = ipaddress.ip_address(address)
+        if isinstance(found, ipaddress.IPv6Address):
+            # A socket for both families shows an IPv4 peer as ::ffff:a.b.c.d (RFC 4291, section 2.5.5.2).
+            if found.ipv4_mapped is None:
+                low = int(found) & LOW_32_BITS
+                return low if ipaddress.IPv6Network(self.ipv6)[low] == found else None
+            found = found.ipv4_mapped
+        return int(found) if found in ipaddress.IPv4Network(self.ipv4) else None
+
+
+def new_subnet(network: str, random_bits: int) -> Subnet:
+    """The subnet of an organization. Of `random_bits`, 40 are the global id and 16 the subnet id of RFC 4193."""
+    ipv6 = ipaddress.IPv6Address(0xFD << 120 | random_bits << 64)
+    # The first address names the network.
+    return Subnet(network, f"{ipv6}/64", int(ipaddress.IPv4Network(network).network_address) + 1, 0)
+
+
+def parse_network(text: str) -> str:
+    """The setting `ipv4_subnet`. Raises InvalidField."""
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise InvalidField("ipv4_subnet", f"ipv4_subnet is an IPv4 network such as 100.96.0.0/12: {error}") from None
+    if network.prefixlen > 30:
+        raise InvalidField("ipv4_subnet", f"ipv4_subnet {network} has no address to give out; use a /30 or larger")
+    if not any(network.subnet_of(private) for private in PRIVATE):
+        raise InvalidField("ipv4_subnet", f"ipv4_subnet {network} is neither in RFC 1918 nor in 100.64.0.0/10")
+    return str(network)
+
+
+def parse_quarantine(text: str) -> int:
+    """The setting `quarantine`, in microseconds. Raises DurationInvalid below ten minutes (decision 25)."""
+    quarantine = parse_duration(text, "quarantine")
+    if quarantine < MIN_QUARANTINE:
+        raise DurationInvalid("quarantine", f"quarantine is at least {format_duration(MIN_QUARANTINE)}, not {text}")
+    return quarantine
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A pair that was given out at least once, with whom it was given to last."""
+
+    lease_id: str
+    """Made with each reservation: a lease that has ended never comes back."""
+    ipv4: int
+    ipv6: str
+    state: State
+    registration_id: str | None
+    """While RESERVED the registration that the intent will be, while HELD the one that holds it."""
+    device_id: str
+    holder_id: str
+    """A user or a service token; its prefix says which."""
+    reserve_time: int
+    ask_time: int | None = None
+    """When to ask the registry what has become of the registration."""
+    hold_time: int | None = None
+    claim_id: str | None = None
+    """The registration that will take the lease over when the one that has it is gone."""
+    claim_time: int | None = None
+    release_time: int | None = None
+    """When a registration gave the pair back last. It is kept through a reservation that comes to nothing."""
+    rest_time: int | None = None
+    """The place in the queue of resting pairs; only while RESTING."""
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether no registration, as far as is known, ever was seen with the pair under this lease."""
+        return self.state is State.RESERVED and self.claim_id is None
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A registration's hold of a pair, which is history when it is over (decision 26)."""
+
+    lease_id: str
+    registration_id: str
+    device_id: str
+    holder_id: str
+    ipv4: int
+    ipv6: str
+    hold_time: int
+    release_time: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """A registration holds a lease, since `create_time`."""
+
+    registration_id: str
+    lease_id: str
+    create_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A registration was deleted."""
+
+    registration_id: str
+
+
+class Ledger:
+    """What events of the registry do to the leases that they are about.
+
+    Events may come again, and late: a snapshot's pages are newer than the changes that follow them. So an event never
+    takes a lease from the registration that has it. It leaves a claim, and when the holder is known to be gone the
+    lease is the claimant's, or rests. Whatever is replayed up to the present ends with the right claim.
+    """
+
+    def __init__(self, leases: Iterable[Lease], rested_time: int, now: int) -> None:
+        self.changed: dict[str, Lease] = {}
+        """Leases after the events, by id."""
+        self.holdings: dict[tuple[str, str], Holding] = {}
+        """Holds that began or ended, by lease and registration, in order."""
+        self._leases = {lease.lease_id: lease for lease in leases}
+        self._named: defaultdict[str, set[str]] = defaultdict(set)
+        self._rested_time = rested_time
+        self._last_release = rested_time
+        self._now = now
+        for lease in self._leases.values():
+            self._index(lease)
+
+    def apply(self, events: Iterable[Exists | Gone]) -> None:
+        for event in events:
+            if isinstance(event, Gone):
+                self.gone(event.registration_id)
+            else:
+                self.exists(event)
+
+    def exists(self, event: Exists) -> None:
+        if not event.lease_id:
+            return
+        lease = self._leases.get(event.lease_id)
+        if lease is None or lease.state is State.RESTING:
+            # A lease that has ended never comes back: the event is an old one.
+            pass
+        elif lease.registration_id != event.registration_id:
+            self._put(replace(lease, claim_id=event.registration_id, claim_time=event.create_time))
+        elif lease.state is State.RESERVED:
+            self._hold(lease, event.registration_id, event.create_time)
+        elif lease.claim_id or lease.ask_time:
+            self._put(replace(lease, claim_id=None, claim_time=None, ask_time=None))
+        for other in self._of(event.registration_id):
+            if other.state is State.RESERVED and other.lease_id != event.lease_id:
+                # It took over its predecessor's lease, so nobody saw the pair that was reserved for it.
+                self.free(other)
+
+    def gone(self, registration_id: str) -> None:
+        for lease in self._of(registration_id):
+            if lease.registration_id == registration_id:
+                self._end(lease)
+            elif lease.claim_id == registration_id:
+                self._put(replace(lease, claim_id=None, claim_time=None))
+
+    def free(self, lease: Lease) -> None:
+        """Gives back a reservation that came to nothing.
+
+        No peer ever saw the pair with this holder, so it may go out at once; but if it came back from quarantine to the
+        holder before, it rests as long as it would have.
+        """
+        self._rest(lease, lease.release_time, max(lease.release_time or 0, self._rested_time))
+
+    def events(self) -> Sequence[Holding]:
+        """How each lease stands that others must know of: its newest hold."""
+        newest = {holding.lease_id: holding for holding in self.holdings.values()}
+        return list(newest.values())
+
+    def _hold(self, lease: Lease, registration_id: str, since: int) -> None:
+        """The registry's time counts, within what this service knows for certain: holds of a pair never overlap."""
+        since = min(max(since, lease.hold_time or lease.reserve_time), self._now)
+        if lease.hold_time is not None:
+            self._note(lease, lease.hold_time, since)
+        held = replace(
+            lease,
+            state=State.HELD,
+            registration_id=registration_id,
+            ask_time=None,
+            hold_time=since,
+            claim_id=None,
+            claim_time=None,
+        )
+        self._put(held)
+        self._note(held, since)
+
+    def _end(self, lease: Lease) -> None:
+        # A reservation whose registration has come and gone unseen was held for a while: peers may know it.
+        since = lease.hold_time or lease.reserve_time
+        if lease.claim_id is not None:
+            self._hold(replace(lease, hold_time=since), lease.claim_id, lease.claim_time or self._now)
+            return
+        self._note(lease, since, self._now)
+        # Pairs that are given back together rest one microsecond apart, so that the queue has an order.
+        self._last_release = max(self._last_release + 1, self._now)
+        self._rest(lease, self._now, self._last_release)
+
+    def _rest(self, lease: Lease, release_time: int | None, rest_time: int) -> None:
+        resting = replace(
+            lease,
+            state=State.RESTING,
+            registration_id=None,
+            ask_time=None,
+            hold_time=None,
+            claim_id=None,
+            claim_time=None,
+            release_time=release_time,
+            rest_time=rest_time,
+        )
+        self._put(resting)
+
+    def _note(self, lease: Lease, hold_time: int, release_time: int | None = None) -> None:
+        registration_id = lease.registration_id or ""
+        self.holdings[lease.lease_id, registration_id] = Holding(
+            lease.lease_id,
+            registration_id,
+            lease.device_id,
+            lease.holder_id,
+            lease.ipv4,
+            lease.ipv6,
+            hold_time,
+            release_time,
+        )
+
+    def _of(self, registration_id: str) -> list[Lease]:
+        return [self._leases[lease_id] for lease_id in sorted(self._named.get(registration_id, ()))]
+
+    def _put(self, lease: Lease) -> None:
+        self._leases[lease.lease_id] = self.changed[lease.lease_id] = lease
+        self._index(lease)
+
+    def _index(self, lease: Lease) -> None:
+        for registration_id in (lease.registration_id, lease.claim_id):
+            if registration_id is not None:
+                self._named[registration_id].add(lease.lease_id)

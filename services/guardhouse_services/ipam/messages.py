@@ -1,0 +1,48 @@
+"""Ipam's values as messages of its contract."""
+
+import ipaddress
+
+from guardhouse.ids import USER
+from guardhouse.ipam.v1 import ipam_pb2 as pb
+from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse_services.ipam.domain import Exists, Gone, Holding, Lease
+from guardhouse_services.times import from_timestamp, optional_timestamp
+
+
+def to_lease(value: Holding) -> pb.Lease:
+    message = pb.Lease(
+        lease_id=value.lease_id,
+        registration_id=value.registration_id,
+        device_id=value.device_id,
+        ipv4=str(ipaddress.IPv4Address(value.ipv4)),
+        ipv6=value.ipv6,
+        hold_time=optional_timestamp(value.hold_time),
+        release_time=optional_timestamp(value.release_time),
+    )
+    if value.holder_id.startswith(f"{USER}_"):
+        message.user_id = value.holder_id
+    else:
+        message.service_token_id = value.holder_id
+    return message
+
+
+def to_event(value: Holding) -> pb.Event:
+    if value.release_time is None:
+        return pb.Event(lease=to_lease(value))
+    return pb.Event(lease_released=to_lease(value))
+
+
+def to_reservation(value: Lease) -> pb.ReserveAddressesResponse:
+    ipv4 = str(ipaddress.IPv4Address(value.ipv4))
+    return pb.ReserveAddressesResponse(lease_id=value.lease_id, ipv4=ipv4, ipv6=value.ipv6)
+
+
+def from_event(event: registry.Event) -> Exists | Gone | None:
+    """What matters here of an event of the registry. A revoked registration keeps its lease (decision 16)."""
+    match event.WhichOneof("kind"):
+        case "registration":
+            made = event.registration.registration
+            return Exists(made.registration_id, event.registration.lease_id, from_timestamp(made.create_time))
+        case "registration_deleted":
+            return Gone(event.registration_deleted)
+    return None

@@ -1,0 +1,74 @@
+"""Ipam's contract: checks the syntax of requests, calls the use cases, and builds the answers."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from guardhouse.errors import FieldRequired, InvalidField
+from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, check_id
+from guardhouse.ipam.v1 import ipam_pb2 as pb
+from guardhouse_services import checks
+from guardhouse_services.access import Call
+from guardhouse_services.clock import Clock
+from guardhouse_services.feed import Feed, Send
+from guardhouse_services.ipam.domain import FOREVER
+from guardhouse_services.ipam.messages import to_lease, to_reservation
+from guardhouse_services.ipam.usecases import Ipam
+from guardhouse_services.paging import Pages
+from guardhouse_services.times import from_timestamp
+
+# 9999-12-31T23:59:59Z, the last that a Timestamp may hold.
+LAST_SECOND = 253_402_300_799
+
+
+class IpamServicer:
+    """Every method of guardhouse.ipam.v1."""
+
+    def __init__(self, clock: Clock, ipam: Ipam, pages: Pages, feed: Feed) -> None:
+        self._clock = clock
+        self._ipam = ipam
+        self._pages = pages
+        self._feed = feed
+
+    async def ReserveAddresses(self, request: pb.ReserveAddressesRequest, _call: Call) -> pb.ReserveAddressesResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.intent_id, REGISTRATION, "intent_id")
+        check_id(request.device_id, DEVICE, "device_id")
+        match request.WhichOneof("holder"):
+            case "user_id":
+                holder_id = check_id(request.user_id, USER, "user_id")
+            case "service_token_id":
+                holder_id = check_id(request.service_token_id, SERVICE_TOKEN, "service_token_id")
+            case _:
+                raise FieldRequired("user_id", "user_id or service_token_id is required")
+        lease = await self._ipam.reserve_addresses(
+            request.organization_id, request.intent_id, request.device_id, holder_id
+        )
+        return to_reservation(lease)
+
+    async def ReleaseAddresses(self, request: pb.ReleaseAddressesRequest, _call: Call) -> pb.ReleaseAddressesResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.intent_id, REGISTRATION, "intent_id")
+        await self._ipam.release_addresses(request.organization_id, request.intent_id)
+        return pb.ReleaseAddressesResponse()
+
+    async def LookupAddress(self, request: pb.LookupAddressRequest, _call: Call) -> pb.LookupAddressResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        address = checks.address(request.address, "address")
+        at = FOREVER
+        if request.HasField("time"):
+            if not 0 <= request.time.seconds <= LAST_SECOND:
+                raise InvalidField("time", "time is not between the years 1970 and 9999")
+            at = from_timestamp(request.time)
+        found = await self._ipam.lookup_address(request.organization_id, address, at)
+        return pb.LookupAddressResponse(lease=to_lease(found))
+
+    async def ListAddresses(self, request: pb.ListAddressesRequest, _call: Call) -> pb.ListAddressesResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found = await self._ipam.list_addresses(request.organization_id, page)
+        shown, token = self._pages.cut(request, page, found, lambda each: each.lease_id, now)
+        return pb.ListAddressesResponse(leases=map(to_lease, shown), next_page_token=token)
+
+    async def Watch(self, requests: AsyncIterator[Any], send: Send) -> None:
+        await self._feed.watch(requests, send)

@@ -1,0 +1,268 @@
+"""What ipam does: reserve, give back, follow the registry, and say who holds what."""
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from guardhouse import ids
+from guardhouse.errors import AddressNotFound, EnrollmentAborted, GuardhouseError, SubnetExhausted
+from guardhouse.ipam.v1 import ipam_pb2 as pb
+from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse_services.clock import Clock
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.directory import Directory
+from guardhouse_services.failpoint import failpoint
+from guardhouse_services.follower import Follower
+from guardhouse_services.ipam import store
+from guardhouse_services.ipam.domain import (
+    ASK_AFTER,
+    ASK_AGAIN,
+    FOREVER,
+    Exists,
+    Holding,
+    Lease,
+    Ledger,
+    State,
+    Subnet,
+    new_subnet,
+)
+from guardhouse_services.ipam.messages import from_event, to_event
+from guardhouse_services.paging import Page
+
+log = logging.getLogger(__name__)
+
+RESOLVE_SECONDS = 5.0
+# Asked at once; the next ones follow without a pause.
+RESOLVE_BATCH = 16
+# For good: the registry has it durably.
+ENDED = (registry.INTENT_OUTCOME_ABORTED, registry.INTENT_OUTCOME_DELETED)
+
+ResolveIntent = Callable[[str, str], Awaitable[registry.ResolveIntentResponse]]
+"""Asks the registry: (organization_id, intent_id) → the outcome."""
+
+
+class Ipam:
+    """The use cases. `follower` is set by whoever makes both: it applies the registry's feed by `apply`."""
+
+    follower: Follower
+
+    def __init__(
+        self,
+        clock: Clock,
+        database: Database,
+        directory: Directory,
+        network: str,
+        quarantine: int,
+        resolve_intent: ResolveIntent,
+    ) -> None:
+        self._clock = clock
+        self._database = database
+        self._directory = directory
+        self._network = network
+        self._quarantine = quarantine
+        self._resolve_intent = resolve_intent
+
+    async def reserve_addresses(self, organization_id: str, intent_id: str, device_id: str, holder_id: str) -> Lease:
+        """Raises OrganizationNotFound, EnrollmentAborted and SubnetExhausted."""
+        await self._directory.organization(organization_id)
+
+        def reserve(tx: Transaction) -> Lease:
+            failpoint("ipam.reserve")
+            subnet = store.lock_subnet(tx, organization_id) or store.add_subnet(
+                tx, organization_id, new_subnet(self._network, secrets.randbits(56))
+            )
+            if store.is_buried(tx, organization_id, intent_id):
+                raise EnrollmentAborted("what this enrollment reserved was given back; start a new one")
+            if (found := store.find_intent(tx, organization_id, intent_id)) is not None:
+                return found
+            made = Lease(
+                lease_id=ids.new_id(ids.LEASE, tx.now),
+                ipv4=0,
+                ipv6="",
+                state=State.RESERVED,
+                registration_id=intent_id,
+                device_id=device_id,
+                holder_id=holder_id,
+                reserve_time=tx.now,
+                ask_time=tx.now + ASK_AFTER,
+            )
+            return self._allocate(tx, organization_id, subnet, made)
+
+        lease = await self._database.write(reserve)
+        failpoint("ipam.reserved")
+        return lease
+
+    def _allocate(self, tx: Transaction, organization_id: str, subnet: Subnet, made: Lease) -> Lease:
+        """Gives the lease its pair: the holder's own, or the one that has rested longest, or one never given out.
+
+        Rested pairs go before new ones so that no more addresses are ever in use than were needed at once: the table
+        and its indexes stay as small, and a network that is used up behaves like one that is not.
+        """
+        rested_before = tx.now - self._quarantine
+        found = store.find_own(tx, organization_id, made.device_id, made.holder_id)
+        if found is None:
+            found = store.find_rested(tx, organization_id, subnet.rested_time, rested_before)
+            if found is None and subnet.is_used_up:
+                message = f"every address of {subnet.ipv4} is in use or resting; delete registrations that are not used"
+                raise SubnetExhausted(message, subnet=subnet.ipv4)
+            # The next search begins where this one ended.
+            searched = rested_before if found is None else found.rest_time or 0
+            rested_time = max(subnet.rested_time, searched)
+            next_ipv4 = subnet.next_ipv4 + (found is None)
+            store.save_subnet(tx, organization_id, replace(subnet, next_ipv4=next_ipv4, rested_time=rested_time))
+        if found is None:
+            made = replace(made, ipv4=subnet.next_ipv4, ipv6=subnet.ipv6_of(subnet.next_ipv4))
+            store.add_lease(tx, organization_id, made)
+        else:
+            made = replace(made, ipv4=found.ipv4, ipv6=found.ipv6, release_time=found.release_time)
+            store.save_leases(tx, organization_id, [made])
+        return made
+
+    async def release_addresses(self, organization_id: str, intent_id: str) -> None:
+        """Gives back what the intent reserved, and refuses it from now on. What a registration holds stays."""
+
+        def release(tx: Transaction) -> None:
+            failpoint("ipam.release")
+            subnet = store.lock_subnet(tx, organization_id)
+            store.bury(tx, organization_id, intent_id)
+            found = store.find_intent(tx, organization_id, intent_id)
+            if subnet is not None and found is not None and found.is_unseen:
+                ledger = Ledger([found], subnet.rested_time, tx.now)
+                ledger.free(found)
+                write(tx, organization_id, ledger)
+
+        await self._database.write(release)
+
+    async def lookup_address(self, organization_id: str, address: str, at: int = FOREVER) -> Holding:
+        """Who holds the address, or held it at a time: from the time on at which the registry had made it so.
+
+        Raises AddressNotFound.
+        """
+
+        def read(tx: Transaction) -> Holding | None:
+            subnet = store.read_subnet(tx, organization_id)
+            ipv4 = subnet.ipv4_of(address) if subnet else None
+            if ipv4 is None:
+                return None
+            return store.find_holding(tx, organization_id, ipv4, at)
+
+        if (found := await self._database.read(read)) is None:
+            raise AddressNotFound(address)
+        return found
+
+    async def list_addresses(self, organization_id: str, page: Page) -> list[Holding]:
+        """Who holds which pair, up to one more than the page shows."""
+        after, limit = page.after, page.size + 1
+        return await self._database.read(lambda tx: store.list_holdings(tx, organization_id, after, limit))
+
+    async def follow(self) -> None:
+        """The job: follows the registry, and asks it for the outcomes that its feed does not tell.
+
+        It is one job, because an answer may end a lease only where the feed is known to be applied up to the answer.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.follower.run())
+            group.create_task(self._resolve())
+
+    async def _resolve(self) -> None:
+        while True:
+            await asyncio.sleep(RESOLVE_SECONDS * random.uniform(0.5, 1))
+            try:
+                await self.resolve_once()
+            except Exception as error:  # whatever it was, the next round may fare better
+                log.warning("outcomes of enrollments are not resolved", exc_info=error)
+
+    async def resolve_once(self) -> None:
+        """Asks for every outcome that is due."""
+        while True:
+            asking = await self._database.read(lambda tx: store.find_asking(tx, tx.now, RESOLVE_BATCH))
+            await asyncio.gather(*(self._resolve_lease(organization_id, lease) for organization_id, lease in asking))
+            if len(asking) < RESOLVE_BATCH:
+                return
+
+    async def _resolve_lease(self, organization_id: str, asked: Lease) -> None:
+        registration_id, claim_id = asked.registration_id or "", asked.claim_id or ""
+        answer = await self._ask(organization_id, registration_id)
+        ended = [registration_id] if answer.outcome in ENDED else []
+        if ended and claim_id:
+            claim = await self._ask(organization_id, claim_id)
+            if claim.outcome in ENDED:
+                ended.insert(0, claim_id)
+            elif claim.outcome != registry.INTENT_OUTCOME_ACTIVE:
+                ended.clear()
+        if ended and not await self.follower.fresh(self._clock.steady()):
+            # Another registration may have taken the lease over before this one ended, and only the feed says so.
+            ended.clear()
+
+        def settle(tx: Transaction) -> None:
+            subnet = store.lock_subnet(tx, organization_id)
+            lease = store.find_lease(tx, organization_id, asked.lease_id)
+            if subnet is None or lease != asked:
+                # The feed or a call was faster. What is due still is asked again.
+                return
+            ledger = Ledger([asked], subnet.rested_time, tx.now)
+            if ended:
+                store.bury(tx, organization_id, registration_id)
+            if ended and answer.outcome == registry.INTENT_OUTCOME_ABORTED and asked.is_unseen:
+                ledger.free(asked)
+            for each in ended:
+                ledger.gone(each)
+            if answer.outcome == registry.INTENT_OUTCOME_ACTIVE:
+                ledger.exists(Exists(registration_id, answer.lease_id, tx.now))
+            if ledger.changed:
+                write(tx, organization_id, ledger)
+            else:
+                store.save_leases(tx, organization_id, [replace(asked, ask_time=tx.now + ASK_AGAIN)])
+
+        await self._database.write(settle)
+
+    async def _ask(self, organization_id: str, registration_id: str) -> registry.ResolveIntentResponse:
+        """The registry's answer; one without an outcome when there is none."""
+        try:
+            return await self._resolve_intent(organization_id, registration_id)
+        except GuardhouseError as error:
+            log.info("the registry does not say what has become of %s: %s", registration_id, error.message)
+            return registry.ResolveIntentResponse()
+
+
+def snapshot(tx: Transaction, organization_id: str, after: str, limit: int) -> tuple[Sequence[pb.Event], str]:
+    """A page of the leases that are held, for the feed."""
+    found = store.list_holdings(tx, organization_id, after, limit)
+    return [to_event(each) for each in found], found[-1].lease_id if len(found) == limit else ""
+
+
+def apply(tx: Transaction, organization_id: str, events: Sequence[registry.Event]) -> None:
+    """Takes over what the registry's feed says."""
+    known = [each for each in map(from_event, events) if each is not None]
+    subnet = store.lock_subnet(tx, organization_id) if known else None
+    if subnet is None:
+        return
+    lease_ids = {each.lease_id for each in known if isinstance(each, Exists)}
+    registration_ids = {each.registration_id for each in known}
+    leases = store.find_named(tx, organization_id, lease_ids, registration_ids)
+    ledger = Ledger(leases, subnet.rested_time, tx.now)
+    ledger.apply(known)
+    write(tx, organization_id, ledger)
+
+
+def seen(event: registry.Event) -> str:
+    """The registration that a snapshot's event shows."""
+    return event.registration.registration.registration_id
+
+
+def missing(tx: Transaction, organization_id: str, registration_ids: set[str]) -> None:
+    """Has the registry asked about the holders that its snapshot lacks. Nothing is freed by absence."""
+    if store.lock_subnet(tx, organization_id) is not None:
+        store.ask_about_others(tx, organization_id, registration_ids)
+
+
+def write(tx: Transaction, organization_id: str, ledger: Ledger) -> None:
+    """Writes what the ledger changed, and tells the followers."""
+    store.save_leases(tx, organization_id, ledger.changed.values())
+    store.save_holdings(tx, organization_id, ledger.holdings.values())
+    failpoint("ipam.follow")
+    if events := [to_event(each) for each in ledger.events()]:
+        tx.publish(organization_id, events)

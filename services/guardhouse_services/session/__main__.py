@@ -1,0 +1,69 @@
+"""Runs session alone, until it is told to stop."""
+
+from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
+from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
+from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse.session.v1 import session_pb2_grpc as rpc
+from guardhouse_services.clock import Clock
+from guardhouse_services.config import Settings
+from guardhouse_services.credentials import MasterKey
+from guardhouse_services.database import Database
+from guardhouse_services.directory import Directory
+from guardhouse_services.feed import Feed
+from guardhouse_services.follower import Follower, Freshness
+from guardhouse_services.migrate import migrate
+from guardhouse_services.node import Node
+from guardhouse_services.paging import Pages
+from guardhouse_services.peers import Peers
+from guardhouse_services.run import serve
+from guardhouse_services.session.replica import IdentityState, Replica, parse_max_staleness
+from guardhouse_services.session.servicer import SessionServicer
+from guardhouse_services.session.usecases import Session, snapshot
+
+SERVICE = "session"
+
+
+def build(settings: Settings, clock: Clock) -> Node:
+    """One replica, not started yet. Raises DurationInvalid for a max_staleness that nobody should run with."""
+    max_staleness = parse_max_staleness(settings.max_staleness)
+    database = Database(settings.database(SERVICE), clock, SERVICE, pb.Change)
+    migrate(database.engine, SERVICE)
+    peers = Peers(settings, SERVICE)
+    directory = Directory(clock, IdentityState)
+    replica = Replica(clock, directory, max_staleness)
+    identity = identity_pb2_grpc.IdentityFeedServiceStub(peers.channel("identity"))
+    registry = registry_pb2_grpc.RegistryFeedServiceStub(peers.channel("registry"))
+    # What any replica wrote comes by the feed, so a replica follows its own service as well.
+    own = rpc.SessionFeedServiceStub(peers.channel(SERVICE))
+    directory.follower = Follower("session directory", identity.Watch, identity_pb2.WatchRequest, directory.view, clock)
+    replica.registry = Follower(
+        "session registrations", registry.Watch, registry_pb2.WatchRequest, replica.registrations, clock
+    )
+    replica.own = Follower("session policies", own.Watch, pb.WatchRequest, replica.policies, clock)
+    feed = Feed(database, pb, snapshot, settings.poll_seconds)
+    views = [("identity", directory.follower), ("registry", replica.registry), (SERVICE, replica.own)]
+    authentication = identity_pb2_grpc.AuthenticationServiceStub(peers.channel("identity"))
+    session = Session(clock, database, directory, replica, authentication.RecordAuthentication)
+    return Node(
+        service=SERVICE,
+        settings=settings,
+        clock=clock,
+        database=database,
+        peers=peers,
+        directory=directory,
+        feed=feed,
+        freshness=Freshness(database, SERVICE, views=views, effects=()),
+        contract=pb.DESCRIPTOR,
+        servicer=SessionServicer(clock, session, Pages(MasterKey.read(settings.key_path)), feed),
+        views=replica.followers,
+        devices=replica.device,
+        ready=replica.followers,
+    )
+
+
+def main() -> None:
+    serve(build)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""What a replica knows and decides by: registrations, users, authentications and policies, from three feeds.
+
+Events become what a decision takes when they are applied, never when a check is made. What is missing refuses.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from guardhouse import decisions
+from guardhouse.decisions import PolicyAction, PolicyFilter, Registration, RegistrationState, User, Verdict
+from guardhouse.durations import format_duration, parse_duration, parse_session_timeout
+from guardhouse.errors import CredentialsInvalid, DurationInvalid, StateStale
+from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse_services.access import Caller
+from guardhouse_services.clock import MINUTE, SECOND, Clock
+from guardhouse_services.credentials import REGISTRATION_PREFIX, equal, hash_secret, split_secret
+from guardhouse_services.directory import Directory, DirectoryState
+from guardhouse_services.follower import Follower, View
+from guardhouse_services.times import from_timestamp
+
+MAX_STALENESS: Final = (2 * SECOND, 5 * MINUTE)
+
+
+def parse_max_staleness(text: str) -> int:
+    """The setting of that name, in microseconds. Raises DurationInvalid for what nobody should run with."""
+    staleness = parse_duration(text, "max_staleness")
+    least, most = MAX_STALENESS
+    if not least <= staleness <= most:
+        bounds = f"{format_duration(least)} to {format_duration(most)}"
+        raise DurationInvalid("max_staleness", f"max_staleness is {bounds}, not {text}")
+    return staleness
+
+
+class Authentication:
+    """A registration's newest authentication after its enrollment."""
+
+    __slots__ = ("_of", "_renewed", "revision", "time")
+
+    def __init__(self, time: int, revision: int) -> None:
+        self.time = time
+        self.revision = revision
+        self._of: Registration | None = None
+        self._renewed: Registration | None = None
+
+    def renew(self, registration: Registration) -> Registration:
+        """The registration with this authentication, if it is the newer one by identity's revision.
+
+        They come by two feeds, in either order, so only a check finds both. The first one after either has changed
+        puts them together for all that follow.
+        """
+        if self._renewed is None or self._of is not registration:
+            self._of = self._renewed = registration
+            if self.revision >= registration.authenticate_revision:
+                self._renewed = replace(registration, authenticate_time=self.time, authenticate_revision=self.revision)
+        return self._renewed
+
+
+class IdentityState(DirectoryState):
+    """One organization's part of identity's feed."""
+
+    def __init__(self, organization_id: str) -> None:
+        super().__init__(organization_id)
+        self.users: dict[str, User] = {}
+        self.authentications: dict[str, Authentication] = {}
+
+    def apply(self, event: identity.Event) -> None:
+        match event.WhichOneof("kind"):
+            case "user":
+                record = event.user
+                user = User(record.user.user_id, record.removed_revision, record.revoked_revision)
+                self.users[user.user_id] = user
+            case "authentication":
+                fact = event.authentication
+                time = from_timestamp(fact.authenticate_time)
+                self.authentications[fact.registration_id] = Authentication(time, fact.revision)
+            case "authentication_deleted":
+                self.authentications.pop(event.authentication_deleted, None)
+            case _:
+                super().apply(event)
+
+
+class RegistryState:
+    """One organization's part of the registry's feed."""
+
+    def __init__(self, organization_id: str) -> None:
+        self.organization_id = organization_id
+        self.registrations: dict[str, Registration] = {}
+        self.token_hashes: dict[str, bytes] = {}
+
+    def apply(self, event: registry.Event) -> None:
+        match event.WhichOneof("kind"):
+            case "registration":
+                record = event.registration
+                registration = _registration(record)
+                self.registrations[registration.registration_id] = registration
+                self.token_hashes[registration.registration_id] = record.token_hash
+            case "registration_deleted":
+                self.registrations.pop(event.registration_deleted, None)
+                self.token_hashes.pop(event.registration_deleted, None)
+
+
+class PolicyState:
+    """One organization's part of session's own feed."""
+
+    def __init__(self, organization_id: str) -> None:
+        self.organization_id = organization_id
+        self.policies: dict[str, decisions.Policy] = {}
+
+    def apply(self, event: pb.Event) -> None:
+        match event.WhichOneof("kind"):
+            case "policy":
+                self.policies[event.policy.policy_id] = _policy(event.policy)
+            case "policy_deleted":
+                self.policies.pop(event.policy_deleted, None)
+
+
+def _registration(record: registry.RegistrationRecord) -> Registration:
+    """Its timer is that of the enrollment. A state that a newer registry may know refuses, as REVOKED does."""
+    of = record.registration
+    active = of.state == registry.REGISTRATION_STATE_ACTIVE
+    return Registration(
+        registration_id=of.registration_id,
+        state=RegistrationState.ACTIVE if active else RegistrationState.REVOKED,
+        user_id=of.user_id,
+        service_token_id=of.service_token_id,
+        authenticate_time=from_timestamp(record.authenticate_time),
+        authenticate_revision=record.authorize_revision,
+        authorize_revision=record.authorize_revision,
+    )
+
+
+def _policy(of: pb.Policy) -> decisions.Policy:
+    """What a newer replica may have written and this one does not know is no DNS and does not allow."""
+    check = of.check_session
+    return decisions.Policy(
+        policy_id=of.policy_id,
+        enabled=of.enabled,
+        filter=_FILTERS.get(of.filter, PolicyFilter.L4),
+        action=PolicyAction.ALLOW if of.action == pb.POLICY_ACTION_ALLOW else PolicyAction.BLOCK,
+        timeout=parse_session_timeout(check.duration, "duration") if check.enforce else None,
+    )
+
+
+_FILTERS: Final = {int(known): known for known in PolicyFilter}
+_NO_IDENTITY: Final = IdentityState("")
+_NO_REGISTRY: Final = RegistryState("")
+_NO_POLICIES: Final = PolicyState("")
+
+
+class Known:
+    """What is known of one organization at this moment. It is made for a call that does not wait while it holds it."""
+
+    __slots__ = ("_authentications", "_policies", "_registrations", "_users")
+
+    def __init__(self, from_identity: IdentityState, from_registry: RegistryState, own: PolicyState) -> None:
+        self._users = from_identity.users
+        self._authentications = from_identity.authentications
+        self._registrations = from_registry.registrations
+        self._policies = own.policies
+
+    def registration(self, registration_id: str) -> Registration | None:
+        """With its newest authentication."""
+        registration = self._registrations.get(registration_id)
+        authentication = self._authentications.get(registration_id)
+        if registration is None or authentication is None:
+            return registration
+        return authentication.renew(registration)
+
+    def user(self, registration: Registration) -> User | None:
+        return self._users.get(registration.user_id)
+
+    def check(self, registration_id: str, policy_id: str, now: int, staleness_left: int) -> Verdict:
+        registration = self.registration(registration_id)
+        user = None if registration is None else self._users.get(registration.user_id)
+        return decisions.check_session(registration, user, self._policies.get(policy_id), now, staleness_left)
+
+
+class Replica:
+    """The three views and how fresh they are. The followers are set by whoever makes them, as the directory's is."""
+
+    registry: Follower
+    own: Follower
+
+    def __init__(self, clock: Clock, directory: Directory, max_staleness: int) -> None:
+        self._clock = clock
+        self._directory = directory
+        self.max_staleness = max_staleness
+        self.registrations = View(RegistryState)
+        self.policies = View(PolicyState)
+
+    @property
+    def followers(self) -> Sequence[Follower]:
+        return self._directory.follower, self.registry, self.own
+
+    def of(self, organization_id: str) -> Known:
+        """Empty for an organization that is not known."""
+        return Known(
+            self._directory.view.states.get(organization_id, _NO_IDENTITY),
+            self.registrations.states.get(organization_id, _NO_REGISTRY),
+            self.policies.states.get(organization_id, _NO_POLICIES),
+        )
+
+    def staleness(self) -> int | None:
+        """How long ago all three feeds were last proven to be applied; None while one has never been."""
+        proven = min(self._directory.follower.fresh_as_of, self.registry.fresh_as_of, self.own.fresh_as_of)
+        return self._clock.steady() - proven if proven else None
+
+    def require_fresh(self) -> None:
+        """Raises StateStale when the state is too old to judge by."""
+        staleness = self.staleness()
+        if staleness is None or staleness > self.max_staleness:
+            raise StateStale("this replica has lost touch with the other services; try again, or another replica")
+
+    async def catch_up(self, since: int) -> None:
+        """Waits until registrations and users are known as of a steady time. Raises StateStale after 3 seconds."""
+        if not all(await asyncio.gather(self._directory.follower.fresh(since), self.registry.fresh(since))):
+            raise StateStale("this replica has not caught up with registry and identity; try again")
+
+    async def device(self, bearer: str) -> Caller:
+        """The device that a registration token belongs to.
+
+        Raises CredentialsInvalid, when it is certain that it was so at the time of the call. A revoked registration is
+        refused here, so its device learns from the refusal that it is revoked, and nothing else.
+        """
+        asked = self._clock.steady()
+        try:
+            return self._device(bearer)
+        except CredentialsInvalid:
+            # It may have been enrolled or restored a moment ago.
+            if not await self.registry.fresh(asked, timeout=1.0):
+                raise
+            return self._device(bearer)
+
+    def _device(self, bearer: str) -> Caller:
+        prefix, registration_id = split_secret(bearer)
+        for organization_id, state in self.registrations.states.items() if prefix == REGISTRATION_PREFIX else ():
+            token_hash = state.token_hashes.get(registration_id)
+            if token_hash is None or not equal(token_hash, hash_secret(bearer)):
+                continue
+            if state.registrations[registration_id].state != RegistrationState.ACTIVE:
+                raise CredentialsInvalid("the registration is revoked")
+            return Caller("device", registration_id, organization_id)
+        raise CredentialsInvalid("no such registration token")

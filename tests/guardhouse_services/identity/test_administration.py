@@ -1,0 +1,389 @@
+"""Organizations, API keys, identity providers, service tokens and stored enrollment policies."""
+
+import re
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from guardhouse.common.v1 import access_pb2
+from guardhouse.errors import (
+    ApiKeyNotFound,
+    EnrollmentPolicyNotFound,
+    GuardhouseError,
+    IdentityProviderExists,
+    IdentityProviderNotFound,
+    InvalidField,
+    OrganizationNotFound,
+    PrecedenceTaken,
+    RequestIdReused,
+    SeatLimitBelowUse,
+    ServiceTokenInUse,
+    ServiceTokenNotFound,
+)
+from guardhouse.ids import API_KEY, ENROLLMENT_POLICY, IDENTITY_PROVIDER, SERVICE_TOKEN, check_id, new_id
+from guardhouse_services.credentials import hash_secret, split_secret
+from guardhouse_services.identity import store
+from guardhouse_services.identity.domain.credentials import IdentityProvider, ServiceTokenSecret
+from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind, Subject
+from guardhouse_services.paging import Page
+from tests.guardhouse_services.identity.world import EVERYBODY, ISSUER, YEAR, World, unknown_organization
+
+ADMIN = access_pb2.ROLE_ADMIN
+ANY_TOKEN = Rule(RuleKind.ANY_SERVICE_TOKEN)
+
+
+async def everything_stored(world: World) -> str:
+    """Every row of every table, as text."""
+
+    def dump(tx: Any) -> str:
+        tables = [*store.metadata.sorted_tables]
+        return "\n".join(str([tuple(row) for row in tx.execute(sa.select(table))]) for table in tables)
+
+    return await world.read(dump)
+
+
+# Organizations
+
+
+async def test_an_organization_is_created_once_for_a_repeated_request(world: World) -> None:
+    """Invariant I-07."""
+    call, before = world.call(request_id="again"), await world.revision("")
+    first, token = await world.identity.organizations.create(call, "New", 3)
+    again, same = await world.identity.organizations.create(call, "New", 3)
+    assert (again, same) == (first, token)
+    assert await world.revision("") == before + 1
+    with pytest.raises(RequestIdReused):
+        await world.identity.organizations.create(world.call(request_id="again", body=b"other"), "Other", 3)
+
+
+async def test_organizations_are_told_to_the_whole_installation(world: World) -> None:
+    made, _ = await world.identity.organizations.create(world.call(), "New", 3)
+    (event,) = (await world.events(""))[-1]
+    assert event.organization.organization_id == made.organization_id
+    assert event.organization.seat_limit == 3
+    assert await world.events(made.organization_id) == []
+
+
+async def test_only_what_the_mask_names_is_changed(world: World) -> None:
+    organizations, call = world.identity.organizations, world.call(world.organization)
+    await world.limit(7)
+    changed, _ = await organizations.update(call, world.organization, frozenset({"display_name"}), "Renamed", None)
+    assert (changed.display_name, changed.seat_limit) == ("Renamed", 7)
+    await world.limit(None)
+    assert await organizations.get(world.organization) == await organizations.get(world.organization)
+    assert (await organizations.get(world.organization)).seat_limit is None
+    (event,) = (await world.events(""))[-1]
+    assert not event.organization.HasField("seat_limit")
+
+
+async def test_the_limit_cannot_go_below_the_seats_in_use(world: World) -> None:
+    """Decision 4; a seat that is reserved is in use."""
+    await world.enroll("ada")
+    await world.authorize("bob")
+    with pytest.raises(SeatLimitBelowUse) as error:
+        await world.limit(1)
+    assert error.value.metadata == {"used": "2"}
+    assert (await world.seats()).purchased is None
+    await world.limit(2)
+    seats = await world.seats()
+    assert (seats.purchased, seats.used, seats.available) == (2, 2, 0)
+
+
+async def test_an_unknown_organization_is_not_found_anywhere(world: World) -> None:
+    unknown = unknown_organization(world.clock)
+    call, identity = world.call(unknown), world.identity
+    provider = IdentityProvider("", "Issuer", ISSUER, ("guardhouse",), 0)
+    for work in (
+        identity.organizations.get(unknown),
+        identity.organizations.update(call, unknown, frozenset({"display_name"}), "X", None),
+        identity.organizations.seats(unknown),
+        identity.api_keys.create(call, unknown, "Key", ADMIN, None),
+        identity.identity_providers.create(call, unknown, provider),
+        identity.service_tokens.create(call, unknown, "Robot", YEAR),
+        world.allow(Rule(RuleKind.EVERYONE), organization_id=unknown),
+        identity.enrollment_policies.test(unknown, Subject(email="ada@example.com")),
+    ):
+        with pytest.raises(OrganizationNotFound):
+            await work
+
+
+# API keys
+
+
+async def test_a_keys_secret_is_answered_again_and_stored_nowhere(world: World) -> None:
+    """Invariants I-07 and I-31."""
+    call, keys = world.call(world.organization, "again"), world.identity.api_keys
+    key, secret, _ = await keys.create(call, world.organization, "Key", access_pb2.ROLE_AUDITOR, None)
+    again, same, _ = await keys.create(call, world.organization, "Key", access_pb2.ROLE_AUDITOR, None)
+    assert (again, same) == (key, secret)
+    assert split_secret(secret) == ("ghk", key.api_key_id)
+    assert key.secret_hash == hash_secret(secret)
+    assert secret.rpartition("_")[2] not in await everything_stored(world)
+    (event,) = (await world.events())[-1]
+    assert event.api_key.secret_hash == key.secret_hash
+    assert event.api_key.api_key.role == access_pb2.ROLE_AUDITOR
+
+
+async def test_the_installations_keys_are_its_own(world: World) -> None:
+    """Invariant I-27."""
+    keys = world.identity.api_keys
+    mine, _, _ = await keys.create(world.call(world.organization), world.organization, "Key", ADMIN, None)
+    whole, _, _ = await keys.create(world.call(), "", "Key", ADMIN, None)
+    assert [key.api_key_id for key in await keys.page(world.organization, EVERYBODY)] == [mine.api_key_id]
+    assert [key.api_key_id for key in await keys.page("", EVERYBODY)] == [whole.api_key_id]
+    with pytest.raises(ApiKeyNotFound):
+        await keys.revoke(world.call(world.organization), world.organization, whole.api_key_id)
+    (event,) = (await world.events(""))[-1]
+    assert event.api_key.api_key.api_key_id == whole.api_key_id
+
+
+async def test_a_key_cannot_have_expired_already(world: World) -> None:
+    call = world.call(world.organization)
+    with pytest.raises(InvalidField) as error:
+        await world.identity.api_keys.create(call, world.organization, "Key", ADMIN, world.clock.now())
+    assert error.value.field == "api_key.expire_time"
+
+
+async def test_revoking_a_key_again_changes_nothing(world: World) -> None:
+    keys = world.identity.api_keys
+    key, _, _ = await keys.create(world.call(world.organization), world.organization, "Key", ADMIN, None)
+    first, _ = await keys.revoke(world.call(world.organization), world.organization, key.api_key_id)
+    revision = await world.revision()
+    assert first.revoke_time is not None
+    (event,) = (await world.events())[-1]
+    assert event.api_key.api_key.HasField("revoke_time")
+    world.clock.advance(60)
+    again, _ = await keys.revoke(world.call(world.organization), world.organization, key.api_key_id)
+    assert again == first
+    assert await world.revision() == revision
+    with pytest.raises(ApiKeyNotFound):
+        await keys.revoke(world.call(), "", new_id(API_KEY, world.clock.now()))
+
+
+async def test_the_first_admin_key_is_made_once_and_does_not_come_back(world: World) -> None:
+    """Replicas that start together make one; revoked, it stays so."""
+    first = await world.identity.ensure_admin_key()
+    revision = await world.revision("")
+    assert await world.identity.ensure_admin_key() == first
+    assert await world.revision("") == revision
+    (key,) = await world.identity.api_keys.page("", EVERYBODY)
+    assert (key.organization_id, key.display_name, key.role) == ("", "bootstrap", ADMIN)
+    assert key.secret_hash == hash_secret(first)
+    assert check_id(key.api_key_id, API_KEY, "api_key_id") == split_secret(first)[1]
+    await world.identity.api_keys.revoke(world.call(), "", key.api_key_id)
+    assert await world.identity.ensure_admin_key() == ""
+
+
+# Identity providers
+
+
+async def test_an_issuer_is_there_once_in_an_organization(world: World) -> None:
+    providers, call = world.identity.identity_providers, world.call(world.organization)
+    draft = IdentityProvider("", "Again", ISSUER, ("other",), 0)
+    with pytest.raises(IdentityProviderExists) as error:
+        await providers.create(call, world.organization, draft)
+    assert error.value.metadata == {"issuer": ISSUER}
+    # Another organization may trust it too.
+    await world.add_organization()
+
+
+async def test_a_provider_comes_and_goes(world: World) -> None:
+    providers = world.identity.identity_providers
+    (before,) = await providers.page(world.organization, EVERYBODY)
+    call = world.call(world.organization, "again")
+    await providers.delete(call, world.organization, before.identity_provider_id)
+    await providers.delete(call, world.organization, before.identity_provider_id)
+    (event,) = (await world.events())[-1]
+    assert event.identity_provider_deleted == before.identity_provider_id
+    with pytest.raises(IdentityProviderNotFound):
+        await providers.delete(world.call(world.organization), world.organization, before.identity_provider_id)
+    with pytest.raises(IdentityProviderNotFound):
+        await providers.get(world.organization, before.identity_provider_id)
+    draft = IdentityProvider("", "Again", ISSUER, ("one", "two"), 0)
+    made, _ = await providers.create(world.call(world.organization), world.organization, draft)
+    assert await providers.get(world.organization, made.identity_provider_id) == made
+    check_id(made.identity_provider_id, IDENTITY_PROVIDER, "id")
+
+
+# Service tokens
+
+
+async def test_a_service_tokens_secret_is_answered_again_and_stored_nowhere(world: World) -> None:
+    """Decision 10 and invariant I-31."""
+    call, tokens = world.call(world.organization, "again"), world.identity.service_tokens
+    made, secret, _ = await tokens.create(call, world.organization, "Robot", YEAR)
+    again, same, _ = await tokens.create(call, world.organization, "Robot", YEAR)
+    assert (again, same) == (made, secret)
+    assert re.fullmatch(r"[0-9a-f]{32}\.access", made.client_id)
+    assert re.fullmatch(r"[0-9a-f]{64}", secret)
+    assert made.expire_time == made.create_time + YEAR
+    assert secret not in await everything_stored(world)
+    assert bytes.fromhex(secret) != made.secret_hash
+    _, other, _ = await tokens.create(world.call(world.organization), world.organization, "Robot", YEAR)
+    assert other != secret
+
+
+async def test_a_service_token_is_kept_while_a_policy_names_it(world: World) -> None:
+    """Decision 11: in whichever list, and until no policy does."""
+    tokens = world.identity.service_tokens
+    token_id, _ = await world.service_token()
+    named = Rule(RuleKind.SERVICE_TOKEN, token_id)
+    first = await world.allow(named, decision=Decision.SERVICE_AUTH, precedence=1)
+    second = await world.allow(ANY_TOKEN, decision=Decision.SERVICE_AUTH, precedence=2, exclude=[named])
+    with pytest.raises(ServiceTokenInUse) as error:
+        await tokens.delete(world.call(world.organization), world.organization, token_id)
+    ids = [first.enrollment_policy_id, second.enrollment_policy_id]
+    assert error.value.metadata == {"enrollment_policy_ids": ",".join(ids)}
+    policies, call = world.identity.enrollment_policies, world.call(world.organization)
+    await policies.update(call, world.organization, ids[0], {"include": (ANY_TOKEN,)})
+    await policies.delete(world.call(world.organization), world.organization, ids[1])
+    await tokens.delete(world.call(world.organization), world.organization, token_id)
+    with pytest.raises(ServiceTokenNotFound):
+        await tokens.get(world.organization, token_id)
+    with pytest.raises(ServiceTokenNotFound):
+        await tokens.delete(world.call(world.organization), world.organization, token_id)
+
+
+# Enrollment policies
+
+
+async def test_a_precedence_is_taken_once(world: World) -> None:
+    """Decision 12."""
+    policies, call = world.identity.enrollment_policies, world.call(world.organization)
+    with pytest.raises(PrecedenceTaken) as error:
+        await world.allow(Rule(RuleKind.EVERYONE), precedence=100)
+    assert error.value.metadata == {"precedence": "100"}
+    made = await world.allow(Rule(RuleKind.EVERYONE), precedence=101)
+    with pytest.raises(PrecedenceTaken):
+        await policies.update(call, world.organization, made.enrollment_policy_id, {"precedence": 100})
+    assert (await policies.get(world.organization, made.enrollment_policy_id)).precedence == 101
+
+
+async def test_a_policy_keeps_what_an_update_does_not_name(world: World) -> None:
+    policies, call = world.identity.enrollment_policies, world.call(world.organization, "again")
+    made = await world.allow(
+        Rule(RuleKind.EMAIL, "Ada@Example.com"),
+        precedence=3,
+        require=[Rule(RuleKind.GROUP, "ops")],
+        exclude=[Rule(RuleKind.EMAIL_DOMAIN, "@example.org")],
+    )
+    assert await policies.get(world.organization, made.enrollment_policy_id) == made
+    world.clock.advance(1)
+    changed, _ = await policies.update(call, world.organization, made.enrollment_policy_id, {"require": ()})
+    assert (changed.include, changed.require, changed.exclude) == (made.include, (), made.exclude)
+    assert changed.create_time == made.create_time < changed.update_time
+    again, _ = await policies.update(call, world.organization, made.enrollment_policy_id, {"require": ()})
+    assert again == changed
+
+
+async def test_a_rule_that_could_never_match_is_refused_when_it_is_written(world: World) -> None:
+    """Decision 12: with the reason, and after an update as well."""
+    with pytest.raises(InvalidField, match="SERVICE_AUTH policies only") as error:
+        await world.allow(Rule(RuleKind.EVERYONE), ANY_TOKEN, precedence=1)
+    assert error.value.field == "enrollment_policy.include[1]"
+    made = await world.allow(Rule(RuleKind.EMAIL, "ada@example.com"), precedence=1)
+    call = world.call(world.organization)
+    with pytest.raises(InvalidField, match="people enroll under ALLOW"):
+        await world.identity.enrollment_policies.update(
+            call, world.organization, made.enrollment_policy_id, {"decision": Decision.SERVICE_AUTH}
+        )
+
+
+async def test_a_policy_names_only_tokens_that_are_there(world: World) -> None:
+    """Invariant I-27: another organization's is none."""
+    token_id, _ = await world.service_token()
+    other = await world.add_organization()
+    for organization_id, named in ((world.organization, new_id(SERVICE_TOKEN, 0)), (other, token_id)):
+        with pytest.raises(ServiceTokenNotFound):
+            await world.allow(
+                Rule(RuleKind.SERVICE_TOKEN, named),
+                decision=Decision.SERVICE_AUTH,
+                precedence=1,
+                organization_id=organization_id,
+            )
+
+
+async def test_an_unknown_policy_is_not_found(world: World) -> None:
+    policies, unknown = world.identity.enrollment_policies, new_id(ENROLLMENT_POLICY, world.clock.now())
+    call = world.call(world.organization)
+    for work in (
+        policies.get(world.organization, unknown),
+        policies.update(call, world.organization, unknown, {"precedence": 1}),
+        policies.delete(call, world.organization, unknown),
+    ):
+        with pytest.raises(EnrollmentPolicyNotFound):
+            await work
+
+
+async def test_a_change_of_policy_has_a_place_in_history(world: World) -> None:
+    """A revision token names it, though followers have nothing to learn from it."""
+    before = await world.revision()
+    await world.allow(Rule(RuleKind.EVERYONE), precedence=1)
+    assert await world.revision() == before + 1
+    assert (await world.events())[-1] == []
+
+
+async def test_trying_an_enrollment_uses_nothing_up(world: World) -> None:
+    """The token can still enroll, no seat is taken, nobody is written."""
+    await world.limit(1)
+    token, before = world.sign_in("ada"), await world.revision()
+    test = world.identity.enrollment_policies.test
+    await test(world.organization, token)
+    verdict, seat = await test(world.organization, token)
+    assert (verdict.admitted, seat) == (True, True)
+    assert await world.used() == await world.count("users") == await world.count("used_token") == 0
+    assert await world.revision() == before
+    intent = await world.authorize(token)
+    assert intent.enrollment_policy_id == verdict.enrollment_policy_id
+    # The last seat is hers, so it is there for her and for nobody else.
+    assert (await test(world.organization, world.sign_in("ada")))[1]
+    verdict, seat = await test(world.organization, Subject(email="bob@example.com"))
+    assert (verdict.admitted, seat) == (True, False)
+    verdict, _ = await test(world.organization, Subject(email="eve@elsewhere.com"))
+    assert not verdict.admitted
+    assert "none of its include rules matches" in verdict.explanation
+    _, secret = await world.service_token()
+    await world.allow(ANY_TOKEN, decision=Decision.SERVICE_AUTH, precedence=1)
+    verdict, seat = await test(world.organization, secret)
+    assert (verdict.admitted, seat) == (True, True)
+    with pytest.raises(GuardhouseError, match="secret is wrong"):
+        await test(world.organization, ServiceTokenSecret(secret.client_id, "x"))
+
+
+# The feed
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+async def test_a_snapshot_holds_everything_once(world: World, limit: int) -> None:
+    """Invariant I-22, whatever the size of its pages: users that have only begun to enroll as well."""
+    await world.identity.ensure_admin_key()
+    await world.identity.api_keys.create(world.call(world.organization), world.organization, "Key", ADMIN, None)
+    other = await world.add_organization()
+    ada, bob = await world.enroll("ada"), await world.authorize("bob")
+    await world.authenticate(ada, world.sign_in("ada"))
+    installation = await world.snapshot("", limit)
+    assert [event.WhichOneof("kind") for event in installation] == ["organization", "organization", "api_key"]
+    assert [event.organization.organization_id for event in installation[:2]] == [world.organization, other]
+    mine = await world.snapshot(world.organization, limit)
+    kinds = [event.WhichOneof("kind") for event in mine]
+    assert kinds == ["api_key", "identity_provider", "user", "user", "authentication"]
+    assert [event.user.user.user_id for event in mine[2:4]] == [ada.user_id, bob.user_id]
+    assert [event.WhichOneof("kind") for event in await world.snapshot(other, limit)] == ["identity_provider"]
+
+
+async def test_lists_are_read_in_pages(world: World) -> None:
+    """One more than asked for says that there is more."""
+    for number in range(3):
+        await world.service_token()
+        await world.allow(Rule(RuleKind.EVERYONE), precedence=number + 1)
+    tokens, policies = world.identity.service_tokens, world.identity.enrollment_policies
+    for page_of, name in ((tokens.page, "service_token_id"), (policies.page, "enrollment_policy_id")):
+        found: list[str] = []
+        while True:
+            page: Any = await page_of(world.organization, Page(found[-1] if found else "", 2))
+            found += [getattr(it, name) for it in page[:2]]
+            if len(page) <= 2:
+                break
+        assert found == sorted(set(found))
+        assert len(found) in (3, 4)

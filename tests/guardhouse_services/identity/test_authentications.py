@@ -1,0 +1,185 @@
+"""Signing in again for a registration (decision 27, invariant I-11)."""
+
+import pytest
+
+from guardhouse.errors import (
+    DifferentUser,
+    IdTokenInvalid,
+    RegistrationNotFound,
+    RequestIdReused,
+    ServiceTokenInvalid,
+    UserRemoved,
+)
+from guardhouse.identity.v1 import identity_pb2 as pb
+from guardhouse_services.clock import SECOND
+from guardhouse_services.identity import store
+from guardhouse_services.identity.domain.credentials import ServiceTokenSecret
+from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollments import Registration
+from guardhouse_services.times import from_timestamp
+from tests.guardhouse_services.identity.world import World, deleted, registered
+
+
+async def newest(world: World) -> tuple[pb.Authentication, pb.UserRecord | None]:
+    events = (await world.events())[-1]
+    return events[0].authentication, events[1].user if len(events) > 1 else None
+
+
+async def test_it_starts_the_timer_when_the_token_was_issued(world: World) -> None:
+    """Decision 27: min(now, iat); the fact carries its revision, by which revocations are ordered (decision 35)."""
+    world.clock.stop()
+    intent = await world.enroll("ada")
+    world.clock.advance(3600)
+    time = await world.authenticate(intent, world.sign_in("ada", age=60, groups=("ops",)))
+    assert time == world.clock.now() - 60 * SECOND
+    fact, user = await newest(world)
+    assert fact.registration_id == intent.intent_id
+    assert from_timestamp(fact.authenticate_time) == time
+    assert fact.revision == await world.revision()
+    assert user is not None
+    # Decision 9.
+    assert list(user.user.groups) == ["ops"]
+    assert (await world.user(intent)).authenticate_time == time
+
+
+async def test_it_never_goes_backwards(world: World) -> None:
+    """Decision 27: neither behind the enrollment nor behind a later authentication. It counts as one all the same."""
+    world.clock.stop()
+    intent = await world.enroll("ada")
+    assert await world.authenticate(intent, world.sign_in("ada", age=120)) == intent.authenticate_time
+    world.clock.advance(3600)
+    late = await world.authenticate(intent, world.sign_in("ada", age=10))
+    before = await world.revision()
+    assert await world.authenticate(intent, world.sign_in("ada", age=200)) == late
+    fact, _ = await newest(world)
+    assert fact.revision == before + 1
+
+
+async def test_it_is_never_in_the_future(world: World) -> None:
+    """Decision 27."""
+    intent = await world.enroll("ada", age=60)
+    world.clock.stop()
+    assert await world.authenticate(intent, world.sign_in("ada", age=-30)) == world.clock.now()
+
+
+async def test_it_resets_no_other_registration(world: World) -> None:
+    """Decision 27."""
+    laptop, phone = await world.enroll("ada"), await world.enroll("ada")
+    await world.authenticate(laptop, world.sign_in("ada"))
+    kinds = [event.WhichOneof("kind") for event in await world.snapshot(world.organization)]
+    assert kinds.count("authentication") == 1
+    of = store.registrations.authentication_of
+    assert await world.read(lambda tx: of(tx, world.organization, phone.intent_id)) is None
+
+
+async def test_another_person_leaves_the_timer_alone(world: World) -> None:
+    """Invariant I-11: also one with the same address, and whoever session says it is."""
+    ada, bob = await world.enroll("ada"), await world.enroll("bob")
+    before = await world.revision()
+    for other in (world.sign_in("bob"), world.sign_in("stranger"), world.sign_in("ADA", email="ada@example.com")):
+        with pytest.raises(DifferentUser):
+            await world.authenticate(ada, other)
+    call = world.call(world.organization)
+    wrong = Registration(ada.intent_id, user_id=bob.user_id)
+    with pytest.raises(DifferentUser):
+        await world.identity.authentications.record(
+            call, world.organization, ada.intent_id, wrong, world.sign_in("bob")
+        )
+    assert await world.revision() == before
+    assert await world.count("authentication") == 0
+
+
+async def test_a_person_is_no_machine(world: World) -> None:
+    """Invariant I-11."""
+    token_id, secret = await world.service_token()
+    await world.allow(Rule(RuleKind.ANY_SERVICE_TOKEN), decision=Decision.SERVICE_AUTH, precedence=1)
+    robot, ada = await world.enroll(secret), await world.enroll("ada")
+    _, other = await world.service_token()
+    for registration, credential in ((robot, world.sign_in("ada")), (ada, secret), (robot, other)):
+        with pytest.raises(DifferentUser):
+            await world.authenticate(registration, credential)
+    with pytest.raises(ServiceTokenInvalid):
+        await world.authenticate(robot, ServiceTokenSecret(secret.client_id, "wrong"))
+    assert robot.service_token_id == token_id
+
+
+async def test_a_service_token_authenticates_silently(world: World) -> None:
+    """Decision 34."""
+    _, secret = await world.service_token()
+    await world.allow(Rule(RuleKind.ANY_SERVICE_TOKEN), decision=Decision.SERVICE_AUTH, precedence=1)
+    world.clock.stop()
+    robot = await world.enroll(secret)
+    world.clock.advance(3600)
+    assert await world.authenticate(robot, secret) == world.clock.now()
+    fact, user = await newest(world)
+    assert user is None
+    assert fact.registration_id == robot.intent_id
+
+
+async def test_a_token_authenticates_one_registration_for_one_request(world: World) -> None:
+    """Decision 27 and invariant I-08: neither the token of the enrollment nor one that reset another timer."""
+    token = world.sign_in("ada")
+    laptop = await world.authorize(token, request_id="r")
+    await world.registry(registered(laptop))
+    phone = await world.enroll("ada")
+    with pytest.raises(IdTokenInvalid):
+        await world.authenticate(laptop, token, "r")
+    fresh = world.sign_in("ada")
+    await world.authenticate(laptop, fresh, "one")
+    for registration, request_id in ((phone, "two"), (laptop, "three")):
+        with pytest.raises(IdTokenInvalid):
+            await world.authenticate(registration, fresh, request_id)
+
+
+async def test_a_repeated_request_is_one(world: World) -> None:
+    """Invariant I-07: answered without the token, which has expired; another body is refused."""
+    intent = await world.enroll("ada")
+    token = world.sign_in("ada")
+    first = await world.authenticate(intent, token, "again")
+    verified, revision = world.verified, await world.revision()
+    world.clock.advance(600)
+    assert await world.authenticate(intent, token, "again") == first
+    assert (world.verified, await world.revision()) == (verified, revision)
+    call = world.call(world.organization, "again", b"other", "RecordAuthentication")
+    holder = Registration(intent.intent_id, user_id=intent.user_id)
+    with pytest.raises(RequestIdReused):
+        await world.identity.authentications.record(call, world.organization, intent.intent_id, holder, token)
+
+
+async def test_a_removed_user_enrolls_again_instead(world: World) -> None:
+    """Decision 5: known of here or not, and also when another registration of the user's is newer than the removal."""
+    intent = await world.enroll("ada")
+    unheard_of = await world.authorize("ada")
+    await world.remove(intent)
+    for registration in (intent, unheard_of):
+        with pytest.raises(UserRemoved):
+            await world.authenticate(registration, world.sign_in("ada"))
+    again = await world.enroll("ada")
+    with pytest.raises(UserRemoved):
+        await world.authenticate(intent, world.sign_in("ada"))
+    await world.authenticate(again, world.sign_in("ada"))
+    assert await world.used() == 1
+
+
+async def test_it_makes_a_reserved_seat_one_for_good(world: World) -> None:
+    """Decision 2: an authentication is what takes a seat, and the registry's word may come later."""
+    intent = await world.authorize("ada")
+    await world.authenticate(intent, world.sign_in("ada"))
+    assert (await world.user(intent)).seat_time is not None
+    await world.cancel(intent)
+    assert await world.used() == 1
+
+
+async def test_it_goes_with_its_registration(world: World) -> None:
+    """What is deleted authenticates no more, and followers are told (invariant I-12)."""
+    intent = await world.enroll("ada")
+    await world.authenticate(intent, world.sign_in("ada"))
+    await world.registry(deleted(intent))
+    ((event,),) = (await world.events())[-1:]
+    assert event.authentication_deleted == intent.intent_id
+    revision = await world.revision()
+    with pytest.raises(RegistrationNotFound):
+        await world.authenticate(intent, world.sign_in("ada"))
+    await world.registry(registered(intent), deleted(intent))
+    assert await world.revision() == revision
+    assert await world.count("authentication") == 0

@@ -1,0 +1,504 @@
+"""Checks: what a replica makes of its three feeds, whatever comes first, and when it refuses to judge."""
+
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from guardhouse import decisions
+from guardhouse.durations import format_duration
+from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField
+from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse_services.clock import SECOND
+from guardhouse_services.follower import Freshness
+from guardhouse_services.session.replica import parse_max_staleness
+from guardhouse_services.session.servicer import SessionServicer
+from guardhouse_services.session.usecases import Session
+from guardhouse_services.times import from_timestamp, to_duration, to_timestamp
+from tests.clock import FakeClock
+from tests.guardhouse_services.session.world import (
+    ALICE,
+    BOB,
+    HOUR,
+    HOURLY,
+    LAPTOP,
+    MACHINE,
+    MAX_STALENESS,
+    NO_POLICY,
+    NO_REGISTRATION,
+    ORGANIZATION,
+    OTHER_ORGANIZATION,
+    PHONE,
+    UNLIMITED,
+    World,
+    authentication,
+    call,
+    policy,
+    registration,
+    user,
+)
+
+FRESH = (pb.DECISION_ALLOW, pb.DECISION_REASON_SESSION_FRESH)
+NO_LIMIT = (pb.DECISION_ALLOW, pb.DECISION_REASON_NO_SESSION_LIMIT)
+EXPIRED = (pb.DECISION_REAUTHENTICATE, pb.DECISION_REASON_SESSION_EXPIRED)
+SESSION_REVOKED = (pb.DECISION_REAUTHENTICATE, pb.DECISION_REASON_SESSION_REVOKED)
+REVOKED = (pb.DECISION_BLOCK, pb.DECISION_REASON_REGISTRATION_REVOKED)
+UNKNOWN = (pb.DECISION_BLOCK, pb.DECISION_REASON_REGISTRATION_UNKNOWN)
+POLICY_UNKNOWN = (pb.DECISION_BLOCK, pb.DECISION_REASON_POLICY_UNKNOWN)
+REMOVED = (pb.DECISION_BLOCK, pb.DECISION_REASON_USER_REMOVED)
+STALE = (pb.DECISION_BLOCK, pb.DECISION_REASON_STATE_STALE)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Stands still, so that a session ends at exactly its end."""
+    clock = FakeClock()
+    clock.stop()
+    return clock
+
+
+@pytest.fixture
+async def world(clock: FakeClock) -> AsyncIterator[World]:
+    async with World(clock) as world:
+        yield world
+
+
+def servicer(world: World) -> SessionServicer:
+    # A check touches no database, no feed of its own and no other service.
+    nothing: Any = None
+    return SessionServicer(
+        world.clock, Session(world.clock, nothing, world.directory, world.replica, nothing), nothing, nothing
+    )
+
+
+async def ask(world: World, registration_id: str = LAPTOP, policy_id: str = HOURLY) -> pb.CheckSessionResponse:
+    request = pb.CheckSessionRequest(organization_id=ORGANIZATION, registration_id=registration_id, policy_id=policy_id)
+    return await servicer(world).CheckSession(request, call())
+
+
+async def check(world: World, registration_id: str = LAPTOP, policy_id: str = HOURLY) -> tuple[int, int]:
+    answer = (await ask(world, registration_id, policy_id)).answer
+    return answer.decision, answer.reason
+
+
+async def batch(world: World, *items: tuple[str, str]) -> pb.BatchCheckSessionsResponse:
+    asked = [pb.CheckSessionItem(registration_id=one, policy_id=other) for one, other in items]
+    request = pb.BatchCheckSessionsRequest(organization_id=ORGANIZATION, items=asked)
+    return await servicer(world).BatchCheckSessions(request, call())
+
+
+def reasons(response: pb.BatchCheckSessionsResponse) -> list[tuple[int, int]]:
+    return [(answer.decision, answer.reason) for answer in response.answers]
+
+
+async def enrolled(world: World, **fields: Any) -> int:
+    """Alice's laptop was enrolled now, and two policies cover it. Answers the time."""
+    now = world.clock.now()
+    world.identity.publish(user())
+    world.registry.publish(registration(now, **fields))
+    world.own.publish(policy(), policy(UNLIMITED, duration=""))
+    await world.settle()
+    return now
+
+
+async def test_an_answer_says_who_until_when_and_how_fresh(world: World, clock: FakeClock) -> None:
+    """Decision 27: the timer runs from the enrollment's own authentication."""
+    began = await enrolled(world)
+    response = await ask(world)
+    assert response.answer == pb.CheckAnswer(
+        decision=pb.DECISION_ALLOW,
+        reason=pb.DECISION_REASON_SESSION_FRESH,
+        policy_id=HOURLY,
+        registration_id=LAPTOP,
+        user_id=ALICE,
+        authenticate_time=to_timestamp(began),
+        session_expire_time=to_timestamp(began + HOUR),
+        valid_for=to_duration(decisions.MAX_VALID_FOR),
+    )
+    assert 0 <= clock.now() - from_timestamp(response.fresh_as_of) < 10 * SECOND
+    assert not response.degraded
+
+
+async def test_a_session_ends_at_exactly_its_end(world: World, clock: FakeClock) -> None:
+    """Decision 27, I-17: the last microsecond is fresh and the next is not, and no answer outlives it."""
+    await enrolled(world)
+    clock.advance(3600 - 0.000001)
+    await world.settle()
+    assert await check(world) == FRESH
+    assert (await ask(world)).answer.valid_for == to_duration(1)
+    clock.advance(0.000001)
+    assert await check(world) == EXPIRED
+    assert await check(world, policy_id=UNLIMITED) == NO_LIMIT
+
+
+async def test_an_authentication_from_the_future_proves_nothing(world: World, clock: FakeClock) -> None:
+    """I-17: 0 <= now - last authentication."""
+    await enrolled(world)
+    world.identity.publish(authentication(clock.now() + 1, revision=20))
+    await world.settle()
+    assert await check(world) == EXPIRED
+
+
+def publications(world: World, began: int) -> list[tuple[Any, Sequence[Any]]]:
+    return [
+        (world.identity, [user()]),
+        (world.identity, [authentication(began + HOUR, revision=20)]),
+        (world.registry, [registration(began)]),
+        (world.own, [policy()]),
+    ]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+async def test_the_order_in_which_facts_arrive_changes_nothing(
+    world: World, clock: FakeClock, order: Sequence[int]
+) -> None:
+    """Decision 27: the timer is that of the newest authentication, whether it came before the registration or after.
+
+    A check between any two of them allows only what it has proof of, and spoils none that follows.
+    """
+    began = clock.now()
+    clock.advance(3600 + 1800)
+    allowed = []
+    for number in order:
+        link, events = publications(world, began)[number]
+        link.publish(*events)
+        await world.settle()
+        allowed.append(await check(world) == FRESH)
+    assert allowed == [False, False, False, True]
+    answer = (await ask(world)).answer
+    assert answer.authenticate_time == to_timestamp(began + HOUR)
+    assert answer.session_expire_time == to_timestamp(began + 2 * HOUR)
+
+
+async def test_an_authentication_renews_its_own_registration_and_no_other(world: World, clock: FakeClock) -> None:
+    """Decision 27."""
+    began = await enrolled(world)
+    world.registry.publish(registration(began, PHONE))
+    clock.advance(3600)
+    world.identity.publish(authentication(clock.now(), revision=20, registration_id=LAPTOP))
+    await world.settle()
+    assert await check(world, LAPTOP) == FRESH
+    assert await check(world, PHONE) == EXPIRED
+
+
+async def test_a_later_authentication_replaces_the_one_that_checks_have_seen(world: World, clock: FakeClock) -> None:
+    """Decision 27: what a check put together is not kept past the event that changes it."""
+    await enrolled(world)
+    for revision in (20, 21):
+        clock.advance(3600)
+        await world.settle()
+        assert await check(world) == EXPIRED
+        world.identity.publish(authentication(clock.now(), revision=revision))
+        await world.settle()
+        assert await check(world) == FRESH
+
+
+async def test_a_registration_keeps_its_authentication_when_it_changes(world: World, clock: FakeClock) -> None:
+    """Decision 16: unrevoked, it is as it was, and its timer has run on."""
+    began = await enrolled(world)
+    clock.advance(3600)
+    renewed = clock.now()
+    world.identity.publish(authentication(renewed, revision=20))
+    await world.settle()
+    assert await check(world) == FRESH
+    world.registry.publish(registration(began, revoked=True))
+    await world.settle()
+    assert await check(world) == REVOKED
+    world.registry.publish(registration(began))
+    await world.settle()
+    assert (await ask(world)).answer.authenticate_time == to_timestamp(renewed)
+
+
+async def test_the_newer_authentication_is_the_one_of_the_higher_revision(world: World, clock: FakeClock) -> None:
+    """Revisions of identity order authentications, never clocks: an enrollment at a higher one has the say."""
+    began = await enrolled(world, authorized=20)
+    world.identity.publish(authentication(began - HOUR, revision=19))
+    await world.settle()
+    assert await check(world) == FRESH
+    world.identity.publish(authentication(began - HOUR, revision=20))
+    await world.settle()
+    assert await check(world) == EXPIRED
+
+
+async def test_a_registration_without_its_user_is_refused_until_the_user_arrives(
+    world: World, clock: FakeClock
+) -> None:
+    """Decision 5: whether the user was removed cannot be told yet."""
+    world.registry.publish(registration(clock.now()))
+    world.own.publish(policy(UNLIMITED, duration=""))
+    await world.settle()
+    assert await check(world, policy_id=UNLIMITED) == UNKNOWN
+    world.identity.publish(user(BOB))
+    await world.settle()
+    assert await check(world, policy_id=UNLIMITED) == UNKNOWN
+    world.identity.publish(user(ALICE))
+    await world.settle()
+    assert await check(world, policy_id=UNLIMITED) == NO_LIMIT
+
+
+async def test_a_removed_user_is_refused_whatever_the_registry_shows(world: World, clock: FakeClock) -> None:
+    """Decision 5: and one who enrolled again after the removal is not."""
+    await enrolled(world, authorized=10)
+    world.identity.publish(user(removed=10))
+    await world.settle()
+    assert await check(world, policy_id=UNLIMITED) == REMOVED
+    world.registry.publish(registration(clock.now(), PHONE, authorized=11))
+    await world.settle()
+    assert await check(world, PHONE, UNLIMITED) == NO_LIMIT
+
+
+async def test_a_revoked_user_reauthenticates_for_every_enforced_policy(world: World, clock: FakeClock) -> None:
+    """Decision 35: until the next authentication, whose revision is behind the revocation's."""
+    began = await enrolled(world)
+    world.identity.publish(user(revoked=30))
+    await world.settle()
+    assert await check(world) == SESSION_REVOKED
+    assert await check(world, policy_id=UNLIMITED) == NO_LIMIT
+    world.identity.publish(authentication(began, revision=30))
+    await world.settle()
+    assert await check(world) == SESSION_REVOKED
+    world.identity.publish(authentication(began, revision=31))
+    await world.settle()
+    assert await check(world) == FRESH
+
+
+async def test_a_service_token_has_a_timer_and_needs_no_user(world: World, clock: FakeClock) -> None:
+    """Decision 34."""
+    await enrolled(world, service_token_id=MACHINE)
+    answer = (await ask(world)).answer
+    assert (answer.decision, answer.reason, answer.user_id) == (*FRESH, "")
+    clock.advance(3600)
+    await world.settle()
+    assert await check(world) == EXPIRED
+
+
+async def test_a_shorter_timeout_acts_on_sessions_that_exist(world: World, clock: FakeClock) -> None:
+    """Decision 28: a timeout is judged at check time."""
+    await enrolled(world)
+    clock.advance(600)
+    await world.settle()
+    assert await check(world) == FRESH
+    world.own.publish(policy(duration="10m0s"))
+    await world.settle()
+    assert await check(world) == EXPIRED
+
+
+async def test_a_policy_that_does_not_enforce_its_duration_is_unlimited(world: World, clock: FakeClock) -> None:
+    """Decision 28."""
+    await enrolled(world)
+    world.own.publish(policy(duration="", check_session=pb.CheckSession(enforce=False, duration="1s")))
+    clock.advance(3600)
+    await world.settle()
+    assert await check(world) == NO_LIMIT
+
+
+async def test_what_is_deleted_is_unknown(world: World) -> None:
+    """Decision 36: an answer, no error."""
+    await enrolled(world)
+    world.own.publish(pb.Event(policy_deleted=HOURLY))
+    await world.settle()
+    assert await check(world) == POLICY_UNKNOWN
+    world.registry.publish(registry.Event(registration_deleted=LAPTOP))
+    await world.settle()
+    assert await check(world, policy_id=UNLIMITED) == UNKNOWN
+
+
+async def test_a_deleted_authentication_leaves_the_enrollments(world: World, clock: FakeClock) -> None:
+    began = await enrolled(world)
+    world.identity.publish(authentication(began + 1, revision=20))
+    world.identity.publish(identity.Event(authentication_deleted=LAPTOP))
+    await world.settle()
+    assert (await ask(world)).answer.authenticate_time == to_timestamp(began)
+
+
+async def test_what_a_snapshot_omits_is_gone(world: World, clock: FakeClock) -> None:
+    """I-22: after a resync nothing of the old state allows."""
+    began = await enrolled(world)
+    world.registry.snapshot(registration(began, PHONE))
+    await world.settle()
+    assert await check(world, LAPTOP) == UNKNOWN
+    assert await check(world, PHONE) == FRESH
+
+
+async def test_what_a_newer_service_may_say_allows_nothing(world: World, clock: FakeClock) -> None:
+    """Services are upgraded in any order: an unknown state or action refuses, and stops no feed."""
+    began = await enrolled(world)
+    stranger = registration(began, PHONE)
+    stranger.registration.registration.state = 9  # type: ignore[assignment]
+    world.registry.publish(stranger)
+    world.own.publish(policy(UNLIMITED, duration="", action=9))
+    await world.settle()
+    assert await check(world, PHONE) == REVOKED
+    assert await check(world, LAPTOP, UNLIMITED) == (pb.DECISION_BLOCK, pb.DECISION_REASON_POLICY_BLOCK)
+    world.own.publish(policy(filter=9))
+    await world.settle()
+    clock.advance(3600)
+    await world.settle()
+    assert await check(world) == EXPIRED
+
+
+async def test_a_batch_answers_each_item_in_order(world: World) -> None:
+    """Decision 36: unknown things are answers of their items; ids are not echoed, and freshness comes once."""
+    began = await enrolled(world)
+    world.registry.publish(registration(began, PHONE, revoked=True))
+    await world.settle()
+    response = await batch(
+        world,
+        (LAPTOP, HOURLY),
+        (NO_REGISTRATION, HOURLY),
+        (LAPTOP, NO_POLICY),
+        (PHONE, UNLIMITED),
+        (LAPTOP, UNLIMITED),
+    )
+    assert reasons(response) == [FRESH, UNKNOWN, POLICY_UNKNOWN, REVOKED, NO_LIMIT]
+    assert {(a.policy_id, a.registration_id, a.user_id) for a in response.answers} == {("", "", "")}
+    assert response.answers[0].session_expire_time == to_timestamp(began + HOUR)
+    assert not response.answers[1].HasField("authenticate_time")
+    assert response.HasField("fresh_as_of")
+
+
+async def test_a_malformed_id_is_named(world: World) -> None:
+    with pytest.raises(InvalidField) as caught:
+        await batch(world, *[(LAPTOP, HOURLY)] * 3, ("pol_" + "1" * 32, HOURLY))
+    assert caught.value.field == "items[3].registration_id"
+    with pytest.raises(FieldRequired) as caught:
+        await batch(world, (LAPTOP, HOURLY), (LAPTOP, ""))
+    assert caught.value.field == "items[1].policy_id"
+    with pytest.raises(InvalidField) as caught:
+        await ask(world, registration_id=LAPTOP.upper())
+    assert caught.value.field == "registration_id"
+
+
+async def test_a_batch_is_bounded(world: World) -> None:
+    """I-34."""
+    with pytest.raises(FieldRequired):
+        await batch(world)
+    with pytest.raises(InvalidField) as caught:
+        await batch(world, *[(LAPTOP, HOURLY)] * 1001)
+    assert caught.value.field == "items"
+    assert len((await batch(world, *[(LAPTOP, HOURLY)] * 1000)).answers) == 1000
+
+
+async def test_an_organization_knows_nothing_of_another(world: World) -> None:
+    """I-27: foreign and unknown ids answer the same."""
+    await enrolled(world)
+    world.own.publish(policy(), organization_id=OTHER_ORGANIZATION)
+    await world.settle()
+    for organization_id in (OTHER_ORGANIZATION, "org_" + "9" * 32):
+        request = pb.CheckSessionRequest(organization_id=organization_id, registration_id=LAPTOP, policy_id=HOURLY)
+        answer = (await servicer(world).CheckSession(request, call())).answer
+        assert (answer.decision, answer.reason, answer.user_id) == (*UNKNOWN, "")
+
+
+@pytest.mark.parametrize("cut", ["identity", "registry", "own"])
+async def test_nothing_is_allowed_once_one_feed_is_no_longer_fresh(world: World, clock: FakeClock, cut: str) -> None:
+    """I-16: with any one link cut there is no ALLOW later than max_staleness after the last proof, under any policy."""
+    await enrolled(world)
+    getattr(world, cut).up = False
+    clock.advance(MAX_STALENESS / SECOND)
+    since = clock.steady()
+    for link, follower in zip((world.identity, world.registry, world.own), world.replica.followers, strict=True):
+        assert await follower.fresh(since, timeout=1.0 if link.up else 0.05) == link.up
+    assert await check(world) == STALE
+    assert (
+        reasons(await batch(world, (LAPTOP, HOURLY), (LAPTOP, UNLIMITED), (NO_REGISTRATION, NO_POLICY))) == [STALE] * 3
+    )
+    getattr(world, cut).up = True
+    await world.settle()
+    assert await check(world) == FRESH
+
+
+class StillClock(FakeClock):
+    """Whose steady time stands still as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stop()
+        self._began = super().steady()
+
+    def steady(self) -> int:
+        return self._began + self._ahead
+
+
+async def test_the_state_is_stale_from_exactly_max_staleness_on() -> None:
+    """I-16: the bound is of the oldest of the three proofs, and an answer may be kept only for what is left of it."""
+    clock = StillClock()
+    async with World(clock) as world:
+        began, steady = await enrolled(world), clock.steady()
+        world.identity.up = world.registry.up = world.own.up = False
+        for follower, age in zip(world.replica.followers, (1, 29, 5), strict=True):
+            follower.fresh_as_of = steady - age * SECOND
+        response = await ask(world)
+        assert (response.answer.decision, response.answer.reason) == FRESH
+        assert response.answer.valid_for == to_duration(SECOND)
+        assert response.fresh_as_of == to_timestamp(began - 29 * SECOND)
+        clock.advance(1)
+        response = await ask(world)
+        assert (response.answer.decision, response.answer.reason) == FRESH
+        assert response.answer.valid_for == to_duration(0)
+        clock.advance(0.000001)
+        response = await ask(world)
+        assert (response.answer.decision, response.answer.reason) == STALE
+        assert response.answer.valid_for == to_duration(0)
+        assert response.fresh_as_of == to_timestamp(began - 29 * SECOND)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+async def test_a_feed_that_never_loaded_is_not_fresh_on_a_machine_that_just_started(missing: int) -> None:
+    """I-16: no proof is no proof, however small the steady time still is."""
+    clock = StillClock()
+    clock._began = SECOND
+    world = World(clock)
+    for follower in world.replica.followers:
+        follower.fresh_as_of = SECOND
+    assert await check(world) == UNKNOWN
+    world.replica.followers[missing].fresh_as_of = 0
+    assert await check(world) == STALE
+    assert not (await ask(world)).HasField("fresh_as_of")
+
+
+async def test_a_token_makes_the_next_check_know(world: World, clock: FakeClock) -> None:
+    """I-35: of any of the three feeds; the change is on its way when the check comes."""
+    began = await enrolled(world)
+    views = zip(("identity", "registry", "session"), world.replica.followers, strict=True)
+    nothing: Any = None
+    freshness = Freshness(nothing, "", views=views, effects=())
+    token = world.registry.publish(registration(began, revoked=True))
+    assert await check(world) == FRESH
+    await freshness.wait([token], ORGANIZATION)
+    assert await check(world) == REVOKED
+    token = world.registry.publish(registration(began))
+    await freshness.wait([token], ORGANIZATION)
+    await freshness.wait([world.identity.publish(user(revoked=30))], ORGANIZATION)
+    assert await check(world) == SESSION_REVOKED
+    await freshness.wait([world.own.publish(policy(duration=""))], ORGANIZATION)
+    assert await check(world) == NO_LIMIT
+
+
+@pytest.mark.parametrize("text", ["2s", "30s", "5m", "1m30s"])
+def test_max_staleness_has_bounds(text: str) -> None:
+    assert 2 * SECOND <= parse_max_staleness(text) <= 300 * SECOND
+
+
+@pytest.mark.parametrize("text", ["", "0s", "1.999999s", "5m0.000001s", "24h", "-30s", "30", "thirty seconds"])
+def test_nobody_runs_with_another_max_staleness(text: str) -> None:
+    """I-16: a bound that is no bound is refused when the service starts."""
+    with pytest.raises(DurationInvalid):
+        parse_max_staleness(text)
+
+
+def test_the_contract_and_the_decisions_have_the_same_numbers() -> None:
+    """Answers are filled with the decisions' numbers."""
+    for ours, prefix, theirs in (
+        (decisions.Decision, "DECISION_", pb.Decision),
+        (decisions.Reason, "DECISION_REASON_", pb.DecisionReason),
+        (decisions.PolicyFilter, "POLICY_FILTER_", pb.PolicyFilter),
+        (decisions.PolicyAction, "POLICY_ACTION_", pb.PolicyAction),
+    ):
+        assert {f"{prefix}{each.name}": each.value for each in ours} == {
+            name: value for name, value in theirs.items() if value
+        }
+    assert format_duration(MAX_STALENESS) == "30s"

@@ -1,0 +1,99 @@
+"""The registry dies at every step of the saga; on both engines (the failure table of an enrollment)."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from guardhouse import errors
+from guardhouse.registry.v1 import registry_pb2
+from guardhouse_services import registry
+from guardhouse_services.identity.store.tables import intent
+from guardhouse_services.ipam import store as ipam_store
+from tests.plane import Plane
+from tests.system.people import World
+
+ENROLLING = (
+    "registry.begin",
+    "registry.begun",
+    "registry.authorized",
+    "registry.reserved",
+    "registry.activate",
+    "registry.activated",
+)
+ABORTING = ("registry.aborted", "registry.released")
+
+
+def test_every_failpoint_of_the_saga_is_killed() -> None:
+    source = (Path(registry.__file__).parent / "usecases.py").read_text()
+    assert set(re.findall(r'failpoint\("([^"]+)"\)', source)) == {*ENROLLING, *ABORTING}
+
+
+@asynccontextmanager
+async def dying(plane: Plane, failpoint: str) -> AsyncIterator[None]:
+    """The registry as a process that kills itself at the failpoint; behind it, one that does not."""
+    await plane.stop("registry")
+    process = await plane.spawn("registry", GUARDHOUSE_FAILPOINTS=f"{failpoint}=kill")
+    yield
+    assert process.wait(timeout=10) == -9, f"{failpoint} was not reached"
+    await plane.start("registry")
+    await plane.nodes["registry"].loaded()
+
+
+async def reserved(plane: Plane) -> tuple[int, int]:
+    """How many claims on seats and how many addresses wait for an outcome."""
+    claims = sa.select(sa.func.count()).where(intent.c.ask_time.is_not(None))
+    leases = sa.select(sa.func.count()).where(ipam_store.lease.c.state == "RESERVED")
+    return (
+        await plane.nodes["identity"].database.read(lambda tx: tx.execute(claims).scalar_one()),
+        await plane.nodes["ipam"].database.read(lambda tx: tx.execute(leases).scalar_one()),
+    )
+
+
+async def resolve(plane: Plane) -> None:
+    """What the jobs of identity, ipam and the registry do every few seconds."""
+    await plane.nodes["registry"].servicer.registry.sweep_once()  # type: ignore[attr-defined]
+    await plane.nodes["identity"].servicer.identity.resolver.resolve_once()  # type: ignore[attr-defined]
+    await plane.nodes["ipam"].servicer.ipam.resolve_once()  # type: ignore[attr-defined]
+
+
+@pytest.mark.timeout(180)
+async def test_a_retry_after_a_death_makes_one_registration(plane: Plane, world: World) -> None:
+    """Rows 1 to 6: the retry goes on where the first call stopped."""
+    for number, failpoint in enumerate(ENROLLING):
+        person = f"person{number}"
+        request = await world.request(world.id_token(person), f"machine-of-{person}")
+        async with dying(plane, failpoint):
+            with pytest.raises(errors.Unavailable):
+                await world.enrollment.Register(request)
+        made = await world.enrollment.Register(request)
+        live = await world.live(device_id=made.registration.device_id)
+        assert [it.registration_id for it in live] == [made.registration.registration_id], failpoint
+        assert await world.used_seats() == number + 1, failpoint
+        leases = [it for it in await world.leases() if it.device_id == made.registration.device_id]
+        assert [it.ipv4 for it in leases] == [made.registration.ipv4], failpoint
+
+
+@pytest.mark.timeout(180)
+async def test_nothing_is_left_reserved_65_seconds_after_a_death(plane: Plane, world: World) -> None:
+    """Rows 2 to 7 and 12: without a retry, what became active is held, and the rest is free."""
+    for number, failpoint in enumerate((*ENROLLING, *ABORTING)):
+        person, machine = f"person{number}", f"machine{number}"
+        if failpoint in ABORTING:
+            await world.enroll(f"holder{number}", machine)
+        request = await world.request(world.id_token(person), machine)
+        before = (await world.used_seats(), len(await world.leases()))
+        async with dying(plane, failpoint):
+            with pytest.raises(errors.Unavailable):
+                await world.enrollment.Register(request)
+        plane.clock.advance(65)
+        await resolve(plane)
+        assert await reserved(plane) == (0, 0), failpoint
+        became = 1 if failpoint == "registry.activated" else 0
+        assert await world.used_seats() == before[0] + became, failpoint
+        assert len(await world.leases()) == before[1] + became, failpoint
+        live = [it for it in await world.live() if it.state == registry_pb2.REGISTRATION_STATE_ACTIVE]
+        assert len(live) == len(await world.leases()), failpoint
