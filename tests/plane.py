@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from demo.issuer import Issuer, Person
 from demo.plane import free_port_base
@@ -84,16 +83,15 @@ class Plane:
         command = [sys.executable, "-m", f"guardhouse_services.{service}"]
         process = subprocess.Popen(command, env={**os.environ, **settings, **environment})  # noqa: ASYNC220
         self._stack.callback(process.kill)
-        channel = self._channel(service, "public", "")
-        health = health_pb2_grpc.HealthStub(channel._channel)
-        while True:
-            try:
-                await health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=20)
-            except grpc.aio.AioRpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise
-            else:
-                return process
+        await self.reachable(service)
+        return process
+
+    async def reachable(self, service: str) -> None:
+        """Waits until the public listener of a service that was started anew answers every client of this plane."""
+        for (name, listener, _), channel in list(self._channels.items()):
+            if name == service and listener == "public":
+                channel._channel.get_state(try_to_connect=True)
+                await channel._channel.channel_ready()
 
     async def create_organization(self, seat_limit: int | None = None) -> str:
         """An organization with the plane's issuer, whose people of example.com may enroll."""
@@ -122,6 +120,12 @@ class Plane:
         )
         return organization_id
 
+    async def advance(self, seconds: float) -> None:
+        """Moves the clock, and waits until the checks know that their state is as fresh as that."""
+        self.clock.advance(seconds)
+        for follower in self.nodes["session"].views:
+            await follower.fresh(self.clock.steady())
+
     def stub(self, stub: Callable[[Any], Any], key: str | None = None) -> Any:
         """A stub of the public listener, as the installation's admin or with another bearer value ("" for none)."""
         bearer = self.admin_key if key is None else key
@@ -138,12 +142,14 @@ class Plane:
             tls = self.settings.tls_path
             if listener == "public":
                 credentials = grpc.ssl_channel_credentials((tls / "ca.crt").read_bytes())
-                port, options = self.settings.public_port(service), []
+                port, options = self.settings.public_port(service), list[tuple[str, Any]]()
                 metadata = (("authorization", f"Bearer {caller}"),) if caller else ()
             else:
                 credentials = peer_credentials(tls, caller)
                 port, metadata = self.settings.service_port(service), ()
                 options = [("grpc.ssl_target_name_override", internal_name(service))]
+            # A test that stops a service does not wait for those who called it meanwhile.
+            options += [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
             channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options)
             self._channels[key] = AioChannel(channel, self._policies.setdefault(caller, Policy(lambda: metadata)))
         return self._channels[key]

@@ -12,8 +12,8 @@ from guardhouse_services.database import Database, Transaction, platform
 
 log = logging.getLogger(__name__)
 
-LEASE = 10 * SECOND
-RENEW_SECONDS = 3.0
+LEASE = 6 * SECOND
+RENEW_SECONDS = 2.0
 
 job_lease = sa.Table(
     "job_lease",

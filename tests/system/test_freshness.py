@@ -42,6 +42,7 @@ async def test_without_the_token_it_is_refused_within_a_second(plane: Plane, wor
     request = session_pb2.CheckSessionRequest(
         organization_id=world.organization_id, registration_id=made.registration_id, policy_id=policy
     )
+    await world.check(made.registration_id, policy)
     assert (await gateway.CheckSession(request)).answer.decision == session_pb2.DECISION_ALLOW
     batch = world.batch(registry_pb2.RevokeRegistrationsRequest, made.registration_id)
     await world.registrations.RevokeRegistrations(batch)

@@ -282,7 +282,7 @@ async def test_only_the_same_person_may_sign_in_again(plane: Plane, world: World
     """Decision 27: the timer of somebody else's device is untouched."""
     policy = await world.policy("1h")
     made = await world.enroll("alice")
-    plane.clock.advance(3601)
+    await plane.advance(3601)
     assert await world.check(made.registration.registration_id, policy) == "SESSION_EXPIRED"
     device = plane.stub(session_pb2_grpc.SessionServiceStub, key=made.token)
     request = session_pb2.ReauthenticateRequest(

@@ -25,7 +25,7 @@ class IpamServicer:
 
     def __init__(self, clock: Clock, ipam: Ipam, pages: Pages, feed: Feed) -> None:
         self._clock = clock
-        self._ipam = ipam
+        self.ipam = ipam
         self._pages = pages
         self._feed = feed
 
@@ -40,7 +40,7 @@ class IpamServicer:
                 holder_id = check_id(request.service_token_id, SERVICE_TOKEN, "service_token_id")
             case _:
                 raise FieldRequired("user_id", "user_id or service_token_id is required")
-        lease = await self._ipam.reserve_addresses(
+        lease = await self.ipam.reserve_addresses(
             request.organization_id, request.intent_id, request.device_id, holder_id
         )
         return to_reservation(lease)
@@ -48,7 +48,7 @@ class IpamServicer:
     async def ReleaseAddresses(self, request: pb.ReleaseAddressesRequest, _call: Call) -> pb.ReleaseAddressesResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.intent_id, REGISTRATION, "intent_id")
-        await self._ipam.release_addresses(request.organization_id, request.intent_id)
+        await self.ipam.release_addresses(request.organization_id, request.intent_id)
         return pb.ReleaseAddressesResponse()
 
     async def LookupAddress(self, request: pb.LookupAddressRequest, _call: Call) -> pb.LookupAddressResponse:
@@ -59,14 +59,14 @@ class IpamServicer:
             if not 0 <= request.time.seconds <= LAST_SECOND:
                 raise InvalidField("time", "time is not between the years 1970 and 9999")
             at = from_timestamp(request.time)
-        found = await self._ipam.lookup_address(request.organization_id, address, at)
+        found = await self.ipam.lookup_address(request.organization_id, address, at)
         return pb.LookupAddressResponse(lease=to_lease(found))
 
     async def ListAddresses(self, request: pb.ListAddressesRequest, _call: Call) -> pb.ListAddressesResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         now = self._clock.now()
         page = self._pages.read(request, now)
-        found = await self._ipam.list_addresses(request.organization_id, page)
+        found = await self.ipam.list_addresses(request.organization_id, page)
         shown, token = self._pages.cut(request, page, found, lambda each: each.lease_id, now)
         return pb.ListAddressesResponse(leases=map(to_lease, shown), next_page_token=token)
 

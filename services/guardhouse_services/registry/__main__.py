@@ -60,7 +60,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         feed=feed,
         freshness=Freshness(database, SERVICE, [("identity", directory.follower)], ["identity"]),
         contract=pb.DESCRIPTOR,
-        servicer=RegistryServicer(clock, registry, feed, Pages(master_key)),
+        servicer=RegistryServicer(clock, registry, Pages(master_key), feed),
         views=[directory.follower],
         effects={"identity": removals},
         jobs={"sweep": registry.sweep},

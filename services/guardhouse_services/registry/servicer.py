@@ -43,7 +43,7 @@ _ACTIVE: dict[int, bool | None] = {
 class RegistryServicer:
     """Every method of guardhouse.registry.v1."""
 
-    def __init__(self, clock: Clock, registry: Registry, feed: Feed, pages: Pages) -> None:
+    def __init__(self, clock: Clock, registry: Registry, pages: Pages, feed: Feed) -> None:
         self.registry = registry
         self._clock = clock
         self._feed = feed

@@ -115,7 +115,9 @@ class SessionServicer:
         response = pb.BatchCheckSessionsResponse()
         add, fill = response.answers.add, messages.fill
         for verdict in verdicts:
-            fill(add(), verdict)
+            answer = add()
+            fill(answer, verdict)
+            answer.user_id = verdict.user_id
         messages.set_time(response.fresh_as_of, fresh_as_of)
         return response
 

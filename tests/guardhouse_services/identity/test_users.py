@@ -239,14 +239,34 @@ async def test_removing_everybody_of_an_empty_organization_is_done(world: World)
 async def test_an_unknown_user_keeps_everybody(world: World) -> None:
     """Decision 5: all of them or nobody; one who never got in is unknown."""
     intent = await world.enroll("ada")
-    hidden = await world.authorize("bob")
-    for unknown in (new_id(USER, world.clock.now()), hidden.user_id):
+    refused = await world.authorize("bob")
+    await world.cancel(refused)
+    for unknown in (new_id(USER, world.clock.now()), refused.user_id):
         call = world.call(world.organization)
         with pytest.raises(UserNotFound) as error:
             await world.identity.users.remove(call, world.organization, [intent.user_id, unknown], False)
         assert error.value.metadata == {"user_id": unknown}
-    assert await world.used() == 2
+        with pytest.raises(UserNotFound):
+            await world.identity.users.revoke(call, world.organization, unknown, False)
+    assert await world.used() == 1
     assert (await world.user(intent)).removed_revision == 0
+
+
+async def test_who_has_enrolled_a_moment_ago_can_be_revoked_and_removed(world: World) -> None:
+    """Decision 5: Register has answered with the id before the registry's feed tells of it here."""
+    intent = await world.authorize("ada")
+    call = world.call(world.organization)
+    user, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, True)
+    assert user.registrations_revoked_revision >= intent.authorize_revision
+    removal = await world.remove(intent)
+    assert (removal.users, removal.seats_freed, removal.done) == (1, 1, False)
+    await world.registry(registered(intent), deleted(intent))
+    await world.ipam(released(intent))
+    assert progress(await world.removal(removal)) == (1, 1, 1, True)
+    assert await world.used() == 0
+    (user,) = await world.users()
+    assert user.seat_time is None
+    assert user.removed_revision >= intent.authorize_revision
 
 
 async def test_users_of_another_organization_are_unknown(world: World) -> None:

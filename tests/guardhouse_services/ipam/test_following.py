@@ -116,6 +116,19 @@ async def test_an_old_event_does_not_take_a_lease_from_its_holder(world: World) 
     assert (await world.leases(), await world.history(), await world.events()) == after
 
 
+async def test_a_snapshot_that_broke_off_leaves_no_claim_behind_the_next_one(world: World) -> None:
+    lease = await world.hold()
+    second, third = new(REGISTRATION), new(REGISTRATION)
+    old = [world.record(second, lease), deleted(name(lease))]
+    await world.change(*old)
+    await world.change(world.record(third, lease), deleted(second))
+    await world.effects.begin(world.organization)
+    await world.effects.page(world.organization, old)
+    await world.resync(world.record(third, lease))
+    await world.change(deleted(third))
+    assert await world.state(lease) is State.RESTING
+
+
 async def test_an_old_deletion_between_old_activations_releases_nothing(world: World) -> None:
     """The chain of holders was missed, and the snapshot shows the last one first."""
     first = await world.reserve()

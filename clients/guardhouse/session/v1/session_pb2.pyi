@@ -585,7 +585,9 @@ class Session(_message.Message):
     service_token_id: _builtins.str
     """A machine."""
     revoked: _builtins.bool
-    """The user was revoked since: every policy that enforces a session asks for a new authentication (decision 35)."""
+    """The user was revoked or removed since: every policy that enforces a session asks for a new authentication
+    (decisions 5 and 35).
+    """
     @_builtins.property
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
         """Where the timer started."""
@@ -754,7 +756,7 @@ class CheckAnswer(_message.Message):
     reason: Global___DecisionReason.ValueType
     """Why."""
     policy_id: _builtins.str
-    """The policy that decided."""
+    """The policy that decided. In a batch it is not repeated."""
     registration_id: _builtins.str
     """The registration. In a batch it is not repeated."""
     user_id: _builtins.str
@@ -765,7 +767,7 @@ class CheckAnswer(_message.Message):
 
     @_builtins.property
     def session_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the session expires. Absent: unlimited, or there is none."""
+        """When the session expires, or expired. Absent: no timeout was judged."""
 
     @_builtins.property
     def valid_for(self) -> _duration_pb2.Duration:

@@ -32,11 +32,10 @@ def _values(user: User) -> dict[str, Any]:
     }
 
 
-def get(tx: Transaction, organization_id: str, user_id: str, *, lock: bool = False) -> User:
-    """A user who has authenticated. Raises UserNotFound."""
+def get(tx: Transaction, organization_id: str, user_id: str) -> User:
+    """Authenticated or not. Raises UserNotFound."""
     query = sa.select(users).where(users.c.organization_id == organization_id, users.c.user_id == user_id)
-    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
-    if row is None or row.authenticate_time is None:
+    if (row := tx.execute(query).one_or_none()) is None:
         raise UserNotFound(user_id)
     return _made(row)
 

@@ -46,18 +46,20 @@ def cancel(tx: Transaction, organization_id: str, intent_id: str) -> None:
 def hold(tx: Transaction, organization_id: str, intent_ids: list[str], users: dict[str, User]) -> list[pb.Event]:
     """Turns what these intents, whose users are locked, have reserved into what is held; answers the events.
 
-    An enrollment counts as an authentication when it becomes a registration (decision 2).
+    An enrollment counts as an authentication when it becomes a registration (decision 2); one whose user was removed
+    meanwhile counts as well, and holds nothing.
     """
     undecided = store.intents.undecided(tx, organization_id, intent_ids)
-    held = [intent for intent in undecided if intent.state is IntentState.RESERVED]
+    held = [intent.intent_id for intent in undecided if intent.state is IntentState.RESERVED]
     removed = [intent.intent_id for intent in undecided if intent.state is IntentState.REMOVED]
-    store.intents.move(tx, organization_id, [intent.intent_id for intent in held], IntentState.HELD)
+    store.intents.move(tx, organization_id, held, IntentState.HELD)
     store.intents.move(tx, organization_id, removed, IntentState.CANCELLED)
     changed: dict[str, User] = {}
-    for intent in held:
+    for intent in undecided:
         if intent.user_id:
             user = changed.get(intent.user_id, users[intent.user_id])
-            user = user.authenticated(intent.profile, intent.authenticate_time).seated(intent.create_time)
-            changed[intent.user_id] = user
+            user = user.authenticated(intent.profile, intent.authenticate_time)
+            seated = intent.state is IntentState.RESERVED
+            changed[intent.user_id] = user.seated(intent.create_time) if seated else user
     store.users.save(tx, organization_id, changed.values())
     return [messages.user_event(user) for user in changed.values()]

@@ -22,8 +22,11 @@ class Users:
         self._database = database
 
     async def get(self, organization_id: str, user_id: str) -> User:
-        """Raises UserNotFound."""
-        return await self._database.read(lambda tx: store.users.get(tx, organization_id, user_id))
+        """A user who has authenticated. Raises UserNotFound."""
+        user = await self._database.read(lambda tx: store.users.get(tx, organization_id, user_id))
+        if user.authenticate_time is None:
+            raise UserNotFound(user_id)
+        return user
 
     async def page(self, organization_id: str, page: Page, email: str, has_seat: bool | None) -> Sequence[User]:
         return await self._database.read(lambda tx: store.users.page(tx, organization_id, page, email, has_seat))
@@ -39,7 +42,7 @@ class Users:
         def work(tx: Transaction) -> tuple[User, str]:
             if requests.find(tx, call.key) is not None:
                 return store.users.get(tx, organization_id, user_id), present(tx, organization_id)
-            user = store.users.get(tx, organization_id, user_id, lock=True)
+            (user,) = _lock_known(tx, organization_id, [user_id])
             requests.record(tx, call.key)
             revision = tx.advance(organization_id)
             revoked = replace(user, revoked_revision=revision)
@@ -95,8 +98,15 @@ class Users:
 
 
 def _lock_known(tx: Transaction, organization_id: str, user_ids: Sequence[str]) -> list[User]:
+    """Raises UserNotFound, also for one who tried to enroll and never did.
+
+    Whoever has enrolled a moment ago is known: Register has answered with the id, even if the registry's feed has not
+    told of it here yet.
+    """
     users = store.users.lock(tx, organization_id, user_ids)
     known = {user.user_id for user in users if user.authenticate_time is not None}
+    unseen = {user.user_id for user in users} - known
+    known.update(intent.user_id for intent in store.intents.reserved_by(tx, organization_id, unseen))
     for user_id in user_ids:
         if user_id not in known:
             raise UserNotFound(user_id)
