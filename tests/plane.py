@@ -34,9 +34,8 @@ class Plane:
 
     def __init__(self, folder: Path, clock: FakeClock, database_url: str = "", **settings: Any) -> None:
         self.clock = clock
-        self.settings = Settings(
-            var=folder / "var", port_base=free_port_base(), database_url=database_url, log_calls=False, **settings
-        )
+        given = {"log_calls": False, **settings}
+        self.settings = Settings(var=folder / "var", port_base=free_port_base(), database_url=database_url, **given)
         self.nodes: dict[str, Node] = {}
         self.issuer = Issuer([Person(f"{name}@example.com", name) for name in ("alice", "bob", "carol", "dave")])
         self.organization = ""

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import gc
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 import uvloop
@@ -37,7 +38,7 @@ def prepare(settings: Settings, clock: Clock) -> None:
 def serve(*builds: Build, started: Started | None = None) -> None:
     """Runs the services in this process until SIGINT or SIGTERM, then drains them."""
     settings, clock = Settings(), SystemClock()
-    log.configure(settings.log_level)
+    log.configure(settings.log_level, pretty=sys.stderr.isatty())
     prepare(settings, clock)
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_serve(settings, clock, builds, started))
