@@ -37,9 +37,16 @@ TOKEN_FIELDS = ("revision_token", "identity_revision_token")
 class Policy:
     """What is added to each call. `metadata` is asked at every attempt, so that a server can hand its request id on."""
 
-    def __init__(self, metadata: Callable[[], Metadata], deadline: float = DEADLINE, keep_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        metadata: Callable[[], Metadata],
+        deadline: float = DEADLINE,
+        keep_tokens: bool = True,
+        attempts: int = ATTEMPTS,
+    ) -> None:
         self.metadata = metadata
         self.deadline = deadline
+        self.attempts = attempts
         self.tokens = Tokens() if keep_tokens else None
 
     def prepare(self, method: MethodDescriptor, request: Message) -> Message:
@@ -71,7 +78,7 @@ class Policy:
         if isinstance(error, EpochChanged) and self.tokens is not None:
             self.tokens.forget(error.metadata.get("service", ""))
         pause = error.retry_after or random.uniform(0.05, min(1.0, 0.1 * 2**attempt))
-        if not (retryable and is_transient(error) and attempt < ATTEMPTS and pause < time_left):
+        if not (retryable and is_transient(error) and attempt < self.attempts and pause < time_left):
             raise error
         return pause
 

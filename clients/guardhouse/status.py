@@ -51,7 +51,8 @@ def from_rpc_error(error: grpc.RpcError, peer: str = "the service") -> Guardhous
     if code == "DEADLINE_EXCEEDED":
         return ServiceUnavailable(f"{peer} did not answer in time")
     if code == "UNAVAILABLE":
-        return ServiceUnavailable(f"{peer} cannot be reached: {message.rpartition('last error: ')[2] or 'no answer'}")
+        cause = message.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+        return ServiceUnavailable(f"{peer} cannot be reached: {cause or 'no answer'}")
     return _unknown(code, code, message)
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from guardhouse.profile import Profile
 from guardhouse_services.config import SERVICES, Settings, describe
 from guardhouse_services.identity.__main__ import build as identity
 from guardhouse_services.ipam.__main__ import build as ipam
@@ -70,13 +71,13 @@ async def welcome(settings: Settings, nodes: Sequence[Node]) -> None:
 
 def write_profile(settings: Settings, key: str) -> Path:
     """The client's profile beside the databases, and the admin's key, unless it was revoked."""
+    folder = settings.var
     if key:
-        _write_private(settings.var / "admin.key", f"{key}\n")
-    lines = [f'{service} = "{settings.host}:{settings.public_port(service)}"' for service in SERVICES]
-    authority = os.path.relpath(settings.tls_path / "ca.crt", settings.var)
-    profile = settings.var / "client.toml"
-    _write_private(profile, "\n".join([*lines, f'ca = "{authority}"', 'key_file = "admin.key"', ""]))
-    return profile
+        _write_private(folder / "admin.key", f"{key}\n")
+    addresses = {service: f"{settings.host}:{settings.public_port(service)}" for service in SERVICES}
+    profile = Profile(**addresses, ca=settings.tls_path / "ca.crt", key_file=folder / "admin.key")
+    profile.write(folder / "client.new")
+    return (folder / "client.new").rename(folder / "client.toml")
 
 
 def _shown(path: Path) -> str:

@@ -199,13 +199,15 @@ class Follower:
         """Waits until the sink holds everything as of the steady time `since`; False when it takes too long."""
         return await self._until(lambda: self.fresh_as_of >= since, timeout, ping=True)
 
-    async def reached(self, organization_id: str, position: Position, timeout: float = WAIT_SECONDS) -> bool:
-        """Waits until the sink has applied the position. Raises EpochChanged for one of another history."""
+    async def reached(
+        self, service: str, organization_id: str, position: Position, timeout: float = WAIT_SECONDS
+    ) -> bool:
+        """Waits until the sink has applied that service's position. Raises EpochChanged for one of another history."""
 
         def there() -> bool:
             at = self._positions.get(organization_id)
             if at is not None and at[0] != position[0]:
-                raise EpochChanged("the revision token is from before a restore; drop it")
+                raise EpochChanged("the revision token is from before a restore; drop it", service=service)
             return at is not None and at[1] >= position[1]
 
         return await self._until(there, timeout)
@@ -323,7 +325,7 @@ class Freshness:
                 raise RevisionTokenInvalid("at_least", "the revision token is of another organization")
             position = (token.position.epoch, token.position.revision)
             for source, follower in self._views:
-                if source == token.service and not await follower.reached(token.organization_id, position):
+                if source == token.service and not await follower.reached(source, token.organization_id, position):
                     raise StateStale(f"this replica has not caught up with {source} yet; try again")
             key = (token.service, token.organization_id, position[0])
             if token.service in self._sources and position[1] > self._known.get(key, -1):
@@ -335,7 +337,7 @@ class Freshness:
         while True:
             at = await self._database.read(lambda tx: self._position(tx, service, organization_id))
             if at is not None and at[0] != position[0]:
-                raise EpochChanged("the revision token is from before a restore; drop it")
+                raise EpochChanged("the revision token is from before a restore; drop it", service=service)
             if at is not None and at[1] >= position[1]:
                 return at[1]
             if asyncio.get_running_loop().time() > end:

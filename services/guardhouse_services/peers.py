@@ -8,7 +8,7 @@ from guardhouse_services.log import trace_id
 from guardhouse_services.server import SERVICE_MESSAGE_BYTES, TRACE_ID_KEY
 from guardhouse_services.tls import internal_name, peer_credentials
 
-# One attempt at another service; a saga step is tried up to three times.
+# Only the outermost caller repeats a call: retries at every layer multiply, and keep a plane down that is down.
 DEADLINE = 5.0
 
 
@@ -33,7 +33,7 @@ class Peers:
                 ("grpc.max_reconnect_backoff_ms", 2_000),
             ]
             channel = grpc.aio.secure_channel(self._settings.peer(service), self._credentials, options)
-            self._channels[service] = AioChannel(channel, Policy(_metadata, DEADLINE, keep_tokens=False))
+            self._channels[service] = AioChannel(channel, Policy(_metadata, DEADLINE, keep_tokens=False, attempts=1))
         return self._channels[service]
 
     async def close(self) -> None:

@@ -107,7 +107,7 @@ def methods(file: FileDescriptor, servicer: object) -> list[Method]:
     return found
 
 
-class Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic for type checkers only
+class Handlers(grpc.GenericRpcHandler):
     """The wrapped methods of one listener. Names are looked up exactly; any other is UNIMPLEMENTED."""
 
     def __init__(

@@ -10,7 +10,9 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from guardhouse import errors, keys
 from guardhouse.errors import GuardhouseError
+from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.status import DETAILS_KEY, to_status
 
 Answer = Callable[[Any], Message] | Message | GuardhouseError | grpc.StatusCode
@@ -26,7 +28,7 @@ class Call:
     seconds_left: float
 
 
-class ScriptedServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it is generic to type checkers only
+class ScriptedServer(grpc.GenericRpcHandler):
     """`server.answers["GetUser"] = ...` is a response, an error, a status of gRPC's own, a function of the request, or
     a list of them, used up one by one. What has no answer is UNIMPLEMENTED. `calls` is what came."""
 
@@ -92,3 +94,32 @@ def _abort(error: GuardhouseError, context: grpc.ServicerContext) -> NoReturn:
     context.set_trailing_metadata(details)
     context.abort(grpc.StatusCode[error.code], error.message)
     raise AssertionError("abort raises")
+
+
+class DeviceRegistry:
+    """The registry as a device sees it: makes the server enroll whoever proves possession of a key."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        self.private_key = keys.new_private_key()
+        self.failures: list[errors.GuardhouseError] = []
+        server.answers["GetEnrollmentInfo"] = registry.GetEnrollmentInfoResponse(
+            challenge="challenge", proof_key=keys.public_key(self.private_key)
+        )
+        server.answers["Register"] = self.register
+
+    def register(self, request: registry.RegisterRequest) -> Message:
+        transcript = keys.transcript(
+            organization_id=request.organization_id,
+            challenge=request.challenge,
+            public_key=request.public_key,
+            hardware_id=request.device.hardware_id,
+            request_id=request.request_id,
+        )
+        if not keys.verify(self.private_key, request.public_key, transcript, request.proof):
+            raise errors.ProofInvalid("proof", "the proof is wrong")
+        if self.failures:
+            raise self.failures.pop()
+        registration = registry.Registration(
+            registration_id="reg_1", public_key=request.public_key, ipv4="100.96.0.1", ipv6="fd00::1"
+        )
+        return registry.RegisterResponse(registration=registration, token="ghr_token", device=registry.Device())

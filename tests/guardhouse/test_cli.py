@@ -2,6 +2,7 @@
 
 import base64
 import json
+import platform
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +30,7 @@ from guardhouse.ipam.v1 import ipam_pb2 as ipam
 from guardhouse.profile import DEFAULT_PATH, Profile
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
-from tests.guardhouse.scripted import ScriptedServer
-from tests.guardhouse.test_client import Registry
+from tests.guardhouse.scripted import DeviceRegistry, ScriptedServer
 
 ORGANIZATION = "org_" + "1" * 32
 USER = "usr_" + "2" * 32
@@ -289,7 +289,9 @@ def test_a_secret_goes_to_stdout_once_with_a_word_beside_it(run: Run, installati
     request = installation.requests("CreateApiKey")[0]
     assert request.organization_id == ORGANIZATION
     assert request.api_key.role == 3
-    assert request.api_key.expire_time.seconds > 720 * 3600
+    now = Timestamp()
+    now.GetCurrentTime()
+    assert request.api_key.expire_time.seconds - now.seconds == pytest.approx(720 * 3600, abs=60)
     run("keys create Everything --role admin --installation")
     assert installation.requests("CreateApiKey")[1].organization_id == ""
     assert "unknown unit 'd'" in " ".join(words(run("keys create X --role admin --expires-in 1d", exit_code=2).stderr))
@@ -352,6 +354,13 @@ def test_an_update_names_only_what_changes(run: Run, installation: ScriptedServe
     assert without.policy.filter == session.POLICY_FILTER_HTTP
     run(f"policies update {POLICY}", exit_code=2)
     run(f"policies update {POLICY} --timeout 8h --no-timeout", exit_code=2)
+
+
+@pytest.mark.usefixtures("in_tokyo")
+def test_who_held_an_address_is_asked_in_local_time(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["LookupAddress"] = ipam.LookupAddressResponse()
+    run("addresses show fd00::1 --at 2026-09-21T23:13:20")
+    assert installation.requests("LookupAddress")[0].time == NOON
 
 
 def test_a_batch_says_what_became_of_each(run: Run, installation: ScriptedServer) -> None:
@@ -439,12 +448,13 @@ def test_status_says_who_does_not_answer(run: Run, installation: ScriptedServer,
     }
     assert "registry at 127.0.0.1:1 cannot be reached" in result.stderr
     assert "the address of ipam is not known" in result.stderr
+    assert result.stderr.count("make run") == 3  # Twice where no address is known, once for all.
 
 
 def test_a_machine_enrolls_and_keeps_its_secrets_to_itself(
     run: Run, installation: ScriptedServer, tmp_path: Path
 ) -> None:
-    Registry(installation)
+    DeviceRegistry(installation)
     result = run("enroll --id-token signed --name laptop --wireguard wg/wg0.conf --save keep")
     token, key, wireguard = tmp_path / "keep/reg_1.token", tmp_path / "keep/reg_1.key", tmp_path / "wg/wg0.conf"
     assert token.read_text() == "ghr_token\n"
@@ -453,8 +463,9 @@ def test_a_machine_enrolls_and_keeps_its_secrets_to_itself(
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     for text in ("reg_1", "100.96.0.1", "fd00::1", "keep/reg_1.token", "wg/wg0.conf"):
         assert text in result.stdout
-    assert "ghr_token" not in result.output
-    assert key.read_text().strip() not in result.output
+    for answer in (result, run("enroll --id-token signed --save again --json")):
+        assert "ghr_token" not in answer.output
+        assert key.read_text().strip() not in answer.output
     device = installation.requests("Register")[0].device
     assert (device.hardware_id, device.display_name) == (enroll.machine_id(), "laptop")
 
@@ -462,7 +473,7 @@ def test_a_machine_enrolls_and_keeps_its_secrets_to_itself(
 def test_an_enrollment_that_could_not_be_kept_is_not_made(
     run: Run, installation: ScriptedServer, tmp_path: Path
 ) -> None:
-    Registry(installation)
+    DeviceRegistry(installation)
     (tmp_path / "wg0.conf").write_text("[Peer]")
     said = " ".join(words(run("enroll --id-token signed --wireguard wg0.conf --save .", exit_code=2).stderr))
     assert "wg0.conf exists" in said
@@ -475,13 +486,13 @@ def test_the_hardware_id_stays_the_same_and_gives_nothing_away(tmp_path: Path, m
     machine_id = tmp_path / "machine-id"
     monkeypatch.setattr(enroll, "MACHINE_IDS", (tmp_path / "none", machine_id))
     machine_id.write_text("uninitialized\n")
-    nameless = enroll.machine_id()
+    assert enroll.machine_id() == platform.node()
     machine_id.write_text("0123456789abcdef0123456789abcdef\n")
     enrolled = enroll.machine_id()
-    assert enroll.machine_id() == enrolled != nameless
+    assert enroll.machine_id() == enrolled
     assert "0123456789" not in enrolled
     machine_id.write_text("1123456789abcdef0123456789abcdef\n")
-    assert enroll.machine_id() not in (enrolled, nameless)
+    assert enroll.machine_id() != enrolled
 
 
 LISTS: list[tuple[str, Message]] = [

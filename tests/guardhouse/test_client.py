@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 
 import guardhouse
 from guardhouse import aio, client, errors, keys, revisions
@@ -19,7 +18,7 @@ from guardhouse.profile import SERVICES, Profile, ProfileInvalid, find
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse_services import tls
 from tests.clock import FakeClock
-from tests.guardhouse.scripted import ScriptedServer
+from tests.guardhouse.scripted import DeviceRegistry, ScriptedServer
 
 SECRET = "ghk_key_1_of_the_file"
 GET_USER = pb.GetUserRequest(organization_id="org_1", user_id="usr_1")
@@ -121,6 +120,7 @@ def test_what_is_given_wins_over_the_profile(profile: Profile, installation: Scr
     with guardhouse.connect(nowhere, identity=installation.address, ca=profile.ca, key="k") as client:
         client.users.GetUser(GET_USER)
         assert client.profile.session == "127.0.0.1:1"
+    assert installation.calls[0].metadata["authorization"] == "Bearer k"
 
 
 def test_paths_of_a_profile_are_relative_to_it(
@@ -134,7 +134,7 @@ def test_paths_of_a_profile_are_relative_to_it(
 
 
 def test_a_profile_is_written_as_it_is_read(tmp_path: Path) -> None:
-    written = Profile(identity='a"b\\ü:1', ca=tmp_path / "ca.crt", organization_id="org_1", key="never written")
+    written = Profile(identity='a"b\\ü😀:1', ca=tmp_path / "ca.crt", organization_id="org_1", key="never written")
     written.write(tmp_path / "p.toml")
     assert "never" not in (tmp_path / "p.toml").read_text()
     assert find(tmp_path / "p.toml", key="never written") == written
@@ -202,41 +202,12 @@ def test_rules_and_errors_load_no_grpc() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
-class Registry:
-    """The enrollment service of the registry as far as a device sees it."""
-
-    def __init__(self, server: ScriptedServer) -> None:
-        self.private_key = keys.new_private_key()
-        self.failures: list[errors.GuardhouseError] = []
-        server.answers["GetEnrollmentInfo"] = registry.GetEnrollmentInfoResponse(
-            challenge="challenge", proof_key=keys.public_key(self.private_key)
-        )
-        server.answers["Register"] = self.register
-
-    def register(self, request: registry.RegisterRequest) -> Message:
-        transcript = keys.transcript(
-            organization_id=request.organization_id,
-            challenge=request.challenge,
-            public_key=request.public_key,
-            hardware_id=request.device.hardware_id,
-            request_id=request.request_id,
-        )
-        if not keys.verify(self.private_key, request.public_key, transcript, request.proof):
-            raise errors.ProofInvalid("proof", "the proof is wrong")
-        if self.failures:
-            raise self.failures.pop()
-        registration = registry.Registration(
-            registration_id="reg_1", public_key=request.public_key, ipv4="100.96.0.1", ipv6="fd00::1"
-        )
-        return registry.RegisterResponse(registration=registration, token="ghr_token", device=registry.Device())
-
-
 CREDENTIAL = Credential(id_token="signed")
 CLAIMS = registry.DeviceClaims(hardware_id="machine")
 
 
 def test_a_machine_enrolls_with_a_fresh_key_and_proves_it(installation: ScriptedServer) -> None:
-    Registry(installation)
+    DeviceRegistry(installation)
     with guardhouse.connect() as client:
         made, other = (enroll(client, "org_1", CREDENTIAL, CLAIMS) for _ in range(2))
     assert made.token == "ghr_token"
@@ -248,7 +219,7 @@ def test_a_machine_enrolls_with_a_fresh_key_and_proves_it(installation: Scripted
 
 
 async def test_a_machine_enrolls_with_asyncio(installation: ScriptedServer) -> None:
-    Registry(installation)
+    DeviceRegistry(installation)
     async with guardhouse.aio.connect() as client:
         made = await enroll_aio(client, "org_1", CREDENTIAL, CLAIMS, request_id="mine")
     assert made.registration.public_key == keys.public_key(made.private_key)
@@ -256,7 +227,7 @@ async def test_a_machine_enrolls_with_asyncio(installation: ScriptedServer) -> N
 
 
 def test_an_enrollment_is_retried_as_one_request(installation: ScriptedServer) -> None:
-    device = Registry(installation)
+    device = DeviceRegistry(installation)
     device.failures = [errors.ServiceUnavailable("no", service="ipam"), errors.EnrollmentAborted("late")]
     with guardhouse.connect() as client:
         enroll(client, "org_1", CREDENTIAL, CLAIMS)

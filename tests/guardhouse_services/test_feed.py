@@ -244,7 +244,7 @@ async def test_another_epoch_gets_a_snapshot(database: Database, feed: Feed, clo
         await following.caught_up()
         assert following.things(A) == {"t0": "restored"}
         with pytest.raises(EpochChanged):
-            await following.follower.reached(A, at)
+            await following.follower.reached("session", A, at)
 
 
 async def test_a_pong_proves_freshness_as_of_the_ping(database: Database, feed: Feed, clock: FakeClock) -> None:

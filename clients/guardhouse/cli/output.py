@@ -98,7 +98,7 @@ def waiting(text: str) -> Iterator[None]:
 
 
 def stderr() -> Console:
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+    return Console(stderr=True)
 
 
 def content(response: Message) -> Message:
@@ -206,7 +206,7 @@ def _styled(text: str) -> Text:
 
 
 def _print(table: Table) -> None:
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = Console()
     # Ids stay whole: where the terminal is narrower it breaks the line, and a pipe has no width.
     console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
     with console.capture() as drawn:

@@ -10,7 +10,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from guardhouse.cli import output
 from guardhouse.cli.invocation import Context
-from guardhouse.cli.problems import describe
 from guardhouse.client import Client
 from guardhouse.errors import GuardhouseError
 from guardhouse.profile import SERVICES, ProfileInvalid
@@ -42,6 +41,8 @@ def status(ctx: Context) -> None:
     for answer in answers:
         if answer.detail:
             output.error(answer.detail)
+    if any(answer.detail for answer in answers):
+        output.note("`make run` starts all four; the profile says where they are.")
     if any(answer.status != "serving" for answer in answers):
         raise typer.Exit(1)
 
@@ -56,7 +57,7 @@ def _ask(client: Client, service: str) -> Answer:
         health = check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
         elapsed = (time.perf_counter() - started) * 1000
     except (GuardhouseError, ProfileInvalid) as error:
-        return Answer(service, address or output.NOTHING, "unreachable", detail=describe(error))
+        return Answer(service, address or output.NOTHING, "unreachable", detail=str(error))
     kinds = health_pb2.HealthCheckResponse.ServingStatus
     return Answer(service, address, kinds.Name(health.status).lower().replace("_", "-"), round(elapsed, 1))
 

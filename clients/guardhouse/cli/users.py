@@ -99,8 +99,8 @@ def _follow(it: Invocation, removal: pb.Removal) -> pb.GetRemovalResponse:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = output.stderr()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        registrations = progress.add_task("registrations deleted")
-        addresses = progress.add_task("addresses released")
+        registrations = progress.add_task("registrations deleted", total=removal.registrations)
+        addresses = progress.add_task("addresses released", total=removal.registrations)
         pause = 0.1
         while True:
             response = it.client.users.GetRemoval(request)

@@ -200,14 +200,13 @@ def save_leases(tx: Transaction, organization_id: str, changed: Collection[Lease
 
 
 def save_holdings(tx: Transaction, organization_id: str, changed: Collection[Holding]) -> None:
-    """In their order: a hold ends before the next one of the lease begins. What has ended stays as it is."""
+    """In their order: a hold ends before the next one of the lease begins."""
     if not changed:
         return
     insert = tx.insert(holding)
     insert = insert.on_conflict_do_update(
         index_elements=["organization_id", "lease_id", "registration_id"],
         set_={"release_time": insert.excluded.release_time},
-        where=holding.c.release_time.is_(None),
     )
     tx.execute(insert, [{"organization_id": organization_id, **asdict(each)} for each in changed])
 
@@ -240,15 +239,18 @@ def find_asking(tx: Transaction, now: int, limit: int) -> list[tuple[str, Lease]
     return [(row.organization_id, _lease(row)) for row in tx.execute(query)]
 
 
-def ask_about_others(tx: Transaction, organization_id: str, registration_ids: Collection[str]) -> None:
-    """Has the outcome of every registration that holds a lease asked for, these excepted."""
-    query = sa.select(lease.c.registration_id, lease.c.ipv4).where(
-        lease.c.organization_id == organization_id, lease.c.state == State.HELD
-    )
-    unknown = [row.ipv4 for row in tx.execute(query) if row.registration_id not in registration_ids]
-    for chunk in _chunks(unknown):
-        these = (lease.c.organization_id == organization_id, lease.c.ipv4.in_(chunk))
-        tx.execute(lease.update().where(*these).values(ask_time=tx.now))
+def find_holders(tx: Transaction, organization_id: str) -> set[str]:
+    """Every registration that holds a lease."""
+    held = (lease.c.organization_id == organization_id, lease.c.state == State.HELD)
+    return set(tx.execute(sa.select(lease.c.registration_id).where(*held)).scalars())
+
+
+def ask_about(tx: Transaction, organization_id: str, registration_ids: Collection[str]) -> None:
+    """Has the registry asked what has become of these registrations, as far as they hold a lease."""
+    held = (lease.c.organization_id == organization_id, lease.c.state == State.HELD)
+    for chunk in _chunks(registration_ids):
+        these = lease.c.registration_id.in_(chunk)
+        tx.execute(lease.update().where(*held, these).values(ask_time=tx.now))
 
 
 def bury(tx: Transaction, organization_id: str, intent_id: str) -> None:

@@ -255,8 +255,9 @@ def seen(event: registry.Event) -> str:
 
 def missing(tx: Transaction, organization_id: str, registration_ids: set[str]) -> None:
     """Has the registry asked about the holders that its snapshot lacks. Nothing is freed by absence."""
-    if store.lock_subnet(tx, organization_id) is not None:
-        store.ask_about_others(tx, organization_id, registration_ids)
+    if unknown := store.find_holders(tx, organization_id) - registration_ids:
+        store.lock_subnet(tx, organization_id)
+        store.ask_about(tx, organization_id, unknown)
 
 
 def write(tx: Transaction, organization_id: str, ledger: Ledger) -> None:

@@ -12,8 +12,11 @@ from guardhouse.errors import (
     UserNotFound,
 )
 from guardhouse_services.clock import HOUR, SECOND
+from guardhouse_services.database import Transaction
+from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import ServiceTokenSecret
 from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollments import IntentState
 from tests.guardhouse_services.identity.world import EVERYBODY, World, deleted, registered, unknown_organization
 
 EVERYTHING = ("users", "intent", "used_token")
@@ -211,6 +214,20 @@ async def test_a_late_registration_does_not_revive_a_cancelled_intent(world: Wor
     assert await world.users() == []
 
 
+async def test_what_has_ended_stays_as_it_is(world: World) -> None:
+    """Invariant I-12: in one conditional statement, so that no race can revive it."""
+    held, cancelled = await world.enroll("ada"), await world.authorize("bob")
+    await world.cancel(cancelled)
+
+    def move(tx: Transaction) -> list[str]:
+        ids = [held.intent_id, cancelled.intent_id]
+        return [moved for to in IntentState for moved in store.intents.move(tx, world.organization, ids, to)]
+
+    assert await world.database.write(move) == []
+    assert (await world.intent(held)).state is IntentState.HELD
+    assert (await world.intent(cancelled)).state is IntentState.CANCELLED
+
+
 async def test_events_that_come_twice_change_nothing(world: World) -> None:
     """Invariant I-21."""
     intent = await world.enroll("ada")
@@ -243,6 +260,17 @@ async def test_the_newest_authentication_says_who_somebody_is(world: World) -> N
     await world.registry(registered(late))
     user = await world.user(late)
     assert (user.profile.email, user.profile.groups) == ("lovelace@example.com", ("new",))
+
+
+async def test_the_newest_of_several_that_become_active_together_counts(world: World) -> None:
+    """Decision 9: whatever the order of their registrations."""
+    newer, older = await world.authorize("ada", groups=("new",)), await world.authorize("ada", age=60)
+    await world.registry(registered(older), registered(newer))
+    user = await world.user(newer)
+    assert user.profile.groups == ("new",)
+    assert await world.used() == 1
+    (event,) = (await world.events())[-1]
+    assert list(event.user.user.groups) == ["new"]
 
 
 async def test_an_enrollment_changes_nothing_before_it_is_active(world: World) -> None:

@@ -354,7 +354,8 @@ async def test_a_batch_answers_each_item_in_order(world: World) -> None:
         (LAPTOP, UNLIMITED),
     )
     assert reasons(response) == [FRESH, UNKNOWN, POLICY_UNKNOWN, REVOKED, NO_LIMIT]
-    assert {(a.policy_id, a.registration_id, a.user_id) for a in response.answers} == {("", "", "")}
+    assert {(a.policy_id, a.registration_id) for a in response.answers} == {("", "")}
+    assert [bool(a.user_id) for a in response.answers] == [True, False, True, True, True]
     assert response.answers[0].session_expire_time == to_timestamp(began + HOUR)
     assert not response.answers[1].HasField("authenticate_time")
     assert response.HasField("fresh_as_of")

@@ -381,7 +381,7 @@ async def test_what_a_replica_writes_it_learns_from_its_own_feed(service: Servic
 
         async def reach(token: str) -> dict[str, Any]:
             position = revisions.decode(token).position
-            assert await follower.reached(ORGANIZATION, (position.epoch, position.revision))
+            assert await follower.reached("session", ORGANIZATION, (position.epoch, position.revision))
             policies: dict[str, Any] = view.states[ORGANIZATION].policies
             return policies
 

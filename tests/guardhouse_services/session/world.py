@@ -126,7 +126,7 @@ class World:
         since = self.clock.steady()
         for link, follower in zip((self.identity, self.registry, self.own), self.replica.followers, strict=True):
             for organization_id, revision in link.revisions.items():
-                assert await follower.reached(organization_id, (EPOCH, revision))
+                assert await follower.reached(follower.name, organization_id, (EPOCH, revision))
             assert await follower.fresh(since)
 
 
