@@ -1,30 +1,54 @@
 """A control plane of its own: `guardhouse-server run` in a temporary folder, on ports that are free."""
 
+import fcntl
 import os
 import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 START_SECONDS = 30.0
 
 
+_claims: dict[int, IO[str]] = {}
+"""The bases that this process has claimed; the locks go with it."""
+
+
 def free_port_base() -> int:
-    """A base, a multiple of 100, whose fourteen ports are free at this moment; any, so that two seekers seldom meet."""
-    for base in random.sample(range(11000, 32000, 100), 200):
-        with ExitStack() as stack:
-            try:
-                for port in range(base + 1, base + 15):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
+    """A base, a multiple of 100, whose fourteen ports are free, and which is no other process's until this one ends."""
+    for base in [*_claims, *random.sample(range(11000, 32000, 100), 210)]:
+        if (base in _claims or _claim(base)) and _ports_are_free(base):
             return base
     raise OSError("there are no fourteen free ports in a row")
+
+
+def _claim(base: int) -> bool:
+    lock = Path(tempfile.gettempdir(), f"guardhouse-ports-{base}.lock").open("w")  # noqa: SIM115  # it is kept open
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return False
+    _claims[base] = lock
+    return True
+
+
+def _ports_are_free(base: int) -> bool:
+    with ExitStack() as stack:
+        for port in range(base + 1, base + 15):
+            probe = stack.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+    return True
 
 
 class ControlPlane:

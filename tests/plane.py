@@ -46,6 +46,14 @@ class Plane:
         self._policies: dict[str, Policy] = {}
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _open(self) -> None:
         prepare(self.settings, self.clock)
         self._stack.enter_context(self.issuer)
         for service in SERVICES:
@@ -54,7 +62,6 @@ class Plane:
         for node in self.nodes.values():
             await node.loaded()
         self.organization = await self.create_organization()
-        return self
 
     async def __aexit__(self, *exc: object) -> None:
         for channel in self._channels.values():

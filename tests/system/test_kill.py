@@ -1,7 +1,5 @@
 """The registry dies at every step of the saga; on both engines (the failure table of an enrollment)."""
 
-import asyncio
-import contextlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -63,20 +61,12 @@ async def reserved(plane: Plane) -> tuple[int, int]:
 
 
 async def resolve(plane: Plane) -> None:
-    """What the jobs of identity, ipam and the registry do every few seconds, and what their feeds bring."""
-    await plane.nodes["registry"].servicer.registry.sweep_once()  # type: ignore[attr-defined]
-    for once in (
-        plane.nodes["identity"].servicer.identity.resolver.resolve_once,  # type: ignore[attr-defined]
-        plane.nodes["ipam"].servicer.ipam.resolve_once,  # type: ignore[attr-defined]
-    ):
-        # Their channels to the registry that died may wait a moment before they connect again, as the jobs do.
-        for _ in range(100):
-            with contextlib.suppress(errors.Unavailable):
-                await once()
-                break
-            await asyncio.sleep(0.1)
+    """What the jobs of identity, ipam and the registry do every few seconds, once their feeds are back."""
     for service in ("identity", "ipam"):
-        assert await plane.nodes[service].effects["registry"].fresh(plane.clock.steady(), timeout=10)
+        assert await plane.nodes[service].effects["registry"].fresh(plane.clock.steady(), timeout=20)
+    await plane.nodes["registry"].servicer.registry.sweep_once()  # type: ignore[attr-defined]
+    await plane.nodes["identity"].servicer.identity.resolver.resolve_once()  # type: ignore[attr-defined]
+    await plane.nodes["ipam"].servicer.ipam.resolve_once()  # type: ignore[attr-defined]
 
 
 @pytest.mark.timeout(180)

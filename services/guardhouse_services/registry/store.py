@@ -6,8 +6,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from guardhouse.errors import Conflict, KeyAlreadyRegistered
-from guardhouse_services.database import Transaction, violated
+from guardhouse.errors import Conflict
+from guardhouse_services.database import Transaction
 from guardhouse_services.registry.domain import (
     KEEP_ENDED,
     LISTED,
@@ -161,16 +161,21 @@ _select_device = sa.select(device, _active_registrations.label("active_registrat
 # Enrollment
 
 
-def newest_attempt(tx: Transaction, organization_id: str, request_id: str) -> Registration | None:
-    """The newest registration or intent that the request made."""
-    query = (
-        sa.select(registration)
-        .where(registration.c.organization_id == organization_id, registration.c.request_id == request_id)
-        .order_by(registration.c.registration_id.desc())
-        .limit(1)
-    )
-    row = tx.execute(query).one_or_none()
-    return _registration(row) if row else None
+def earlier(
+    tx: Transaction, organization_id: str, request_id: str, public_key: bytes
+) -> tuple[Registration | None, Registration | None]:
+    """The newest registration or intent that the request made, and the live one that holds the key."""
+    of_request = sa.and_(registration.c.organization_id == organization_id, registration.c.request_id == request_id)
+    holds_key = sa.and_(registration.c.public_key == public_key, _live)
+    query = sa.select(registration).where(sa.or_(of_request, holds_key)).order_by(registration.c.registration_id)
+    attempt, holder = None, None
+    for row in tx.execute(query):
+        found = _registration(row)
+        if (found.organization_id, found.request_id) == (organization_id, request_id):
+            attempt = found
+        if found.public_key == public_key and found.state in LIVE:
+            holder = found
+    return attempt, holder
 
 
 def claim_device(tx: Transaction, organization_id: str, device_id: str, claims: Claims) -> str:
@@ -186,7 +191,7 @@ def claim_device(tx: Transaction, organization_id: str, device_id: str, claims: 
 
 
 def insert_intent(tx: Transaction, intent: Registration) -> None:
-    """Raises KeyAlreadyRegistered, and Conflict when the same request is at this point just now."""
+    """Raises Conflict when another enrollment took the key, the request or the id a moment ago."""
     try:
         tx.execute(
             registration.insert().values(
@@ -209,9 +214,7 @@ def insert_intent(tx: Transaction, intent: Registration) -> None:
                 end_time=tx.now if intent.state == State.ABORTED else None,
             )
         )
-    except IntegrityError as error:
-        if violated(error, registration_key):
-            raise KeyAlreadyRegistered("a live registration holds this public key; make a fresh one") from None
+    except IntegrityError:
         raise Conflict("the same enrollment is being made at this moment; retry") from None
 
 

@@ -17,6 +17,7 @@ from guardhouse.errors import (
     DeviceNotFound,
     EnrollmentAborted,
     GuardhouseError,
+    KeyAlreadyRegistered,
     KeyInvalid,
     ProofInvalid,
     RegistrationNotFound,
@@ -190,7 +191,7 @@ class Registry:
 
     def _begin(self, tx: Transaction, enrollment: Enrollment) -> Registration:
         """The intent to go on with, or the registration that the request has made already."""
-        found = store.newest_attempt(tx, enrollment.organization_id, enrollment.request_id)
+        found, key_holder = store.earlier(tx, enrollment.organization_id, enrollment.request_id, enrollment.public_key)
         if found is not None:
             if not equal(found.fingerprint, enrollment.fingerprint):
                 raise RequestIdReused("request_id", "this request_id was used with another body; use a new one")
@@ -201,6 +202,8 @@ class Registry:
             if found.state in LISTED or (found.state == State.PENDING and tx.now < found.deadline):
                 return found
             store.abort(tx, found.organization_id, found.registration_id)
+        if key_holder is not None and key_holder != found:
+            raise KeyAlreadyRegistered("a live registration holds this public key; make a fresh one")
         device_id = store.claim_device(tx, enrollment.organization_id, new_id(DEVICE, tx.now), enrollment.claims)
         intent = Registration(
             organization_id=enrollment.organization_id,

@@ -39,7 +39,9 @@ async def test_it_starts_the_timer_when_the_token_was_issued(world: World) -> No
     assert user is not None
     # Decision 9.
     assert list(user.user.groups) == ["ops"]
-    assert (await world.user(intent)).authenticate_time == time
+    now = await world.user(intent)
+    assert (now.create_time, now.authenticate_time) == (intent.authenticate_time, time)
+    assert now.seat_time == intent.create_time
 
 
 async def test_it_never_goes_backwards(world: World) -> None:
@@ -81,10 +83,11 @@ async def test_another_person_leaves_the_timer_alone(world: World) -> None:
             await world.authenticate(ada, other)
     call = world.call(world.organization)
     wrong = Registration(ada.intent_id, user_id=bob.user_id)
-    with pytest.raises(DifferentUser):
-        await world.identity.authentications.record(
-            call, world.organization, ada.intent_id, wrong, world.sign_in("bob")
-        )
+    for name in ("ada", "bob"):
+        with pytest.raises(DifferentUser):
+            await world.identity.authentications.record(
+                call, world.organization, ada.intent_id, wrong, world.sign_in(name)
+            )
     assert await world.revision() == before
     assert await world.count("authentication") == 0
 

@@ -3,6 +3,7 @@
 import pytest
 
 from guardhouse.errors import EnrollmentAborted, ServiceUnavailable
+from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
 from tests.guardhouse_services.identity.world import World, deleted, registered, released
@@ -53,7 +54,7 @@ async def test_an_active_one_holds_its_seat(world: World) -> None:
     assert await world.identity.resolver.resolve_once() == 1
     user = await world.user(intent)
     assert user.seat_time == intent.create_time
-    assert (await world.events())[-1][0].user.user.user_id == intent.user_id
+    assert (await world.events())[-1][0].user.user.seat_status == identity_pb2.SEAT_STATUS_ACTIVE
     revision = await world.revision()
     await world.registry(registered(intent))
     await world.cancel(intent)

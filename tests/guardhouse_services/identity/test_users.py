@@ -189,6 +189,16 @@ async def test_addresses_that_a_successor_took_over_are_no_longer_waited_for(wor
     assert progress(await world.removal(second)) == (1, 1, 1, True)
 
 
+async def test_a_lease_that_was_handed_over_is_released_for_all_that_had_it(world: World) -> None:
+    """Decision 18: the successor is deleted before anybody saw it hold the lease."""
+    first, second = await world.enroll("ada"), await world.authorize("ada")
+    removal = await world.remove(first)
+    await world.registry(registered(second, lease_of(first)), deleted(first), deleted(second))
+    assert progress(await world.removal(removal)) == (2, 2, 0, False)
+    await world.ipam(released(second, lease_of(first)))
+    assert progress(await world.removal(removal)) == (2, 2, 2, True)
+
+
 async def test_addresses_released_before_the_registration_was_heard_of_count(world: World) -> None:
     """The two feeds do not wait for each other."""
     intent = await world.enroll("ada")

@@ -23,6 +23,7 @@ from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, US
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.ipam.v1 import ipam_pb2_grpc as rpc
 from guardhouse_services.config import Settings
+from guardhouse_services.failpoint import arm
 from guardhouse_services.ipam.__main__ import build
 from tests.clock import FakeClock
 from tests.guardhouse_services.ipam.world import new
@@ -103,6 +104,7 @@ async def listed(plane: Plane, count: int) -> list[pb.Lease]:
         page = await addresses.ListAddresses(request)
         assert len(page.leases) <= 2
         leases += page.leases
+        assert len(leases) <= count
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
@@ -118,6 +120,15 @@ async def test_leases_are_listed_by_page_as_soon_as_they_are_held(plane: Plane) 
     assert {lease.registration_id for lease in leases} == {each.registration_id for each in made}
     spoiled = pb.ListAddressesRequest(organization_id=plane.organization, page_token="x")
     await fails(PageTokenInvalid, plane.stub(rpc.AddressServiceStub).ListAddresses(spoiled), "page_token")
+
+
+async def test_a_list_waits_for_what_the_registry_said_before(plane: Plane) -> None:
+    arm("ipam.follow=delay:0.5")
+    try:
+        await World(plane, plane.organization).enroll("alice")
+        await listed(plane, 1)
+    finally:
+        arm("")
 
 
 async def test_a_lookup_names_what_is_wrong_with_it(plane: Plane) -> None:

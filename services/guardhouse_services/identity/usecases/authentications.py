@@ -59,7 +59,7 @@ class Authentications:
             events = []
             at = tx.now
             if isinstance(proof, Person):
-                use = f"authentication/{registration_id}/{call.key.request_id}"
+                use = f"authentication/{call.key.request_id}"
                 user = _check_person(tx, organization_id, proof, use, holder, known)
                 at = min(tx.now, proof.issue_time)
                 user = user.authenticated(proof.profile, at)
