@@ -41,7 +41,7 @@ class Plane:
         self.organization = ""
         self.admin_key = ""
         self._stack = contextlib.AsyncExitStack()
-        self._channels: dict[tuple[str, str, str], AioChannel] = {}
+        self._channels: dict[tuple[str, str, str, str], AioChannel] = {}
         # One client's channels share the revision tokens that it has seen.
         self._policies: dict[str, Policy] = {}
 
@@ -57,7 +57,7 @@ class Plane:
         prepare(self.settings, self.clock)
         self._stack.enter_context(self.issuer)
         for service in SERVICES:
-            await self.start(service)
+            self.nodes[service] = await BUILDS[service](self.settings, self.clock).__aenter__()
         self.admin_key = await self.nodes["identity"].servicer.identity.ensure_admin_key()  # type: ignore[attr-defined]
         for node in self.nodes.values():
             await node.loaded()
@@ -70,10 +70,14 @@ class Plane:
             await self.stop(service)
         await self._stack.aclose()
 
-    async def start(self, service: str) -> None:
-        node = BUILDS[service](self.settings, self.clock)
-        await node.__aenter__()
-        self.nodes[service] = node
+    async def start(self, service: str, host: str = "127.0.0.1") -> None:
+        """Starts a service, or with another host one more replica of it, which goes when the plane does."""
+        node = BUILDS[service](self.settings.model_copy(update={"host": host}), self.clock)
+        if host == self.settings.host:
+            self.nodes[service] = await node.__aenter__()
+        else:
+            await self._stack.enter_async_context(node)
+        await node.loaded()
 
     async def stop(self, service: str) -> None:
         await self.nodes.pop(service).__aexit__(None, None, None)
@@ -94,7 +98,7 @@ class Plane:
 
     async def reachable(self, service: str) -> None:
         """Waits until the public listener of a service that was started anew answers every client of this plane."""
-        for (name, listener, _), channel in list(self._channels.items()):
+        for (name, listener, *_), channel in list(self._channels.items()):
             if name == service and listener == "public":
                 channel._channel.get_state(try_to_connect=True)
                 await channel._channel.channel_ready()
@@ -132,23 +136,25 @@ class Plane:
         for follower in self.nodes["session"].views:
             await follower.fresh(self.clock.steady())
 
-    def stub(self, stub: Callable[[Any], Any], key: str | None = None) -> Any:
+    def stub(self, stub: Callable[[Any], Any], key: str | None = None, host: str = "127.0.0.1") -> Any:
         """A stub of the public listener, as the installation's admin or with another bearer value ("" for none)."""
         bearer = self.admin_key if key is None else key
         service = stub.__module__.split(".")[1]
-        return stub(self._channel(service, "public", bearer))
+        return stub(self._channel(service, "public", bearer, host))
 
     def service_stub(self, stub: Callable[[Any], Any], caller: str) -> Any:
         """A stub of the service listener, as another service."""
         return stub(self._channel(stub.__module__.split(".")[1], "service", caller))
 
-    def _channel(self, service: str, listener: str, caller: str) -> AioChannel:
-        key = (service, listener, caller)
+    def _channel(self, service: str, listener: str, caller: str, host: str = "127.0.0.1") -> AioChannel:
+        key = (service, listener, caller, host)
         if key not in self._channels:
             tls = self.settings.tls_path
             if listener == "public":
                 credentials = grpc.ssl_channel_credentials((tls / "ca.crt").read_bytes())
-                port, options = self.settings.public_port(service), list[tuple[str, Any]]()
+                port = self.settings.public_port(service)
+                # Replicas share the certificate of the first, which names its address only.
+                options: list[tuple[str, Any]] = [("grpc.ssl_target_name_override", "localhost")]
                 metadata = (("authorization", f"Bearer {caller}"),) if caller else ()
             else:
                 credentials = peer_credentials(tls, caller)
@@ -156,7 +162,7 @@ class Plane:
                 options = [("grpc.ssl_target_name_override", internal_name(service))]
             # A test that stops a service does not wait for those who called it meanwhile.
             options += [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
-            channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options)
+            channel = grpc.aio.secure_channel(f"{host}:{port}", credentials, options)
             self._channels[key] = AioChannel(channel, self._policies.setdefault(caller, Policy(lambda: metadata)))
         return self._channels[key]
 

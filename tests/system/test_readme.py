@@ -93,6 +93,18 @@ def test_the_buf_curl_lines_work(plane: ControlPlane) -> None:
     }
     checked = json.loads(run(plane, [key, curl, check], **ids))
     assert checked["answer"]["reason"] == "DECISION_REASON_SESSION_FRESH"
+    one_request_id_crosses_the_services(plane)
+
+
+def one_request_id_crosses_the_services(plane: ControlPlane) -> None:
+    """The enrollment above is one story in the log of all four services."""
+    lines = [json.loads(line) for line in plane.log.read_text().splitlines() if line.startswith("{")]
+    ids: dict[str, set[str]] = {}
+    for line in lines:
+        if line["event"] == "call":
+            ids.setdefault(line["method"].rpartition("/")[2], set()).add(line["request_id"])
+    assert len(ids["Register"]) == 1
+    assert ids["Register"] == ids["AuthorizeEnrollment"] == ids["ReserveAddresses"]
 
 
 def test_the_commands_work(plane: ControlPlane, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from guardhouse.errors import EnrollmentAborted, ServiceUnavailable
+from guardhouse.errors import EnrollmentAborted, Internal, ServiceUnavailable
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
@@ -44,6 +44,14 @@ async def test_a_pending_one_is_asked_about_again_and_keeps_nobody_waiting(world
     world.clock.advance(6)
     await world.identity.resolver.resolve_once()
     assert world.asked == [first.intent_id] * 2
+
+
+async def test_an_intent_that_cannot_be_answered_holds_up_no_other(world: World) -> None:
+    broken, other = await world.authorize("ada"), await world.authorize("bob")
+    world.outcomes |= {broken.intent_id: Internal("broken"), other.intent_id: ABORTED}
+    world.clock.advance(61)
+    assert await world.identity.resolver.resolve_once() == 1
+    assert await world.used() == 1
 
 
 async def test_an_active_one_holds_its_seat(world: World) -> None:

@@ -2,15 +2,22 @@
 
 import asyncio
 import random
+import threading
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 
 import sqlalchemy as sa
 
 from guardhouse.errors import IdTokenInvalid, SeatLimitBelowUse, SeatsExhausted, ServiceTokenInUse, ServiceTokenNotFound
+from guardhouse.registry.v1 import registry_pb2
+from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
-from guardhouse_services.identity.domain.enrollments import Intent
+from guardhouse_services.identity.domain.enrollments import Intent, IntentState
+from guardhouse_services.identity.domain.users import Removal
 from guardhouse_services.identity.store.tables import intent, users
+from guardhouse_services.identity.usecases import effects, seats
 from tests.guardhouse_services.identity.world import World, deleted, outcome, registered
 
 
@@ -99,6 +106,52 @@ async def test_removing_everybody_while_people_enroll_frees_what_it_counts(world
     for it in intents:
         found = await world.intent(it)
         assert found.refused == (it.authorize_revision <= removed[it.user_id])
+
+
+async def while_removing(world: World, work: Callable[[Transaction], None]) -> Removal:
+    """Everybody is removed while the work is done and not yet committed."""
+    done, go_on = threading.Event(), threading.Event()
+
+    def slowly(tx: Transaction) -> None:
+        work(tx)
+        done.set()
+        go_on.wait(5)
+
+    working = asyncio.create_task(world.database.write(slowly))
+    await asyncio.to_thread(done.wait, 5)
+    removing = asyncio.create_task(world.remove())
+    await asyncio.sleep(0.2)
+    go_on.set()
+    await working
+    return await removing
+
+
+async def test_a_removal_waits_for_an_enrollment_that_is_being_authorized(world: World) -> None:
+    """Decision 5: it would overlook its seat."""
+    ada = await world.enroll("ada")
+    intent = replace(ada, intent_id=world.new_intent(), state=IntentState.RESERVED, ask_time=ada.create_time)
+
+    def authorize(tx: Transaction) -> None:
+        (user,) = store.users.lock(tx, world.organization, [ada.user_id])
+        seats.take(tx, world.organization, user)
+        store.intents.insert(tx, world.organization, intent)
+
+    removal = await while_removing(world, authorize)
+    assert removal.seats_freed == 1
+    assert (await world.intent(intent)).refused
+    assert await world.used() == await counted(world) == 0
+
+
+async def test_a_removal_waits_for_a_registration_that_is_being_noted(world: World) -> None:
+    """Decision 5: it would not count it."""
+    intent = await world.authorize("ada")
+    world.outcomes[intent.intent_id] = registry_pb2.INTENT_OUTCOME_ACTIVE
+    world.clock.advance(61)
+    await world.identity.resolver.resolve_once()
+    removal = await while_removing(
+        world, lambda tx: effects.follow_registry(tx, world.organization, [registered(intent)])
+    )
+    assert removal.registrations == 1
 
 
 async def test_a_token_is_not_deleted_under_a_policy_that_comes_to_name_it(world: World) -> None:

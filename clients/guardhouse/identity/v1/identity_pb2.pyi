@@ -1170,11 +1170,13 @@ class EnrollmentRule(_message.Message):
     SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
     ANY_VALID_SERVICE_TOKEN_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """A verified e-mail address; letters of either case are equal."""
+    """A verified e-mail address; letters of either case are equal. Under ALLOW and BLOCK only."""
     email_domain: _builtins.str
-    """The part of the verified address behind the @, with or without it; letters of either case are equal."""
+    """The part of the verified address behind the @, with or without it; letters of either case are equal. Under
+    ALLOW and BLOCK only.
+    """
     group: _builtins.str
-    """A group of the identity, to the letter."""
+    """A group of the identity, to the letter. Under ALLOW and BLOCK only."""
     service_token_id: _builtins.str
     """One service token, by service_token_id. Under SERVICE_AUTH only."""
     @_builtins.property

@@ -873,7 +873,8 @@ class EnrollmentPolicyServiceServicer:
     def CreateEnrollmentPolicy(self, request, context):
         """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND; SERVICE_TOKEN_NOT_FOUND for a rule that names none of the organization's;
-        PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK, which could never admit one.
+        PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
+        SERVICE_AUTH, which could never match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1195,7 +1196,8 @@ class UserServiceServicer:
         """Removes users: ends their sessions, frees their seats at once, deletes their registrations and so releases their
         addresses; checks of those registrations answer USER_REMOVED from this revision on. The users stay listed, without a
         seat, and keep their ids; one who enrolls again takes a seat again (decision 5). Follow it with GetRemoval.
-        Callers: ADMIN keys. Idempotent by request_id. Errors: USER_NOT_FOUND, and then nobody was removed.
+        Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND; USER_NOT_FOUND, and then nobody was
+        removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1512,8 +1514,9 @@ class AuthenticationServiceServicer:
     def RecordAuthentication(self, request, context):
         """Records that the holder of a registration signed in again, which starts its timer anew (decision 27).
         Callers: session. Idempotent by request_id.
-        Errors: ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, USER_REMOVED; DIFFERENT_USER when
-        the credential is not the registration's, and then the timer is untouched.
+        Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
+        USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
+        is not the registration's, and then the timer is untouched.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

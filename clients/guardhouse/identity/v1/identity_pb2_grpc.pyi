@@ -363,7 +363,8 @@ class EnrollmentPolicyServiceStub:
     CreateEnrollmentPolicy: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateEnrollmentPolicyRequest, _identity_pb2.CreateEnrollmentPolicyResponse]
     """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND; SERVICE_TOKEN_NOT_FOUND for a rule that names none of the organization's;
-    PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK, which could never admit one.
+    PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
+    SERVICE_AUTH, which could never match.
     """
     GetEnrollmentPolicy: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetEnrollmentPolicyRequest, _identity_pb2.GetEnrollmentPolicyResponse]
     """Gets a policy. Callers: ADMIN and AUDITOR keys. Errors: ENROLLMENT_POLICY_NOT_FOUND."""
@@ -392,7 +393,8 @@ class EnrollmentPolicyServiceAsyncStub(EnrollmentPolicyServiceStub):
     CreateEnrollmentPolicy: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateEnrollmentPolicyRequest, _identity_pb2.CreateEnrollmentPolicyResponse]  # type: ignore[assignment]
     """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND; SERVICE_TOKEN_NOT_FOUND for a rule that names none of the organization's;
-    PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK, which could never admit one.
+    PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
+    SERVICE_AUTH, which could never match.
     """
     GetEnrollmentPolicy: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetEnrollmentPolicyRequest, _identity_pb2.GetEnrollmentPolicyResponse]  # type: ignore[assignment]
     """Gets a policy. Callers: ADMIN and AUDITOR keys. Errors: ENROLLMENT_POLICY_NOT_FOUND."""
@@ -424,7 +426,8 @@ class EnrollmentPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.CreateEnrollmentPolicyResponse, _abc.Awaitable[_identity_pb2.CreateEnrollmentPolicyResponse]]:
         """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND; SERVICE_TOKEN_NOT_FOUND for a rule that names none of the organization's;
-        PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK, which could never admit one.
+        PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
+        SERVICE_AUTH, which could never match.
         """
 
     @_abc_1.abstractmethod
@@ -497,7 +500,8 @@ class UserServiceStub:
     """Removes users: ends their sessions, frees their seats at once, deletes their registrations and so releases their
     addresses; checks of those registrations answer USER_REMOVED from this revision on. The users stay listed, without a
     seat, and keep their ids; one who enrolls again takes a seat again (decision 5). Follow it with GetRemoval.
-    Callers: ADMIN keys. Idempotent by request_id. Errors: USER_NOT_FOUND, and then nobody was removed.
+    Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND; USER_NOT_FOUND, and then nobody was
+    removed.
     """
     GetRemoval: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetRemovalRequest, _identity_pb2.GetRemovalResponse]
     """Says how far a removal has come. Callers: ADMIN and AUDITOR keys. Errors: REMOVAL_NOT_FOUND."""
@@ -520,7 +524,8 @@ class UserServiceAsyncStub(UserServiceStub):
     """Removes users: ends their sessions, frees their seats at once, deletes their registrations and so releases their
     addresses; checks of those registrations answer USER_REMOVED from this revision on. The users stay listed, without a
     seat, and keep their ids; one who enrolls again takes a seat again (decision 5). Follow it with GetRemoval.
-    Callers: ADMIN keys. Idempotent by request_id. Errors: USER_NOT_FOUND, and then nobody was removed.
+    Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND; USER_NOT_FOUND, and then nobody was
+    removed.
     """
     GetRemoval: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetRemovalRequest, _identity_pb2.GetRemovalResponse]  # type: ignore[assignment]
     """Says how far a removal has come. Callers: ADMIN and AUDITOR keys. Errors: REMOVAL_NOT_FOUND."""
@@ -564,7 +569,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Removes users: ends their sessions, frees their seats at once, deletes their registrations and so releases their
         addresses; checks of those registrations answer USER_REMOVED from this revision on. The users stay listed, without a
         seat, and keep their ids; one who enrolls again takes a seat again (decision 5). Follow it with GetRemoval.
-        Callers: ADMIN keys. Idempotent by request_id. Errors: USER_NOT_FOUND, and then nobody was removed.
+        Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND; USER_NOT_FOUND, and then nobody was
+        removed.
         """
 
     @_abc_1.abstractmethod
@@ -628,8 +634,9 @@ class AuthenticationServiceStub:
     RecordAuthentication: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RecordAuthenticationRequest, _identity_pb2.RecordAuthenticationResponse]
     """Records that the holder of a registration signed in again, which starts its timer anew (decision 27).
     Callers: session. Idempotent by request_id.
-    Errors: ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, USER_REMOVED; DIFFERENT_USER when
-    the credential is not the registration's, and then the timer is untouched.
+    Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
+    USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
+    is not the registration's, and then the timer is untouched.
     """
 
 @_typing.type_check_only
@@ -650,8 +657,9 @@ class AuthenticationServiceAsyncStub(AuthenticationServiceStub):
     RecordAuthentication: _aio.UnaryUnaryMultiCallable[_identity_pb2.RecordAuthenticationRequest, _identity_pb2.RecordAuthenticationResponse]  # type: ignore[assignment]
     """Records that the holder of a registration signed in again, which starts its timer anew (decision 27).
     Callers: session. Idempotent by request_id.
-    Errors: ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, USER_REMOVED; DIFFERENT_USER when
-    the credential is not the registration's, and then the timer is untouched.
+    Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
+    USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
+    is not the registration's, and then the timer is untouched.
     """
 
 class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -687,8 +695,9 @@ class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.RecordAuthenticationResponse, _abc.Awaitable[_identity_pb2.RecordAuthenticationResponse]]:
         """Records that the holder of a registration signed in again, which starts its timer anew (decision 27).
         Callers: session. Idempotent by request_id.
-        Errors: ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, USER_REMOVED; DIFFERENT_USER when
-        the credential is not the registration's, and then the timer is untouched.
+        Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
+        USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
+        is not the registration's, and then the timer is untouched.
         """
 
 def add_AuthenticationServiceServicer_to_server(servicer: AuthenticationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from guardhouse.errors import GuardhouseError
+from guardhouse.errors import GuardhouseError, Unavailable
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services.clock import DAY, HOUR, SECOND
 from guardhouse_services.database import Database, Transaction
@@ -47,10 +47,19 @@ class Resolver:
             await asyncio.sleep(ASK_SECONDS * random.uniform(0.8, 1.2))
 
     async def resolve_once(self) -> int:
-        """Deals with what has waited long enough; answers how many were decided. Raises what the registry raises."""
+        """Deals with what has waited long enough; answers how many were decided.
+
+        Raises Unavailable when the registry cannot be asked. What it cannot answer for one intent holds up no other.
+        """
         decided = 0
         for organization_id, intent_id in await self._database.read(lambda tx: store.intents.to_ask(tx, AT_ONCE)):
-            outcome = await self._resolve_intent(organization_id, intent_id)
+            outcome: int = registry_pb2.INTENT_OUTCOME_PENDING
+            try:
+                outcome = await self._resolve_intent(organization_id, intent_id)
+            except Unavailable:
+                raise
+            except GuardhouseError as error:
+                log.warning("the registry has no answer for %s: %s", intent_id, error.message)
             decided += await self._database.write(lambda tx: _apply(tx, organization_id, intent_id, outcome))  # noqa: B023
         return decided
 
