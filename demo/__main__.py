@@ -35,7 +35,7 @@ PEOPLE = [
     Person("mallory@elsewhere.test", "Mallory"),
 ]
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 class Differs(Exception):

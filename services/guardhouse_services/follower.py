@@ -101,15 +101,19 @@ Effect = Callable[[Transaction, str, Sequence[Any]], None]
 
 
 class Effects:
-    """Writes what follows from another service's events. `missing` is told which ids a snapshot had."""
+    """Writes what follows from another service's events.
+
+    `missing` is told, at the end of a snapshot, the ids that `seen` found in its events. Without the two an omission
+    means nothing.
+    """
 
     def __init__(
         self,
         database: Database,
         source: str,
         effect: Effect,
-        seen: Callable[[Any], str],
-        missing: Callable[[Transaction, str, set[str]], None],
+        seen: Callable[[Any], str] | None = None,
+        missing: Callable[[Transaction, str, set[str]], None] | None = None,
     ) -> None:
         self._database = database
         self._source = source
@@ -127,14 +131,16 @@ class Effects:
         self._snapshot_ids[organization_id] = set()
 
     async def page(self, organization_id: str, events: Sequence[Any]) -> None:
-        self._snapshot_ids[organization_id].update(self._seen(event) for event in events)
+        if self._seen is not None:
+            self._snapshot_ids[organization_id].update(map(self._seen, events))
         await self._database.write(lambda tx: self._effect(tx, organization_id, events))
 
     async def end(self, organization_id: str, position: Position) -> None:
         ids = self._snapshot_ids.pop(organization_id)
 
         def write(tx: Transaction) -> None:
-            self._missing(tx, organization_id, ids)
+            if self._missing is not None:
+                self._missing(tx, organization_id, ids)
             row = {"source": self._source, "organization_id": organization_id}
             values = {"epoch": position[0], "revision": position[1]}
             insert = tx.insert(applied).values(**row, **values)

@@ -46,9 +46,13 @@ class Servicer:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.failure: Exception | None = None
+        self.begun = asyncio.Event()
+        self.pause = 0.0
 
     async def LookupAddress(self, request: pb.LookupAddressRequest, call: Call) -> pb.LookupAddressResponse:
         self.calls.append(call)
+        self.begun.set()
+        await asyncio.sleep(self.pause)
         if self.failure is not None:
             raise self.failure
         return pb.LookupAddressResponse(lease=pb.Lease(ipv4=request.address))
@@ -93,7 +97,7 @@ def servicer() -> Servicer:
 
 
 @pytest.fixture
-async def ports(certificates: Path, servicer: Servicer) -> AsyncIterator[dict[str, int]]:
+async def listeners(certificates: Path, servicer: Servicer) -> AsyncIterator[dict[str, Listener]]:
     found = methods(pb.DESCRIPTOR, servicer)
     names = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
     listeners: dict[str, Listener] = {}
@@ -104,9 +108,14 @@ async def ports(certificates: Path, servicer: Servicer) -> AsyncIterator[dict[st
         listeners[kind] = Listener(handlers, names, "127.0.0.1:0", credentials, kind == PUBLIC, 64 << 10)
         await listeners[kind].start()
         await listeners[kind].serving(True)
-    yield {kind: listener.port for kind, listener in listeners.items()}
+    yield listeners
     for listener in listeners.values():
         await listener.stop(0)
+
+
+@pytest.fixture
+def ports(listeners: dict[str, Listener]) -> dict[str, int]:
+    return {kind: listener.port for kind, listener in listeners.items()}
 
 
 @pytest.fixture
@@ -353,6 +362,22 @@ async def test_health_and_reflection_answer(connect: Connect) -> None:
     async for answer in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(requests):
         names |= {service.name for service in answer.list_services_response.service}
     assert {"guardhouse.ipam.v1.AddressService", "guardhouse.ipam.v1.IpamFeedService"} <= names
+
+
+async def test_a_call_under_way_is_answered_while_the_listener_stops(
+    connect: Connect, servicer: Servicer, listeners: dict[str, Listener]
+) -> None:
+    """A drained replica loses nobody's answer, and takes no new calls."""
+    servicer.pause = 0.3
+    stub = rpc.AddressServiceStub(connect())
+    under_way = asyncio.ensure_future(stub.LookupAddress(LOOKUP, metadata=bearer("admin")))
+    await servicer.begun.wait()
+    stop = asyncio.create_task(listeners[PUBLIC].stop(5))
+    await asyncio.sleep(0.05)
+    with pytest.raises(grpc.RpcError):
+        await rpc.AddressServiceStub(connect()).LookupAddress(LOOKUP, metadata=bearer("admin"), timeout=1)
+    assert (await under_way).lease.ipv4 == "100.96.0.1"
+    await stop
 
 
 def test_an_address_may_call_as_often_as_its_bucket_allows() -> None:

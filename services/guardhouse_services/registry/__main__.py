@@ -15,13 +15,7 @@ from guardhouse_services.node import Node
 from guardhouse_services.paging import Pages
 from guardhouse_services.peers import Peers
 from guardhouse_services.registry.servicer import RegistryServicer
-from guardhouse_services.registry.usecases import (
-    Registry,
-    follow_identity,
-    missing_in_identity,
-    seen_by_identity,
-    snapshot,
-)
+from guardhouse_services.registry.usecases import Registry, follow_identity, snapshot
 from guardhouse_services.run import serve
 
 SERVICE = "registry"
@@ -39,7 +33,7 @@ def build(settings: Settings, clock: Clock) -> Node:
     directory.follower = Follower(
         f"{SERVICE} directory", watch_identity, identity_pb2.WatchRequest, directory.view, clock
     )
-    effects = Effects(database, "identity", follow_identity, seen_by_identity, missing_in_identity)
+    effects = Effects(database, "identity", follow_identity)
     removals = Follower(f"{SERVICE} removals", watch_identity, identity_pb2.WatchRequest, effects, clock)
     registry = Registry(
         clock,

@@ -571,12 +571,3 @@ def follow_identity(tx: Transaction, organization_id: str, events: Sequence[iden
             changed += store.revoke(tx, organization_id, active)
     if changed:
         tx.publish(organization_id, [to_event(it) for it in changed])
-
-
-def seen_by_identity(event: identity_pb2.Event) -> str:
-    """What a snapshot of identity is remembered by: nothing, because the registry takes nothing from an omission."""
-    return event.WhichOneof("kind") or ""
-
-
-def missing_in_identity(_tx: Transaction, _organization_id: str, _seen: set[str]) -> None:
-    """Nothing ends because a snapshot lacks it."""
