@@ -264,13 +264,16 @@ def read_heads(tx: Transaction) -> Heads:
     )
 
 
-def compact(tx: Transaction, limit: int = 10_000) -> int:
-    """Drops changes that are older than the history that is kept; answers how many. The newest always stays."""
+def compact(tx: Transaction, limit: int = 1000) -> int:
+    """Drops changes that are older than the history that is kept, and answers how many; the newest always stays.
+
+    At most `limit` of each of at most 100 organizations: what is left is for the next call.
+    """
     oldest = (
-        sa.select(change.c.organization_id, sa.func.max(change.c.revision).label("revision"))
-        .join(head, sa.and_(head.c.organization_id == change.c.organization_id, change.c.revision < head.c.revision))
-        .where(change.c.change_time < tx.now - HISTORY)
-        .group_by(change.c.organization_id)
+        sa.select(head.c.organization_id, sa.func.max(change.c.revision).label("revision"))
+        .join(change, sa.and_(head.c.organization_id == change.c.organization_id, change.c.revision < head.c.revision))
+        .where(change.c.change_time < tx.now - HISTORY, change.c.revision <= head.c.compacted + limit)
+        .group_by(head.c.organization_id)
         .limit(100)
     )
     dropped = 0
@@ -278,6 +281,4 @@ def compact(tx: Transaction, limit: int = 10_000) -> int:
         tx.execute(head.update().where(head.c.organization_id == organization_id).values(compacted=revision))
         old = change.delete().where(change.c.organization_id == organization_id, change.c.revision <= revision)
         dropped += tx.execute(old).rowcount
-        if dropped >= limit:
-            break
     return dropped

@@ -133,6 +133,7 @@ class Node:
     async def _keep_house(self) -> None:
         """Drops what is too old to be asked for."""
         while True:
-            await self.database.write(requests.forget)
-            await self.database.write(feed.compact)
+            for drop in (requests.forget, feed.compact):
+                while await self.database.write(drop):
+                    log.debug("dropped what is too old")
             await asyncio.sleep(HOUSEKEEPING_SECONDS)

@@ -129,3 +129,13 @@ async def test_compaction_drops_what_is_old_and_keeps_the_newest(database: Datab
     assert await database.write(compact) == 2
     assert await database.read(revisions) == [3]
     assert await database.read(lambda tx: tx.execute(sa.select(head.c.compacted)).scalar_one()) == 2
+
+
+async def test_compaction_goes_on_where_it_stopped(database: Database, clock: FakeClock) -> None:
+    """It never locks the head of an organization for long."""
+    for _ in range(6):
+        await database.write(lambda tx: tx.publish(ORGANIZATION, []))
+    clock.advance(HISTORY / SECOND + 1)
+    dropped = [await database.write(lambda tx: compact(tx, limit=2)) for _ in range(4)]
+    assert dropped == [2, 2, 1, 0]
+    assert await database.read(revisions) == [6]

@@ -14,8 +14,8 @@ from guardhouse.errors import (
 SECOND = 1_000_000
 DEADLINE = 30 * SECOND
 """How long an enrollment may stay undecided."""
-KEEP_ENDED = 7 * 24 * 3600 * SECOND
-"""How long an aborted or deleted registration is remembered: longer than any request is repeated."""
+KEEP_ENDED = 25 * 3600 * SECOND
+"""How long an aborted or deleted registration is remembered: longer than a request may be repeated."""
 
 
 class State(StrEnum):
