@@ -313,7 +313,7 @@ class Listener:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflects:
             reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
-            channelz.add_channelz_servicer(self._server)  # type: ignore[arg-type]  # it takes both kinds
+            channelz.add_channelz_servicer(self._server)
         self.port = self._server.add_secure_port(address, credentials)
         if self.port == 0:
             raise OSError(f"cannot listen on {address}")
