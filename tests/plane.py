@@ -72,7 +72,7 @@ class Plane:
 
     async def start(self, service: str, host: str = "127.0.0.1") -> None:
         """Starts a service, or with another host one more replica of it, which goes when the plane does."""
-        node = BUILDS[service](self.settings.model_copy(update={"host": host}), self.clock)
+        node = BUILDS[service](self.settings.model_copy(update={"host": host, "service_host": host}), self.clock)
         if host == self.settings.host:
             self.nodes[service] = await node.__aenter__()
         else:

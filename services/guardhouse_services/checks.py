@@ -5,9 +5,13 @@ import re
 from collections.abc import Sequence
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from guardhouse.errors import FieldRequired, InvalidField
+from guardhouse_services.times import from_timestamp
 
+# 9999-12-31T23:59:59Z, the last that a Timestamp may hold.
+LAST_SECOND = 253_402_300_799
 REQUEST_ID = re.compile(r"[!-~]{1,64}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -53,8 +57,17 @@ def mask(update_mask: FieldMask, allowed: Sequence[str]) -> frozenset[str]:
         raise FieldRequired("update_mask", f"update_mask is required; it may name {', '.join(allowed)}")
     for path in update_mask.paths:
         if path not in allowed:
-            raise InvalidField("update_mask", f"{path!r} cannot be updated; update_mask may name {', '.join(allowed)}")
+            raise InvalidField(
+                "update_mask", f"{path[:64]!r} cannot be updated; update_mask may name {', '.join(allowed)}"
+            )
     return frozenset(update_mask.paths)
+
+
+def timestamp(value: Timestamp, field: str) -> int:
+    """A time that a Timestamp may hold, not before the Unix epoch, in microseconds since that."""
+    if not (0 <= value.seconds <= LAST_SECOND and 0 <= value.nanos < 1_000_000_000):
+        raise InvalidField(field, f"{field} is not between the years 1970 and 9999")
+    return from_timestamp(value)
 
 
 def address(value: str, field: str) -> str:

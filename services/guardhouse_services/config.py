@@ -19,6 +19,9 @@ class Settings(BaseSettings):
         default=Path("var"), description="The folder of databases, certificates and keys that are made on first use."
     )
     host: str = Field(default="127.0.0.1", description="The address that the public listeners bind to.")
+    service_host: str = Field(
+        default="127.0.0.1", description="The address that the service listeners bind to, for the other services."
+    )
     port_base: int = Field(
         default=7400,
         ge=1024,

@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -30,6 +30,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 EVENTS_PER_CHANGE = 500
+# What a message of a feed holds, well below what a follower takes.
+MESSAGE_BYTES = 1 << 20
 POSTGRESQL_THREADS = 16
 SQLITE_READERS = 4
 ATTEMPTS = 5
@@ -108,13 +110,13 @@ class Transaction:
     def publish(self, organization_id: str, events: Sequence[Message], revision: int = 0) -> int:
         """Writes the events as the change of `revision`, or of the next one, and answers the newest revision.
 
-        More than 500 events become several consecutive revisions of the same transaction.
+        More than 500 events, or a megabyte of them, become several consecutive revisions of the same transaction.
         """
         revision = revision or self.advance(organization_id)
-        for start in range(0, max(len(events), 1), EVENTS_PER_CHANGE):
-            if start:
+        for number, part in enumerate(chunks(events, EVENTS_PER_CHANGE, MESSAGE_BYTES)):
+            if number:
                 revision = self.advance(organization_id)
-            message = self._change_type(revision=revision, events=events[start : start + EVENTS_PER_CHANGE])
+            message = self._change_type(revision=revision, events=part)
             self.execute(
                 change.insert().values(
                     organization_id=organization_id,
@@ -136,6 +138,19 @@ class Transaction:
 
     def epoch(self) -> str:
         return str(self.execute(sa.select(epoch.c.epoch)).scalar_one())
+
+
+def chunks(events: Sequence[Message], count: int, size: int) -> Iterator[list[Message]]:
+    """The events in parts of at most so many and about so many bytes; one empty part when there are none."""
+    part: list[Message] = []
+    filled = 0
+    for event in events:
+        if part and (len(part) == count or filled + event.ByteSize() > size):
+            yield part
+            part, filled = [], 0
+        part.append(event)
+        filled += event.ByteSize()
+    yield part
 
 
 class Database:
@@ -171,8 +186,8 @@ class Database:
     async def write(self, function: Callable[[Transaction], T]) -> T:
         """Runs the function in a transaction that may write.
 
-        It may run more than once, when the engine or a Conflict asks for it, and it finishes even when the caller goes
-        away.
+        It may run more than once, when the engine or a Conflict asks for it. Once begun it finishes, even when the
+        caller goes away.
         """
         return await self._run(self._write_threads, self._writer, function)
 
@@ -249,7 +264,9 @@ def sqlite_engine(url: str, begin: str, pool_size: int) -> Engine:
     driver = sqlite_driver()
     # The driver binds threads to connections of its own accord; the pool gives a connection to one thread at a time.
     options = {"check_same_thread": False, "timeout": 5}
-    engine = sa.create_engine(url, module=driver, pool_size=pool_size, max_overflow=0, connect_args=options)
+    engine = sa.create_engine(
+        url, module=driver, pool_size=pool_size, max_overflow=0, connect_args=options, hide_parameters=True
+    )
     journal = "WAL" if driver.sqlite_version_info >= WAL_SQLITE else "DELETE"
     if journal == "DELETE":
         log.warning("SQLite %s can corrupt a WAL; using the slower DELETE journal", driver.sqlite_version)
@@ -275,7 +292,16 @@ def postgresql_engine(url: str) -> Engine:
         pool_size=POSTGRESQL_THREADS,
         max_overflow=0,
         pool_pre_ping=True,
-        connect_args={"options": bounds, "connect_timeout": 5},
+        hide_parameters=True,
+        connect_args={
+            "options": bounds,
+            "connect_timeout": 5,
+            # A server that vanished without a word must not hold every thread until TCP gives up.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+        },
     )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 from guardhouse.errors import CredentialsInvalid, OrganizationNotFound, StateStale
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse_services.access import Caller
-from guardhouse_services.clock import Clock
+from guardhouse_services.clock import MINUTE, Clock
 from guardhouse_services.credentials import API_KEY_PREFIX, equal, hash_secret, split_secret
 from guardhouse_services.follower import Follower, View
 from guardhouse_services.times import from_timestamp
 
 CACHED_CALLERS = 10_000
+# Longer than a restart of identity takes; a key that is revoked behind a cut feed works no longer than this.
+MAX_STALENESS = 5 * MINUTE
 
 
 class DirectoryState:
@@ -72,6 +74,8 @@ class Directory:
     async def caller(self, bearer: str) -> Caller:
         """The key's caller. Raises CredentialsInvalid, when it is certain that it was so at the time of the call."""
         asked = self._clock.steady()
+        if asked - self.follower.fresh_as_of > MAX_STALENESS and not await self.follower.fresh(asked):
+            raise StateStale("this replica has heard nothing from identity for too long to trust a key; try again")
         try:
             return self._caller(bearer)
         except CredentialsInvalid:

@@ -17,13 +17,12 @@ from google.protobuf.message import Message
 from guardhouse.common.v1 import feed_pb2
 from guardhouse.errors import FieldRequired, FollowerTooSlow
 from guardhouse_services.clock import DAY
-from guardhouse_services.database import Database, Transaction, change, epoch, head
+from guardhouse_services.database import MESSAGE_BYTES, Database, Transaction, change, chunks, epoch, head
 
 log = logging.getLogger(__name__)
 
 PAGE_EVENTS = 1000
 READ_CHANGES = 1000
-MESSAGE_BYTES = 1 << 20
 CACHED_MESSAGES = 64
 SEND_SECONDS = 10.0
 # How long a change can be resumed from.
@@ -68,7 +67,9 @@ class Watcher:
 
     def wanted(self, heads: Heads) -> list[str]:
         # What the installation has comes first: it says which organizations there are.
-        return ["", *sorted(heads.revisions.keys() - {""})] if self.all else sorted(self.organization_ids)
+        # One that the follower knows and a restored database does not ends with an empty snapshot.
+        known = heads.revisions.keys() | self.positions.keys()
+        return ["", *sorted(known - {""})] if self.all else sorted(self.organization_ids)
 
 
 class Feed:
@@ -185,9 +186,11 @@ class Feed:
         """Pages that are read one after the other, then what changed meanwhile: exact at the revision it answers."""
         began, after = heads.revisions.get(organization_id, 0), ""
         while True:
-            page = await self._read_page(organization_id, after)
-            await self._send(send, self._message(organization_id, snapshot=self._contract.Snapshot(events=page[0])))
-            if not (after := page[1]):
+            events, after = await self._read_page(organization_id, after)
+            for part in chunks(events, PAGE_EVENTS, MESSAGE_BYTES):
+                snapshot = self._contract.Snapshot(events=part)
+                await self._send(send, self._message(organization_id, snapshot=snapshot))
+            if not after:
                 break
         revision = (await self._heads()).revisions.get(organization_id, 0)
         await self._send_changes(organization_id, heads.epoch, began, revision, send)

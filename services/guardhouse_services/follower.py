@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+import grpc
 import sqlalchemy as sa
 
 from guardhouse import revisions
@@ -121,6 +122,7 @@ class Effects:
         self._seen = seen
         self._missing = missing
         self._snapshot_ids: dict[str, set[str]] = {}
+        self._began: dict[str, Position | None] = {}
 
     async def positions(self) -> dict[str, Position]:
         query = sa.select(applied).where(applied.c.source == self._source)
@@ -129,6 +131,7 @@ class Effects:
 
     async def begin(self, organization_id: str) -> None:
         self._snapshot_ids[organization_id] = set()
+        self._began[organization_id] = (await self.positions()).get(organization_id)
 
     async def page(self, organization_id: str, events: Sequence[Any]) -> None:
         if self._seen is not None:
@@ -136,14 +139,19 @@ class Effects:
         await self._database.write(lambda tx: self._effect(tx, organization_id, events))
 
     async def end(self, organization_id: str, position: Position) -> None:
-        ids = self._snapshot_ids.pop(organization_id)
+        ids, began = self._snapshot_ids.pop(organization_id), self._began.pop(organization_id)
+        where = (applied.c.source == self._source, applied.c.organization_id == organization_id)
 
         def write(tx: Transaction) -> None:
+            row = tx.execute(
+                sa.select(applied.c.epoch, applied.c.revision).where(*where).with_for_update()
+            ).one_or_none()
+            if (tuple(row) if row else None) != began:
+                raise GapFound(f"another replica has applied {self._source} meanwhile")
             if self._missing is not None:
                 self._missing(tx, organization_id, ids)
-            row = {"source": self._source, "organization_id": organization_id}
             values = {"epoch": position[0], "revision": position[1]}
-            insert = tx.insert(applied).values(**row, **values)
+            insert = tx.insert(applied).values(source=self._source, organization_id=organization_id, **values)
             tx.execute(insert.on_conflict_do_update(index_elements=["source", "organization_id"], set_=values))
 
         await self._database.write(write)
@@ -192,8 +200,16 @@ class Follower:
             except GapFound as error:
                 self.resyncs += 1
                 log.error("%s: %s", self.name, error)
-            except Exception as error:  # noqa: BLE001  # whatever broke the link, the answer is a new one
+            except grpc.RpcError as error:
                 log.info("%s: lost its feed: %s", self.name, _reason(error))
+            except asyncio.CancelledError:
+                # gRPC says so, too, of a call whose channel was closed.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+            except Exception as error:
+                log.exception("%s: cannot apply its feed", self.name, exc_info=error)
+                await asyncio.sleep(1)
             await asyncio.sleep(random.uniform(0.05, 0.5) if self.fresh_as_of else random.uniform(0.02, 0.2))
 
     async def loaded(self) -> None:
@@ -362,6 +378,6 @@ class Freshness:
         return (row.epoch, row.revision) if row else None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: grpc.RpcError) -> str:
     details = getattr(error, "details", None)
     return str(details()) if callable(details) else repr(error)

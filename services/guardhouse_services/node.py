@@ -119,7 +119,7 @@ class Node:
             address = f"{settings.host}:{settings.public_port(service)}"
             credentials = public_credentials(settings.tls_path, service)
             return Listener(handlers, names, address, credentials, settings.reflects, PUBLIC_MESSAGE_BYTES)
-        address = f"{settings.host}:{settings.service_port(service)}"
+        address = f"{settings.service_host}:{settings.service_port(service)}"
         credentials = service_credentials(settings.tls_path, service)
         return Listener(handlers, names, address, credentials, False, SERVICE_MESSAGE_BYTES)
 

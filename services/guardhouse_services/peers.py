@@ -1,12 +1,19 @@
 """Channels to the other services, as this one: mutual TLS, the request id handed on, errors typed."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
 import grpc.aio
 
 from guardhouse.channel import AioChannel, Policy
+from guardhouse.errors import ServiceUnavailable
 from guardhouse_services.config import Settings
 from guardhouse_services.log import trace_id
 from guardhouse_services.server import SERVICE_MESSAGE_BYTES, TRACE_ID_KEY
 from guardhouse_services.tls import internal_name, peer_credentials
+
+log = logging.getLogger(__name__)
 
 # Only the outermost caller repeats a call: retries at every layer multiply, and keep a plane down that is down.
 DEADLINE = 5.0
@@ -39,6 +46,16 @@ class Peers:
     async def close(self) -> None:
         for channel in self._channels.values():
             await channel.close()
+
+
+@contextlib.contextmanager
+def reaching(service: str) -> Iterator[None]:
+    """Says which service did not answer, and nothing about where it is: the error goes on to our own caller."""
+    try:
+        yield
+    except ServiceUnavailable as error:
+        log.info("%s did not answer: %s", service, error.message)
+        raise ServiceUnavailable(f"{service} did not answer; try again", service=service) from None
 
 
 def _metadata() -> tuple[tuple[str, str], ...]:

@@ -32,7 +32,7 @@ def prepare(settings: Settings, clock: Clock) -> None:
             settings.key_path.parent.mkdir(exist_ok=True, mode=0o700)
             MasterKey.create(settings.key_path)
         if settings.tls_folder is None:
-            tls.prepare(settings.tls_path, settings.trust_domain, settings.host, clock.now())
+            tls.prepare(settings.tls_path, settings.trust_domain, [settings.host, settings.service_host], clock.now())
 
 
 def serve(*builds: Build, started: Started | None = None) -> None:

@@ -224,7 +224,9 @@ class Handlers(grpc.GenericRpcHandler):
                 key = _request_key(method, request, caller, organization_id)
                 response = await method.function(request, Call(caller, method.path, trace_id.get(), key))
         except TimeoutError:
-            raise DeadlineTooShort(f"the call took longer than {UNARY_SECONDS:.0f} s") from None
+            raise DeadlineTooShort(
+                f"the call took longer than {UNARY_SECONDS:.0f} s; look before you repeat a change"
+            ) from None
         serialised: bytes = response.SerializeToString()
         return serialised
 

@@ -7,6 +7,7 @@ Every service has one certificate. Its names are `localhost`, the loopback addre
 import datetime
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -28,8 +29,8 @@ def internal_name(service: str) -> str:
     return f"{service}.guardhouse.internal"
 
 
-def prepare(folder: Path, trust_domain: str, host: str, now: int) -> None:
-    """Makes the authority and the services' certificates, where they are missing or soon expire."""
+def prepare(folder: Path, trust_domain: str, hosts: Sequence[str], now: int) -> None:
+    """Makes the authority and the services' certificates, where they are missing, soon expire or have other names."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     at = datetime.datetime.fromtimestamp(now / SECOND, datetime.UTC)
     if not (folder / "ca.crt").exists():
@@ -43,11 +44,11 @@ def prepare(folder: Path, trust_domain: str, host: str, now: int) -> None:
         raise TypeError(f"{folder}/ca.key is not a key of this CA")
     for service in SERVICES:
         path = folder / f"{service}.crt"
-        if path.exists() and _days_left(path, at) >= RENEW_DAYS:
+        names = _names(service, trust_domain, hosts)
+        if path.exists() and _serves(path, names, at):
             continue
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Guardhouse {service}")])
-        names = _names(service, trust_domain, host)
         _write(folder / f"{service}.key", _private_bytes(key))
         _write(path, _certificate(name, key, issuer.subject, issuer_key, at, CERTIFICATE_DAYS, names=names))
 
@@ -73,7 +74,7 @@ def _pair(folder: Path, service: str) -> tuple[bytes, bytes]:
     return (folder / f"{service}.key").read_bytes(), (folder / f"{service}.crt").read_bytes()
 
 
-def _names(service: str, trust_domain: str, host: str) -> list[x509.GeneralName]:
+def _names(service: str, trust_domain: str, hosts: Sequence[str]) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = [
         x509.DNSName("localhost"),
         x509.DNSName(internal_name(service)),
@@ -81,11 +82,14 @@ def _names(service: str, trust_domain: str, host: str) -> list[x509.GeneralName]
         x509.IPAddress(ipaddress.ip_address("::1")),
         x509.UniformResourceIdentifier(f"spiffe://{trust_domain}/{service}"),
     ]
-    try:
-        bound: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        bound = x509.DNSName(host)
-    return names if bound in names else [*names, bound]
+    for host in hosts:
+        try:
+            bound: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+        except ValueError:
+            bound = x509.DNSName(host)
+        if bound not in names:
+            names.append(bound)
+    return names
 
 
 def _certificate(
@@ -138,8 +142,11 @@ def _private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(encoding, form, serialization.NoEncryption())
 
 
-def _days_left(path: Path, at: datetime.datetime) -> int:
-    return (x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc - at).days
+def _serves(path: Path, names: list[x509.GeneralName], at: datetime.datetime) -> bool:
+    """Whether the certificate has these names, and long enough to live."""
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    present = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return list(present) == names and (certificate.not_valid_after_utc - at).days >= RENEW_DAYS
 
 
 def _write(path: Path, content: bytes) -> None:

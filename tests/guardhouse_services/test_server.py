@@ -87,7 +87,7 @@ async def wait(_tokens: Sequence[str], _organization_id: str) -> None:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
-    tls.prepare(folder, DOMAIN, "127.0.0.1", SystemClock().now())
+    tls.prepare(folder, DOMAIN, ["127.0.0.1"], SystemClock().now())
     return folder
 
 
@@ -238,7 +238,7 @@ async def test_a_certificate_of_another_authority_is_refused(
     ports: dict[str, int], certificates: Path, tmp_path: Path
 ) -> None:
     """I-29: the name alone is nothing."""
-    tls.prepare(tmp_path, DOMAIN, "127.0.0.1", SystemClock().now())
+    tls.prepare(tmp_path, DOMAIN, ["127.0.0.1"], SystemClock().now())
     credentials = grpc.ssl_channel_credentials(
         (certificates / "ca.crt").read_bytes(),
         (tmp_path / "registry.key").read_bytes(),
@@ -254,7 +254,7 @@ async def test_a_service_of_another_trust_domain_is_refused(
 ) -> None:
     for name in ("ca.crt", "ca.key"):
         (tmp_path / name).write_bytes((certificates / name).read_bytes())
-    tls.prepare(tmp_path, "elsewhere.test", "127.0.0.1", SystemClock().now())
+    tls.prepare(tmp_path, "elsewhere.test", ["127.0.0.1"], SystemClock().now())
     credentials = tls.peer_credentials(tmp_path, "registry")
     async with grpc.aio.secure_channel(f"localhost:{ports[SERVICE]}", credentials) as channel:
         error = await refused(rpc.AddressServiceStub(channel).ReserveAddresses(pb.ReserveAddressesRequest()))
@@ -414,12 +414,14 @@ def test_every_method_has_a_rule_of_one_listener(contract: Any) -> None:
 
 def test_certificates_are_kept_until_they_soon_expire(tmp_path: Path) -> None:
     now = SystemClock().now()
-    tls.prepare(tmp_path, DOMAIN, "127.0.0.1", now)
+    tls.prepare(tmp_path, DOMAIN, ["127.0.0.1"], now)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    tls.prepare(tmp_path, DOMAIN, "127.0.0.1", now + 300 * DAY)
+    tls.prepare(tmp_path, DOMAIN, ["127.0.0.1"], now + 300 * DAY)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
-    tls.prepare(tmp_path, DOMAIN, "127.0.0.1", now + 340 * DAY)
+    tls.prepare(tmp_path, DOMAIN, ["127.0.0.1"], now + 340 * DAY)
     second = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert second["ca.crt"] == first["ca.crt"]
     assert second["ipam.crt"] != first["ipam.crt"]
+    tls.prepare(tmp_path, DOMAIN, ["127.0.0.1", "10.0.0.1"], now + 340 * DAY)
+    assert (tmp_path / "ipam.crt").read_bytes() != second["ipam.crt"]
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())

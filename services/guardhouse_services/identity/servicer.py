@@ -35,7 +35,7 @@ from guardhouse_services.identity.domain.enrollments import Registration
 from guardhouse_services.identity.oidc import issuer_url
 from guardhouse_services.identity.usecases import Identity
 from guardhouse_services.paging import Pages
-from guardhouse_services.times import from_timestamp, to_timestamp
+from guardhouse_services.times import to_timestamp
 
 NAME = 100
 EMAIL = 254
@@ -101,7 +101,7 @@ class IdentityServicer:
             request.organization_id,
             checks.text(draft.display_name, "api_key.display_name", NAME),
             checks.choice(draft.role, ROLES, "api_key.role"),
-            from_timestamp(draft.expire_time) if draft.HasField("expire_time") else None,
+            checks.timestamp(draft.expire_time, "api_key.expire_time") if draft.HasField("expire_time") else None,
         )
         return pb.CreateApiKeyResponse(api_key=messages.api_key(made), secret=secret, revision_token=token)
 

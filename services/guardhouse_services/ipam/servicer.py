@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-from guardhouse.errors import FieldRequired, InvalidField
+from guardhouse.errors import FieldRequired
 from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, check_id
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse_services import checks
@@ -14,10 +14,6 @@ from guardhouse_services.ipam.domain import FOREVER
 from guardhouse_services.ipam.messages import to_lease, to_reservation
 from guardhouse_services.ipam.usecases import Ipam
 from guardhouse_services.paging import Pages
-from guardhouse_services.times import from_timestamp
-
-# 9999-12-31T23:59:59Z, the last that a Timestamp may hold.
-LAST_SECOND = 253_402_300_799
 
 
 class IpamServicer:
@@ -56,9 +52,7 @@ class IpamServicer:
         address = checks.address(request.address, "address")
         at = FOREVER
         if request.HasField("time"):
-            if not 0 <= request.time.seconds <= LAST_SECOND:
-                raise InvalidField("time", "time is not between the years 1970 and 9999")
-            at = from_timestamp(request.time)
+            at = checks.timestamp(request.time, "time")
         found = await self.ipam.lookup_address(request.organization_id, address, at)
         return pb.LookupAddressResponse(lease=to_lease(found))
 

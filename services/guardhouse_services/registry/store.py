@@ -41,6 +41,15 @@ device = sa.Table(
 )
 device_by_hardware = sa.Index("device_by_hardware", device.c.organization_id, device.c.hardware_id, unique=True)
 
+_never_enrolled = device.c.create_time.is_(None)
+sa.Index(
+    "device_never_enrolled",
+    device.c.organization_id,
+    device.c.device_id,
+    sqlite_where=_never_enrolled,
+    postgresql_where=_never_enrolled,
+)
+
 registration = sa.Table(
     "registration",
     metadata,
@@ -155,6 +164,9 @@ _active_registrations = (
     .correlate(device)
     .scalar_subquery()
 )
+_is_used = sa.exists().where(
+    registration.c.organization_id == device.c.organization_id, registration.c.device_id == device.c.device_id
+)
 _select_device = sa.select(device, _active_registrations.label("active_registrations"))
 
 
@@ -164,18 +176,16 @@ _select_device = sa.select(device, _active_registrations.label("active_registrat
 def earlier(
     tx: Transaction, organization_id: str, request_id: str, public_key: bytes
 ) -> tuple[Registration | None, Registration | None]:
-    """The newest registration or intent that the request made, and the live one that holds the key."""
+    """The registration or intent that the request has come to, and the live one that holds the key."""
     of_request = sa.and_(registration.c.organization_id == organization_id, registration.c.request_id == request_id)
     holds_key = sa.and_(registration.c.public_key == public_key, _live)
-    query = sa.select(registration).where(sa.or_(of_request, holds_key)).order_by(registration.c.registration_id)
-    attempt, holder = None, None
-    for row in tx.execute(query):
-        found = _registration(row)
-        if (found.organization_id, found.request_id) == (organization_id, request_id):
-            attempt = found
-        if found.public_key == public_key and found.state in LIVE:
-            holder = found
-    return attempt, holder
+    rows = tx.execute(sa.select(registration).where(sa.or_(of_request, holds_key)))
+    found = [_registration(row) for row in rows]
+    attempts = [it for it in found if (it.organization_id, it.request_id) == (organization_id, request_id)]
+    holders = [it for it in found if it.public_key == public_key and it.state in LIVE]
+    # Ids tell the time by the clocks of replicas; of the attempts that ended, one that succeeded counts.
+    attempts.sort(key=lambda it: (it.state in LIVE, it.state == State.DELETED, it.registration_id))
+    return attempts[-1] if attempts else None, holders[0] if holders else None
 
 
 def claim_device(tx: Transaction, organization_id: str, device_id: str, claims: Claims) -> str:
@@ -248,21 +258,37 @@ def enroll_device(tx: Transaction, organization_id: str, device_id: str, claims:
     return tx.execute(update).rowcount == 1
 
 
-def active_of_users(tx: Transaction, organization_id: str, device_ids: Collection[str]) -> dict[str, Registration]:
-    """The active registration of a user on each of the devices that has one."""
+def lock_intent(tx: Transaction, organization_id: str, registration_id: str) -> Registration | None:
+    """In whatever state, locked."""
     query = sa.select(registration).where(
-        registration.c.organization_id == organization_id,
-        registration.c.device_id.in_(device_ids),
-        registration.c.state == State.ACTIVE,
-        registration.c.user_id.is_not(None),
+        registration.c.organization_id == organization_id, registration.c.registration_id == registration_id
     )
-    return {row.device_id: _registration(row) for row in tx.execute(query)}
+    row = tx.execute(query.with_for_update()).one_or_none()
+    return _registration(row) if row else None
+
+
+def active_of_users(
+    tx: Transaction, organization_id: str, device_ids: Collection[str], *, lock: bool = False
+) -> dict[str, Registration]:
+    """The active registration of a user on each of the devices that has one."""
+    query = (
+        sa.select(registration)
+        .where(
+            registration.c.organization_id == organization_id,
+            registration.c.device_id.in_(device_ids),
+            registration.c.state == State.ACTIVE,
+            registration.c.user_id.is_not(None),
+        )
+        .order_by(registration.c.registration_id)
+    )
+    rows = tx.execute(query.with_for_update() if lock else query)
+    return {row.device_id: _registration(row) for row in rows}
 
 
 def activate(
     tx: Transaction, organization_id: str, registration_id: str, grant: Grant, lease: Lease, token_hash: bytes
-) -> Registration | None:
-    """PENDING becomes ACTIVE; None when it is not PENDING any more."""
+) -> Registration:
+    """A PENDING intent, whose row is locked, becomes ACTIVE."""
     update = (
         registration.update()
         .where(
@@ -285,8 +311,17 @@ def activate(
         )
         .returning(registration)
     )
-    row = tx.execute(update).one_or_none()
-    return _registration(row) if row else None
+    return _registration(tx.execute(update).one())
+
+
+def drop_intent(tx: Transaction, organization_id: str, registration_id: str) -> bool:
+    """Forgets a PENDING intent for which nothing was reserved; False when it was decided otherwise."""
+    gone = registration.delete().where(
+        registration.c.organization_id == organization_id,
+        registration.c.registration_id == registration_id,
+        registration.c.state == State.PENDING,
+    )
+    return tx.execute(gone).rowcount == 1
 
 
 def abort(tx: Transaction, organization_id: str, registration_id: str) -> bool:
@@ -309,12 +344,11 @@ def forget_ended(tx: Transaction, limit: int = 1000) -> None:
     key = (registration.c.organization_id, registration.c.registration_id)
     old = sa.select(*key).where(registration.c.end_time <= tx.now - KEEP_ENDED).limit(limit)
     tx.execute(registration.delete().where(sa.tuple_(*key).in_(old)))
-    used = sa.exists().where(
-        registration.c.organization_id == device.c.organization_id, registration.c.device_id == device.c.device_id
-    )
+    # Who enrolls locks the device first, so one that is locked is in use.
     key = (device.c.organization_id, device.c.device_id)
-    unused = sa.select(*key).where(device.c.create_time.is_(None), ~used).limit(limit)
-    tx.execute(device.delete().where(sa.tuple_(*key).in_(unused)))
+    unused = sa.select(*key).where(device.c.create_time.is_(None), ~_is_used).limit(limit)
+    unused = unused.with_for_update(skip_locked=True, of=device)
+    tx.execute(device.delete().where(sa.tuple_(*key).in_(unused), device.c.create_time.is_(None), ~_is_used))
 
 
 # Registrations

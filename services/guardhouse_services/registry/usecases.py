@@ -11,17 +11,20 @@ from guardhouse import keys
 from guardhouse.common.v1 import credential_pb2
 from guardhouse.errors import (
     BY_REASON,
+    Aborted,
     ChallengeInvalid,
     Conflict,
     CredentialsInvalid,
     DeviceNotFound,
     EnrollmentAborted,
     GuardhouseError,
+    Internal,
     KeyAlreadyRegistered,
     KeyInvalid,
     ProofInvalid,
     RegistrationNotFound,
     RequestIdReused,
+    Unavailable,
 )
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import DEVICE, REGISTRATION, new_id
@@ -42,6 +45,7 @@ from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import Directory
 from guardhouse_services.failpoint import failpoint
 from guardhouse_services.paging import Page
+from guardhouse_services.peers import reaching
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import (
     DEADLINE,
@@ -152,12 +156,20 @@ class Registry:
         intent = await self._database.write(lambda tx: self._begin(tx, enrollment))
         failpoint("registry.begun")
         if intent.state == State.PENDING:
+            refused = False
             try:
-                grant = await self._authorize(intent, enrollment.credential)
+                try:
+                    grant = await self._authorize(intent, enrollment.credential)
+                except (Unavailable, Aborted, Internal):
+                    raise
+                except GuardhouseError:
+                    # identity has spoken, and reserved nothing.
+                    refused = True
+                    raise
                 failpoint("registry.authorized")
                 intent = await self._activate(intent, grant, enrollment.claims)
             except GuardhouseError as error:
-                intent = await self._give_up(intent, error)
+                intent = await self._give_up(intent, error, refused=refused)
         return await self._enrolled(intent)
 
     def _check_proof(self, enrollment: Enrollment) -> None:
@@ -181,9 +193,6 @@ class Registry:
             raise ChallengeInvalid("challenge", "not a challenge; ask for one with GetEnrollmentInfo")
         if not equal(mac.encode(), self._challenge_mac(organization_id, int(issued)).encode()):
             raise ChallengeInvalid("challenge", "the challenge is not of this organization; ask for a new one")
-        age = self._clock.now() - int(issued) * SECOND
-        if not -CHALLENGE_SKEW <= age <= CHALLENGE_LIFE:
-            raise ChallengeInvalid("challenge", "the challenge has expired; ask for a new one")
 
     def _challenge_mac(self, organization_id: str, issued: int) -> str:
         mac = self._master_key.derive("challenge", organization_id, str(issued))
@@ -204,6 +213,10 @@ class Registry:
             store.abort(tx, found.organization_id, found.registration_id)
         if key_holder is not None and key_holder != found:
             raise KeyAlreadyRegistered("a live registration holds this public key; make a fresh one")
+        # A repeated request may be older than its challenge's life; only a new attempt needs a fresh one.
+        age = tx.now - int(enrollment.challenge.partition(".")[0]) * SECOND
+        if not -CHALLENGE_SKEW <= age <= CHALLENGE_LIFE:
+            raise ChallengeInvalid("challenge", "the challenge has expired; ask for a new one")
         device_id = store.claim_device(tx, enrollment.organization_id, new_id(DEVICE, tx.now), enrollment.claims)
         intent = Registration(
             organization_id=enrollment.organization_id,
@@ -221,14 +234,14 @@ class Registry:
         return intent
 
     async def _authorize(self, intent: Registration, credential: credential_pb2.Credential) -> Grant:
-        granted = await self._identity.AuthorizeEnrollment(
-            identity_pb2.AuthorizeEnrollmentRequest(
-                organization_id=intent.organization_id,
-                intent_id=intent.registration_id,
-                request_id=intent.request_id,
-                credential=credential,
-            )
+        request = identity_pb2.AuthorizeEnrollmentRequest(
+            organization_id=intent.organization_id,
+            intent_id=intent.registration_id,
+            request_id=intent.request_id,
+            credential=credential,
         )
+        with reaching("identity"):
+            granted = await self._identity.AuthorizeEnrollment(request)
         return Grant(
             holder=Holder(granted.user_id, granted.service_token_id),
             authenticate_time=from_timestamp(granted.authenticate_time),
@@ -243,10 +256,12 @@ class Registry:
             lease = predecessor.lease if predecessor else await self._reserve(intent, grant)
             failpoint("registry.reserved")
             step = _Activation(intent, grant, claims, lease, predecessor, hash_secret(self._token(intent)))
-            active = await self._database.write(step.run)
+            try:
+                active = await self._database.write(step.run)
+            except _StartOver:
+                continue
             failpoint("registry.activated")
-            if active is not None:
-                return active
+            return active
         raise Conflict("the user's registration on this device keeps changing; retry")
 
     @staticmethod
@@ -268,26 +283,31 @@ class Registry:
             request.user_id = grant.holder.user_id
         else:
             request.service_token_id = grant.holder.service_token_id
-        reserved = await self._ipam.ReserveAddresses(request)
+        with reaching("ipam"):
+            reserved = await self._ipam.ReserveAddresses(request)
         return Lease(reserved.lease_id, reserved.ipv4, reserved.ipv6)
 
-    async def _give_up(self, intent: Registration, error: GuardhouseError) -> Registration:
-        """Aborts the intent and raises the error, unless the enrollment has succeeded all the same."""
+    async def _give_up(self, intent: Registration, error: GuardhouseError, *, refused: bool) -> Registration:
+        """Aborts the intent and raises the error, unless the enrollment has succeeded all the same.
+
+        An intent that identity refused leaves no trace, so that who is not admitted cannot fill the tables.
+        """
         organization_id, registration_id = intent.organization_id, intent.registration_id
-        aborted = await self._database.write(lambda tx: store.abort(tx, organization_id, registration_id))
+        if refused and await self._database.write(lambda tx: store.drop_intent(tx, organization_id, registration_id)):
+            raise error
+        await self._database.write(lambda tx: store.abort(tx, organization_id, registration_id))
         failpoint("registry.aborted")
-        if aborted:
+        present = await self._database.read(lambda tx: store.find_registration(tx, organization_id, registration_id))
+        if present is not None and present.state in LISTED:
+            return present
+        if present is not None and present.state == State.ABORTED:
             cleanup = asyncio.create_task(self._release(organization_id, registration_id))
             self._cleanups.add(cleanup)
             cleanup.add_done_callback(self._cleanups.discard)
             # The device may try again at once, and wants to find its seat and addresses free.
             await asyncio.shield(cleanup)
             failpoint("registry.released")
-            raise error
-        present = await self._database.read(lambda tx: store.find_registration(tx, organization_id, registration_id))
-        if present is None or present.state not in LISTED:
-            raise error
-        return present
+        raise error
 
     async def _release(self, organization_id: str, intent_id: str) -> None:
         """Gives back what was reserved. What this does not reach, the owners find out by ResolveIntent."""
@@ -481,6 +501,10 @@ class Registry:
         return await self._database.write(write)
 
 
+class _StartOver(Exception):
+    """The registration that an activation was to replace has changed meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Activation:
     """The transaction that decides an enrollment."""
@@ -492,32 +516,33 @@ class _Activation:
     predecessor: Registration | None
     token_hash: bytes
 
-    def run(self, tx: Transaction) -> Registration | None:
-        """The active registration; None when the one that it was to replace has changed, and it must start over."""
+    def run(self, tx: Transaction) -> Registration:
+        """The active registration. Raises _StartOver when the one that it was to replace has changed."""
         intent, grant = self.intent, self.grant
         organization_id, registration_id = intent.organization_id, intent.registration_id
         user_id = grant.holder.user_id
         if user_id:
             store.lock_fence(tx, organization_id, user_id).check(grant.authorize_revision)
-        if not store.enroll_device(tx, organization_id, intent.device_id, self.claims):
+        on_device = store.enroll_device(tx, organization_id, intent.device_id, self.claims)
+        present = store.lock_intent(tx, organization_id, registration_id)
+        if present is not None and present.state in LISTED:
+            # Another call of the same request was faster.
+            return present
+        if present is None or present.state != State.PENDING:
+            raise EnrollmentAborted("the enrollment took too long and was aborted; try again")
+        if not on_device:
             raise EnrollmentAborted("the device was deleted while enrolling; try again")
         replaced: list[Registration] = []
         if user_id:
-            present = store.active_of_users(tx, organization_id, [intent.device_id]).get(intent.device_id)
-            if present is not None and present.registration_id == registration_id:
-                return present
-            if present is not None and present.holder != grant.holder:
-                raise held(present, user_id)
-            if present != self.predecessor:
-                return None
-            if present is not None:
-                replaced = store.delete(tx, organization_id, [present.registration_id])
+            occupants = store.active_of_users(tx, organization_id, [intent.device_id], lock=True)
+            occupant = occupants.get(intent.device_id)
+            if occupant is not None and occupant.holder != grant.holder:
+                raise held(occupant, user_id)
+            if occupant != self.predecessor:
+                raise _StartOver
+            if occupant is not None:
+                replaced = store.delete(tx, organization_id, [occupant.registration_id])
         active = store.activate(tx, organization_id, registration_id, grant, self.lease, self.token_hash)
-        if active is None:
-            found = store.find_registration(tx, organization_id, registration_id)
-            if found is None or found.state not in LISTED:
-                raise EnrollmentAborted("the enrollment took too long and was aborted; try again")
-            return found
         # The new holder of the lease comes first, so that the deletion behind it does not release it.
         tx.publish(organization_id, [to_event(active), *(to_event(it) for it in replaced)])
         failpoint("registry.activate")
@@ -550,15 +575,16 @@ def follow_identity(tx: Transaction, organization_id: str, events: Sequence[iden
     before it: one that arrives late leaves a newer enrollment alone.
     """
     changed: list[Registration] = []
-    for event in events:
-        if event.WhichOneof("kind") != "user":
-            continue
-        record = event.user
-        user_id = record.user.user_id
-        news = Fence(record.removed_revision, record.registrations_revoked_revision)
-        if news == Fence():
-            continue
-        known = store.lock_fence(tx, organization_id, user_id)
+    records = {event.user.user.user_id: event.user for event in events if event.WhichOneof("kind") == "user"}
+    newest = {
+        user_id: Fence(record.removed_revision, record.registrations_revoked_revision)
+        for user_id, record in sorted(records.items())
+        if record.removed_revision or record.registrations_revoked_revision
+    }
+    # Every fence before any registration, in one order: see the store.
+    fences = {user_id: store.lock_fence(tx, organization_id, user_id) for user_id in newest}
+    for user_id, news in newest.items():
+        known = fences[user_id]
         if news.removed_revision > known.removed_revision:
             known = replace(known, removed_revision=news.removed_revision)
             gone = store.of_user(tx, organization_id, user_id, news.removed_revision, LISTED)

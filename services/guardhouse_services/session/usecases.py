@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from guardhouse.common.v1 import credential_pb2
 from guardhouse.decisions import Registration, RegistrationState, User, Verdict, state_stale
-from guardhouse.errors import RegistrationNotFound, RegistrationRevoked, ServiceUnavailable, StateStale, UserRemoved
+from guardhouse.errors import RegistrationNotFound, RegistrationRevoked, StateStale, UserRemoved
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.ids import POLICY, new_id
 from guardhouse.session.v1 import session_pb2 as pb
@@ -17,6 +17,7 @@ from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import Directory
 from guardhouse_services.failpoint import failpoint
 from guardhouse_services.paging import Page
+from guardhouse_services.peers import reaching
 from guardhouse_services.session import messages, store
 from guardhouse_services.session.domain import Policy, Terms, is_removed, is_revoked
 from guardhouse_services.session.replica import Replica
@@ -145,10 +146,8 @@ class Session:
         else:
             request.service_token_id = registration.service_token_id
         failpoint("session.record")
-        try:
+        with reaching("identity"):
             recorded = await self._record_authentication(request)
-        except ServiceUnavailable as error:
-            raise ServiceUnavailable("identity did not answer; try again", service="identity") from error
         failpoint("session.recorded")
         return from_timestamp(recorded.authenticate_time), recorded.revision_token
 

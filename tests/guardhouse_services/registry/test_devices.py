@@ -7,7 +7,7 @@ from guardhouse.errors import (
     EnrollmentAborted,
     RegistrationNotFound,
     RequestIdReused,
-    SeatsExhausted,
+    SubnetExhausted,
 )
 from guardhouse_services.paging import Page
 from guardhouse_services.registry.domain import KEEP_ENDED, SECOND, State
@@ -124,8 +124,8 @@ async def test_a_repeated_enrollment_after_its_device_is_gone_says_so(world: Wor
 
 async def test_the_sweep_forgets_what_never_enrolled_and_what_ended_long_ago(world: World) -> None:
     """I-07: not before the last of the retries that are answered."""
-    world.identity.will("authorize", refuses(SeatsExhausted("all are taken")))
-    with pytest.raises(SeatsExhausted):
+    world.ipam.will("reserve", refuses(SubnetExhausted("all are held")))
+    with pytest.raises(SubnetExhausted):
         await world.enroll(user(), "phone")
     attempt = await world.attempt(user(), "desktop")
     active, revoked, deleted = (

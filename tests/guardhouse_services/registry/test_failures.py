@@ -29,9 +29,6 @@ from tests.guardhouse_services.registry.world import (
 )
 
 FAILURES = {
-    "refused by policy": ("authorize", refuses(EnrollmentRefused("no policy admits it")), EnrollmentRefused),
-    "seats are exhausted": ("authorize", refuses(SeatsExhausted("all are taken")), SeatsExhausted),
-    "the ID token is bad": ("authorize", refuses(IdTokenInvalid()), IdTokenInvalid),
     "identity is down": ("authorize", is_down, ServiceUnavailable),
     "identity's answer is lost": ("authorize", loses_the_answer, ServiceUnavailable),
     "the subnet is exhausted": ("reserve", refuses(SubnetExhausted("all are held")), SubnetExhausted),
@@ -59,15 +56,36 @@ async def test_a_failed_enrollment_is_aborted_first_and_given_back_then(
     assert list(world.identity.seats) == list(world.ipam.leases) == [name(enrolled)]
 
 
+@pytest.mark.parametrize(
+    "error", [EnrollmentRefused("no policy admits it"), SeatsExhausted("all are taken"), IdTokenInvalid()]
+)
+async def test_an_enrollment_that_identity_refuses_has_reserved_nothing(world: World, error: GuardhouseError) -> None:
+    """Decision 3: and it leaves nothing that could become active."""
+    world.identity.will("authorize", refuses(error))
+    attempt = await world.attempt()
+    with pytest.raises(type(error)):
+        await world.registry.register(attempt)
+    assert ("reserve", State.PENDING) not in world.calls
+    assert (world.identity.seats, world.ipam.leases) == ({}, {})
+    assert {row.state for row in await world.rows()} <= {State.ABORTED}
+    assert await world.events() == []
+    assert await world.devices() == []
+    enrolled = await world.registry.register(attempt)
+    assert list(world.identity.seats) == list(world.ipam.leases) == [name(enrolled)]
+
+
 @pytest.mark.parametrize("method", ["cancel", "release"])
 @pytest.mark.parametrize("behaviour", [is_down, loses_the_answer])
 async def test_one_peer_that_cannot_be_told_does_not_keep_the_other_from_being_told(
     world: World, method: str, behaviour: Behaviour
 ) -> None:
-    world.ipam.will("reserve", loses_the_answer)
+    async def fails() -> None:
+        raise SubnetExhausted("all are held")
+
+    world.ipam.will("reserve", acts_and_then(fails))
     (world.identity if method == "cancel" else world.ipam).will(method, behaviour)
     attempt = await world.attempt()
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(SubnetExhausted):
         await world.registry.register(attempt)
     (intent,) = await world.rows()
     assert intent.state == State.ABORTED
@@ -118,29 +136,30 @@ async def test_a_failure_after_the_same_enrollment_succeeded_is_a_success(world:
 
 async def test_a_caller_that_goes_away_does_not_stop_what_is_given_back(world: World) -> None:
     """I-13: background work never runs on a request's cancellation."""
-    begun, gate, released = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    gate, begun, ended = asyncio.Event(), asyncio.Semaphore(0), asyncio.Semaphore(0)
 
     async def waits_and_acts(act: Act) -> Any:
-        begun.set()
+        begun.release()
         await gate.wait()
-        released.set()
+        ended.release()
         return act()
 
     world.ipam.will("reserve", loses_the_answer)
     world.ipam.will("release", waits_and_acts)
+    world.identity.will("cancel", waits_and_acts)
     task = asyncio.create_task(world.enroll())
-    await begun.wait()
+    await begun.acquire()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert len(world.ipam.leases) == 1
+    assert len(world.ipam.leases) == len(world.identity.seats) == 1
     gate.set()
     async with asyncio.timeout(5):
-        await released.wait()
+        await ended.acquire()
+        await ended.acquire()
     assert (world.identity.seats, world.ipam.leases) == ({}, {})
 
 
-@pytest.mark.xfail(strict=True, reason="only who aborts gives back")
 async def test_what_somebody_else_aborted_is_given_back_all_the_same(world: World) -> None:
     """I-13: the device may try again at once, and wants to find its seat and addresses free."""
 

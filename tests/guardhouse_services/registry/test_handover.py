@@ -215,7 +215,6 @@ async def test_eight_users_on_one_device_leave_one(world: World) -> None:
     assert len(world.identity.seats) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the claims are written before the predecessor is compared")
 async def test_an_enrollment_that_fails_in_the_end_changes_no_claims(world: World) -> None:
     """Also when it had to start over, because the predecessor had changed."""
     holder = user()

@@ -99,7 +99,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REGISTRATION_REVOKED: _ErrorReason.ValueType  # 75
     """FAILED_PRECONDITION: the registration is revoked and cannot do this."""
     ERROR_REASON_EPOCH_CHANGED: _ErrorReason.ValueType  # 76
-    """FAILED_PRECONDITION: a revision or page token is of another epoch of the database. Metadata: service."""
+    """FAILED_PRECONDITION: a revision token is of another epoch of the database. Metadata: service."""
     ERROR_REASON_SEATS_EXHAUSTED: _ErrorReason.ValueType  # 80
     """RESOURCE_EXHAUSTED: every purchased seat is taken."""
     ERROR_REASON_SUBNET_EXHAUSTED: _ErrorReason.ValueType  # 81
@@ -123,7 +123,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 103
     """UNAVAILABLE: the database did not answer."""
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 110
-    """DEADLINE_EXCEEDED: less time is left than a change needs; nothing was done."""
+    """DEADLINE_EXCEEDED: less time is left than a change needs, and nothing was begun; or the call took longer than the
+    30 s that a call may take, and a change may still come true. The message says which.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 120
     """INTERNAL: a fault of the server. The log line with the same request id says more."""
 
@@ -212,7 +214,7 @@ ERROR_REASON_USER_REMOVED: ErrorReason.ValueType  # 74
 ERROR_REASON_REGISTRATION_REVOKED: ErrorReason.ValueType  # 75
 """FAILED_PRECONDITION: the registration is revoked and cannot do this."""
 ERROR_REASON_EPOCH_CHANGED: ErrorReason.ValueType  # 76
-"""FAILED_PRECONDITION: a revision or page token is of another epoch of the database. Metadata: service."""
+"""FAILED_PRECONDITION: a revision token is of another epoch of the database. Metadata: service."""
 ERROR_REASON_SEATS_EXHAUSTED: ErrorReason.ValueType  # 80
 """RESOURCE_EXHAUSTED: every purchased seat is taken."""
 ERROR_REASON_SUBNET_EXHAUSTED: ErrorReason.ValueType  # 81
@@ -236,7 +238,9 @@ ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 102
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 103
 """UNAVAILABLE: the database did not answer."""
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 110
-"""DEADLINE_EXCEEDED: less time is left than a change needs; nothing was done."""
+"""DEADLINE_EXCEEDED: less time is left than a change needs, and nothing was begun; or the call took longer than the
+30 s that a call may take, and a change may still come true. The message says which.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 120
 """INTERNAL: a fault of the server. The log line with the same request id says more."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,6 +25,14 @@ def upgrade() -> None:
         sa.Column("create_time", sa.BigInteger),
     )
     op.create_index("device_by_hardware", "device", ["organization_id", "hardware_id"], unique=True)
+    never = sa.text("create_time IS NULL")
+    op.create_index(
+        "device_never_enrolled",
+        "device",
+        ["organization_id", "device_id"],
+        sqlite_where=never,
+        postgresql_where=never,
+    )
     op.create_table(
         "registration",
         sa.Column("organization_id", sa.String(40), primary_key=True),
