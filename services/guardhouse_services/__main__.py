@@ -1,5 +1,7 @@
 """`guardhouse-server`: the four services in one process, or what one needs to know to run them apart."""
 
+import asyncio
+import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -11,7 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from guardhouse.profile import Profile
+from guardhouse_services import database
+from guardhouse_services.clock import SystemClock
 from guardhouse_services.config import SERVICES, Settings, describe
+from guardhouse_services.database import Database
 from guardhouse_services.identity.__main__ import build as identity
 from guardhouse_services.ipam.__main__ import build as ipam
 from guardhouse_services.node import Node
@@ -51,6 +56,18 @@ def settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+@app.command("new-epoch")
+def new_epoch(service: Annotated[str, typer.Argument(help="The service whose database was restored.")]) -> None:
+    """After a restore from a backup, before the service starts: begin another history."""
+    if service not in SERVICES:
+        raise typer.BadParameter(f"{service!r} is none of {', '.join(SERVICES)}")
+    contract = importlib.import_module(f"guardhouse.{service}.v1.{service}_pb2")
+    restored = Database(Settings().database(service), SystemClock(), service, contract.Change)
+    asyncio.run(restored.write(database.new_epoch))
+    restored.close()
+    typer.echo(f"{service} begins another history; followers will load it anew")
 
 
 async def welcome(settings: Settings, nodes: Sequence[Node]) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +139,11 @@ class Transaction:
 
     def epoch(self) -> str:
         return str(self.execute(sa.select(epoch.c.epoch)).scalar_one())
+
+
+def new_epoch(tx: Transaction) -> None:
+    """Begins another history: followers load everything anew, and revision tokens of the old one are refused."""
+    tx.execute(epoch.update().values(epoch=uuid.uuid4().hex))
 
 
 def chunks(events: Sequence[Message], count: int, size: int) -> Iterator[list[Message]]:

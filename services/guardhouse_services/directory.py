@@ -14,6 +14,8 @@ from guardhouse_services.follower import Follower, View
 from guardhouse_services.times import from_timestamp
 
 CACHED_CALLERS = 10_000
+# A caller waits this long for what identity may have said a moment ago.
+WAIT_SECONDS = 1.0
 # Longer than a restart of identity takes; a key that is revoked behind a cut feed works no longer than this.
 MAX_STALENESS = 5 * MINUTE
 
@@ -74,13 +76,14 @@ class Directory:
     async def caller(self, bearer: str) -> Caller:
         """The key's caller. Raises CredentialsInvalid, when it is certain that it was so at the time of the call."""
         asked = self._clock.steady()
-        if asked - self.follower.fresh_as_of > MAX_STALENESS and not await self.follower.fresh(asked):
+        stale = asked - self.follower.fresh_as_of > MAX_STALENESS
+        if stale and not await self.follower.fresh(asked, WAIT_SECONDS):
             raise StateStale("this replica has heard nothing from identity for too long to trust a key; try again")
         try:
             return self._caller(bearer)
         except CredentialsInvalid:
             # It may have been made a moment ago.
-            if not await self.follower.fresh(asked, timeout=1.0):
+            if not await self.follower.fresh(asked, WAIT_SECONDS):
                 raise
             return self._caller(bearer)
 

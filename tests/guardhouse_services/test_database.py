@@ -10,7 +10,7 @@ from guardhouse.errors import Conflict, DatabaseUnavailable, RequestIdReused
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import requests
 from guardhouse_services.clock import DAY, SECOND
-from guardhouse_services.database import Database, Transaction, change, head
+from guardhouse_services.database import Database, Transaction, change, chunks, head, new_epoch
 from guardhouse_services.feed import HISTORY, compact
 from guardhouse_services.migrate import migrate
 from guardhouse_services.requests import RequestKey
@@ -60,6 +60,23 @@ async def test_more_than_500_events_are_several_revisions_of_one_transaction(dat
         return [len(pb.Change.FromString(payload).events) for payload in payloads]
 
     assert await database.read(sizes) == [500, 500, 1]
+
+
+async def test_a_megabyte_of_events_is_several_revisions(database: Database) -> None:
+    """A change that no follower could take would stop them all."""
+    events = [pb.Event(policy=pb.Policy(policy_id=str(number), description="x" * 400_000)) for number in range(5)]
+    assert await database.write(lambda tx: tx.publish(ORGANIZATION, events)) == 3
+    sizes = [sum(event.ByteSize() for event in part) for part in chunks(events, 500, 1 << 20)]
+    assert max(sizes) <= 1 << 20
+    assert [len(part) for part in chunks(events, 500, 1)] == [1] * 5
+    assert [list(part) for part in chunks([], 500, 1)] == [[]]
+
+
+async def test_a_new_epoch_is_another_history(database: Database) -> None:
+    """I-25: tokens and positions of the old one are told apart."""
+    before = await database.read(lambda tx: tx.epoch())
+    await database.write(new_epoch)
+    assert await database.read(lambda tx: tx.epoch()) != before
 
 
 async def test_a_conflict_is_tried_again(database: Database) -> None:

@@ -93,6 +93,19 @@ async def test_a_replica_that_is_cut_off_refuses(plane: Plane, world: World) -> 
     assert await world.check(made.registration_id, policy) == "NO_SESSION_LIMIT"
 
 
+async def test_a_key_opens_nothing_where_identity_is_not_heard_of(plane: Plane, world: World) -> None:
+    """I-16: a revocation may be on its way, so a key is trusted for five minutes and no longer."""
+    await world.enroll("alice")
+    await plane.stop("identity")
+    assert len(await world.live()) == 1
+    plane.clock.advance(301)
+    with pytest.raises(errors.StateStale):
+        await world.registrations.ListRegistrations(
+            registry_pb2.ListRegistrationsRequest(organization_id=world.organization_id), timeout=8
+        )
+    await plane.start("identity")
+
+
 async def test_a_batch_decides_each_item(world: World) -> None:
     """Decision 36: what is unknown is an answer."""
     policy = await world.policy("1h")

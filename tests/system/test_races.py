@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import time
 from collections import Counter
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services.follower import applied
+from guardhouse_services.registry import store
 from tests.plane import Plane
 from tests.system.people import World
 
@@ -76,6 +78,37 @@ async def test_one_user_twice_at_once_on_one_device(world: World) -> None:
         assert len(live) == 1
         leases = await world.leases()
         assert [(it.registration_id, it.ipv4) for it in leases] == [(live[0].registration_id, live[0].ipv4)]
+
+
+@pytest.mark.parametrize("change", ["Delete", "Revoke"])
+async def test_the_registration_to_take_over_from_goes_at_this_moment(
+    world: World, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decisions 16 to 18, I-01: the lease of one that is deleted or revoked is nobody else's to take."""
+    first = (await world.enroll("alice", "laptop")).registration
+    name = change.lower()
+    real = getattr(store, name)
+
+    def slowly(*args: Any) -> Any:
+        changed = real(*args)
+        time.sleep(0.3)
+        return changed
+
+    monkeypatch.setattr(store, name, slowly)
+    request = world.batch(getattr(registry_pb2, f"{change}RegistrationsRequest"), first.registration_id)
+    changing = asyncio.ensure_future(getattr(world.registrations, f"{change}Registrations")(request))
+    await asyncio.sleep(0.1)
+    second = (await world.enroll("alice", "laptop")).registration
+    await changing
+    monkeypatch.undo()
+    await settled(world)
+    live = {(it.registration_id, it.ipv4) for it in await world.live()}
+    assert {(it.registration_id, it.ipv4) for it in await world.leases()} == live
+    assert (second.registration_id, second.ipv4) in live
+    assert len(live) == (1 if change == "Delete" else 2)
+    policy = await world.policy()
+    assert await world.check(second.registration_id, policy) == "NO_SESSION_LIMIT"
+    assert await world.check(first.registration_id, policy) in ("REGISTRATION_UNKNOWN", "REGISTRATION_REVOKED")
 
 
 async def test_a_removal_between_authorization_and_activation_leaves_no_registration(
