@@ -14,7 +14,7 @@ from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import feed as feed_module
 from guardhouse_services import follower as follower_module
 from guardhouse_services.clock import SECOND
-from guardhouse_services.database import Database, Transaction, change, epoch
+from guardhouse_services.database import Database, Transaction, change, epoch, head
 from guardhouse_services.feed import HISTORY, Feed, compact
 from guardhouse_services.follower import Effects, Follower, Freshness, View, applied
 from guardhouse_services.migrate import migrate
@@ -227,7 +227,8 @@ async def test_a_position_that_is_compacted_gets_a_snapshot_that_is_authoritativ
 
 
 async def test_another_epoch_gets_a_snapshot(database: Database, feed: Feed, clock: FakeClock) -> None:
-    """I-25: a restored database has another history."""
+    """I-25: a restored database has another history, and an organization that it lacks is gone."""
+    await database.write(lambda tx: put(tx, B, "t0", "lost"))
     for text in ("one", "two"):
         await database.write(partial(put, organization_id=A, name="t0", text=text))
     following = Following(feed, clock)
@@ -238,11 +239,14 @@ async def test_another_epoch_gets_a_snapshot(database: Database, feed: Feed, clo
     def restore(tx: Transaction) -> None:
         tx.execute(epoch.update().values(epoch="another"))
         tx.execute(thing.update().values(text="restored"))
+        tx.execute(thing.delete().where(thing.c.organization_id == B))
+        tx.execute(head.delete().where(head.c.organization_id == B))
 
     await database.write(restore)
     async with following:
         await following.caught_up()
         assert following.things(A) == {"t0": "restored"}
+        assert following.things(B) == {}
         with pytest.raises(EpochChanged):
             await following.follower.reached("session", A, at)
 

@@ -14,6 +14,7 @@ from guardhouse.errors import (
     IdentityProviderExists,
     IdentityProviderNotFound,
     InvalidField,
+    LimitReached,
     OrganizationNotFound,
     PrecedenceTaken,
     RequestIdReused,
@@ -186,6 +187,19 @@ async def test_an_issuer_is_there_once_in_an_organization(world: World) -> None:
     assert error.value.metadata == {"issuer": ISSUER}
     # Another organization may trust it too.
     await world.add_organization()
+
+
+async def test_the_number_of_providers_is_bounded(world: World) -> None:
+    """I-34: every device that enrolls is told of them all."""
+    providers = world.identity.identity_providers
+    present = len(await providers.page(world.organization, Page("", 100)))
+    for number in range(50 - present):
+        draft = IdentityProvider("", "SSO", f"https://sso{number}.example.com", ("guardhouse",), 0)
+        await providers.create(world.call(world.organization), world.organization, draft)
+    draft = IdentityProvider("", "SSO", "https://one.too.many", ("guardhouse",), 0)
+    with pytest.raises(LimitReached) as raised:
+        await providers.create(world.call(world.organization), world.organization, draft)
+    assert raised.value.metadata == {"limit": "50"}
 
 
 async def test_a_provider_comes_and_goes(world: World) -> None:

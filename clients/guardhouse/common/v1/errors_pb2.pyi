@@ -105,7 +105,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SUBNET_EXHAUSTED: _ErrorReason.ValueType  # 81
     """RESOURCE_EXHAUSTED: the subnet has no free address. Metadata: subnet."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 82
-    """RESOURCE_EXHAUSTED: too many calls from this address or credential; RetryInfo says when to return."""
+    """RESOURCE_EXHAUSTED: too many anonymous calls from this address; RetryInfo says when to return."""
     ERROR_REASON_FOLLOWER_TOO_SLOW: _ErrorReason.ValueType  # 83
     """RESOURCE_EXHAUSTED: the follower reads slower than the feed writes; it must start again."""
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 84
@@ -220,7 +220,7 @@ ERROR_REASON_SEATS_EXHAUSTED: ErrorReason.ValueType  # 80
 ERROR_REASON_SUBNET_EXHAUSTED: ErrorReason.ValueType  # 81
 """RESOURCE_EXHAUSTED: the subnet has no free address. Metadata: subnet."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 82
-"""RESOURCE_EXHAUSTED: too many calls from this address or credential; RetryInfo says when to return."""
+"""RESOURCE_EXHAUSTED: too many anonymous calls from this address; RetryInfo says when to return."""
 ERROR_REASON_FOLLOWER_TOO_SLOW: ErrorReason.ValueType  # 83
 """RESOURCE_EXHAUSTED: the follower reads slower than the feed writes; it must start again."""
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 84

@@ -441,7 +441,8 @@ class IdentityProviderServiceServicer:
 
     def CreateIdentityProvider(self, request, context):
         """Adds a provider. Nothing is fetched until a token arrives. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; IDENTITY_PROVIDER_EXISTS for an issuer that is there already.
+        Errors: ORGANIZATION_NOT_FOUND; IDENTITY_PROVIDER_EXISTS for an issuer that is there already;
+        LIMIT_REACHED with 50 providers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -872,7 +873,7 @@ class EnrollmentPolicyServiceServicer:
 
     def CreateEnrollmentPolicy(self, request, context):
         """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; SERVICE_TOKEN_NOT_FOUND for a rule that names none of the organization's;
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND for a rule that names none;
         PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
         SERVICE_AUTH, which could never match.
         """

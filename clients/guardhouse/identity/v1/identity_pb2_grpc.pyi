@@ -10,8 +10,10 @@ Fields that mean the same everywhere:
                    and an equivalent answer for 24 hours (AIP-155), another body is REQUEST_ID_REUSED
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
-Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID and
-MESSAGE_INVALID; its comment names what it may answer besides.
+Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
+MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
+REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
+what it may answer besides.
 """
 
 from collections import abc as _abc
@@ -201,7 +203,8 @@ class IdentityProviderServiceStub:
     def __new__(cls, channel: _aio.Channel) -> IdentityProviderServiceAsyncStub: ...
     CreateIdentityProvider: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateIdentityProviderRequest, _identity_pb2.CreateIdentityProviderResponse]
     """Adds a provider. Nothing is fetched until a token arrives. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; IDENTITY_PROVIDER_EXISTS for an issuer that is there already.
+    Errors: ORGANIZATION_NOT_FOUND; IDENTITY_PROVIDER_EXISTS for an issuer that is there already;
+    LIMIT_REACHED with 50 providers.
     """
     GetIdentityProvider: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetIdentityProviderRequest, _identity_pb2.GetIdentityProviderResponse]
     """Gets a provider. Callers: ADMIN and AUDITOR keys. Errors: IDENTITY_PROVIDER_NOT_FOUND."""
@@ -219,7 +222,8 @@ class IdentityProviderServiceAsyncStub(IdentityProviderServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateIdentityProvider: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateIdentityProviderRequest, _identity_pb2.CreateIdentityProviderResponse]  # type: ignore[assignment]
     """Adds a provider. Nothing is fetched until a token arrives. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; IDENTITY_PROVIDER_EXISTS for an issuer that is there already.
+    Errors: ORGANIZATION_NOT_FOUND; IDENTITY_PROVIDER_EXISTS for an issuer that is there already;
+    LIMIT_REACHED with 50 providers.
     """
     GetIdentityProvider: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetIdentityProviderRequest, _identity_pb2.GetIdentityProviderResponse]  # type: ignore[assignment]
     """Gets a provider. Callers: ADMIN and AUDITOR keys. Errors: IDENTITY_PROVIDER_NOT_FOUND."""
@@ -240,7 +244,8 @@ class IdentityProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.CreateIdentityProviderResponse, _abc.Awaitable[_identity_pb2.CreateIdentityProviderResponse]]:
         """Adds a provider. Nothing is fetched until a token arrives. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; IDENTITY_PROVIDER_EXISTS for an issuer that is there already.
+        Errors: ORGANIZATION_NOT_FOUND; IDENTITY_PROVIDER_EXISTS for an issuer that is there already;
+        LIMIT_REACHED with 50 providers.
         """
 
     @_abc_1.abstractmethod
@@ -362,7 +367,7 @@ class EnrollmentPolicyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EnrollmentPolicyServiceAsyncStub: ...
     CreateEnrollmentPolicy: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateEnrollmentPolicyRequest, _identity_pb2.CreateEnrollmentPolicyResponse]
     """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; SERVICE_TOKEN_NOT_FOUND for a rule that names none of the organization's;
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND for a rule that names none;
     PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
     SERVICE_AUTH, which could never match.
     """
@@ -392,7 +397,7 @@ class EnrollmentPolicyServiceAsyncStub(EnrollmentPolicyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateEnrollmentPolicy: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateEnrollmentPolicyRequest, _identity_pb2.CreateEnrollmentPolicyResponse]  # type: ignore[assignment]
     """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; SERVICE_TOKEN_NOT_FOUND for a rule that names none of the organization's;
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND for a rule that names none;
     PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
     SERVICE_AUTH, which could never match.
     """
@@ -425,7 +430,7 @@ class EnrollmentPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.CreateEnrollmentPolicyResponse, _abc.Awaitable[_identity_pb2.CreateEnrollmentPolicyResponse]]:
         """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; SERVICE_TOKEN_NOT_FOUND for a rule that names none of the organization's;
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND for a rule that names none;
         PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
         SERVICE_AUTH, which could never match.
         """

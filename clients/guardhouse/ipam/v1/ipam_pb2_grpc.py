@@ -72,7 +72,7 @@ class AddressServiceServicer:
 
     def ReleaseAddresses(self, request, context):
         """Gives back what an intent reserved, and refuses the intent from now on. Registry calls it only for an intent that it
-        has durably aborted, or whose registration took over another lease. Callers: registry. Idempotent by intent_id.
+        has durably aborted. Callers: registry. Idempotent by intent_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -7,8 +7,10 @@ Fields that mean the same everywhere:
   organization_id  the organization that the call is about; a key of another one answers ACCESS_DENIED
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
-Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID and
-MESSAGE_INVALID; its comment names what it may answer besides.
+Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
+MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
+REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
+what it may answer besides.
 """
 
 from collections import abc as _abc
@@ -48,7 +50,7 @@ class AddressServiceStub:
     """
     ReleaseAddresses: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAddressesRequest, _ipam_pb2.ReleaseAddressesResponse]
     """Gives back what an intent reserved, and refuses the intent from now on. Registry calls it only for an intent that it
-    has durably aborted, or whose registration took over another lease. Callers: registry. Idempotent by intent_id.
+    has durably aborted. Callers: registry. Idempotent by intent_id.
     """
     LookupAddress: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.LookupAddressRequest, _ipam_pb2.LookupAddressResponse]
     """Says who holds an address now, or held it at a time (decision 26). Callers: ADMIN, AUDITOR and GATEWAY keys.
@@ -69,7 +71,7 @@ class AddressServiceAsyncStub(AddressServiceStub):
     """
     ReleaseAddresses: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAddressesRequest, _ipam_pb2.ReleaseAddressesResponse]  # type: ignore[assignment]
     """Gives back what an intent reserved, and refuses the intent from now on. Registry calls it only for an intent that it
-    has durably aborted, or whose registration took over another lease. Callers: registry. Idempotent by intent_id.
+    has durably aborted. Callers: registry. Idempotent by intent_id.
     """
     LookupAddress: _aio.UnaryUnaryMultiCallable[_ipam_pb2.LookupAddressRequest, _ipam_pb2.LookupAddressResponse]  # type: ignore[assignment]
     """Says who holds an address now, or held it at a time (decision 26). Callers: ADMIN, AUDITOR and GATEWAY keys.
@@ -99,7 +101,7 @@ class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ReleaseAddressesResponse, _abc.Awaitable[_ipam_pb2.ReleaseAddressesResponse]]:
         """Gives back what an intent reserved, and refuses the intent from now on. Registry calls it only for an intent that it
-        has durably aborted, or whose registration took over another lease. Callers: registry. Idempotent by intent_id.
+        has durably aborted. Callers: registry. Idempotent by intent_id.
         """
 
     @_abc_1.abstractmethod

@@ -9,8 +9,10 @@ Fields that mean the same everywhere:
                    and an equivalent answer for 24 hours (AIP-155), another body is REQUEST_ID_REUSED
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
-Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID and
-MESSAGE_INVALID; its comment names what it may answer besides.
+Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
+MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
+REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
+what it may answer besides.
 """
 
 from collections import abc as _abc
@@ -383,7 +385,7 @@ class RegisterRequest(_message.Message):
     CONTEXT is the ASCII text "guardhouse proof of possession v1".
     """
     request_id: _builtins.str
-    """Required: see the package. The retries of one enrollment share it."""
+    """Required: see the package; unique in the organization. The retries of one enrollment share it."""
     @_builtins.property
     def credential(self) -> _credential_pb2.Credential:
         """Required: how the registration's holder signs in."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from guardhouse.errors import OrganizationNotFound, SeatLimitBelowUse, SeatsExhausted
+from guardhouse.errors import LimitReached, OrganizationNotFound, SeatLimitBelowUse, SeatsExhausted
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
 from guardhouse_services.identity.store.tables import organization, seat_pool
@@ -97,3 +97,10 @@ def free_seats(tx: Transaction, organization_id: str, count: int) -> None:
     if count:
         freed = seat_pool.update().where(seat_pool.c.organization_id == organization_id)
         tx.execute(freed.values(used=seat_pool.c.used - count))
+
+
+def check_room(tx: Transaction, organization_id: str, table: sa.Table, limit: int) -> None:
+    """Raises LimitReached when the organization has as many rows of the table as it may have."""
+    query = sa.select(sa.func.count()).select_from(table).where(table.c.organization_id == organization_id)
+    if tx.execute(query).scalar_one() >= limit:
+        raise LimitReached(f"the organization has {limit} of these already; delete one first", limit=str(limit))

@@ -12,10 +12,14 @@ from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import Credential, Person
 from guardhouse_services.identity.domain.enrollment_policies import EnrollmentPolicy, Subject, Verdict, evaluate
+from guardhouse_services.identity.store.tables import enrollment_policy
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.identity.usecases.seats import has_seat
 from guardhouse_services.identity.usecases.verifier import Verifier, check_provider, service_token
 from guardhouse_services.paging import Page
+
+LIMIT = 500
+"""How many an organization may have. Every enrollment evaluates them all."""
 
 
 class EnrollmentPolicies:
@@ -28,8 +32,8 @@ class EnrollmentPolicies:
     async def create(self, call: Call, organization_id: str, draft: EnrollmentPolicy) -> tuple[EnrollmentPolicy, str]:
         """The policy and the revision token.
 
-        Raises OrganizationNotFound, ServiceTokenNotFound, PrecedenceTaken, and InvalidField for rules that could never
-        match.
+        Raises OrganizationNotFound, LimitReached, ServiceTokenNotFound, PrecedenceTaken, and InvalidField for rules
+        that could never match.
         """
 
         def work(tx: Transaction) -> tuple[EnrollmentPolicy, str]:
@@ -44,6 +48,7 @@ class EnrollmentPolicies:
                 update_time=tx.now,
             )
             made.check()
+            store.organizations.check_room(tx, organization_id, enrollment_policy, LIMIT)
             store.service_tokens.lock(tx, organization_id, made.service_token_ids)
             store.enrollment_policies.insert(tx, organization_id, made)
             requests.record(tx, call.key, enrollment_policy_id=made.enrollment_policy_id)

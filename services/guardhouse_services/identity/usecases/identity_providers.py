@@ -10,8 +10,12 @@ from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.credentials import IdentityProvider
+from guardhouse_services.identity.store.tables import identity_provider
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.paging import Page
+
+LIMIT = 50
+"""How many an organization may have. Every device that enrolls is told of them all."""
 
 
 class IdentityProviders:
@@ -21,13 +25,14 @@ class IdentityProviders:
         self._database = database
 
     async def create(self, call: Call, organization_id: str, draft: IdentityProvider) -> tuple[IdentityProvider, str]:
-        """The provider and the revision token. Raises OrganizationNotFound and IdentityProviderExists."""
+        """The provider and the revision token. Raises OrganizationNotFound, LimitReached and IdentityProviderExists."""
 
         def work(tx: Transaction) -> tuple[IdentityProvider, str]:
             if (done := requests.find(tx, call.key)) is not None:
                 found = store.identity_providers.get(tx, organization_id, done["identity_provider_id"])
                 return found, present(tx, organization_id)
             store.organizations.require(tx, organization_id)
+            store.organizations.check_room(tx, organization_id, identity_provider, LIMIT)
             made = replace(draft, identity_provider_id=new_id(IDENTITY_PROVIDER, tx.now), create_time=tx.now)
             store.identity_providers.insert(tx, organization_id, made)
             requests.record(tx, call.key, identity_provider_id=made.identity_provider_id)
