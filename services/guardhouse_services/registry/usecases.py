@@ -575,15 +575,19 @@ def follow_identity(tx: Transaction, organization_id: str, events: Sequence[iden
     before it: one that arrives late leaves a newer enrollment alone.
     """
     changed: list[Registration] = []
-    records = {event.user.user.user_id: event.user for event in events if event.WhichOneof("kind") == "user"}
-    newest = {
-        user_id: Fence(record.removed_revision, record.registrations_revoked_revision)
-        for user_id, record in sorted(records.items())
-        if record.removed_revision or record.registrations_revoked_revision
-    }
+    newest: dict[str, Fence] = {}
+    for event in events:
+        if event.WhichOneof("kind") == "user":
+            record = event.user
+            told = newest.get(record.user.user_id, Fence())
+            newest[record.user.user_id] = Fence(
+                max(told.removed_revision, record.removed_revision),
+                max(told.revoked_revision, record.registrations_revoked_revision),
+            )
+    news_of = sorted((user_id, news) for user_id, news in newest.items() if news != Fence())
     # Every fence before any registration, in one order: see the store.
-    fences = {user_id: store.lock_fence(tx, organization_id, user_id) for user_id in newest}
-    for user_id, news in newest.items():
+    fences = {user_id: store.lock_fence(tx, organization_id, user_id) for user_id, _ in news_of}
+    for user_id, news in news_of:
         known = fences[user_id]
         if news.removed_revision > known.removed_revision:
             known = replace(known, removed_revision=news.removed_revision)
