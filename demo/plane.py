@@ -11,12 +11,12 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 START_SECONDS = 30.0
 
 
-_claims: dict[int, IO[str]] = {}
+_claims: dict[int, int] = {}
 """The bases that this process has claimed; the locks go with it."""
 
 
@@ -29,11 +29,11 @@ def free_port_base() -> int:
 
 
 def _claim(base: int) -> bool:
-    lock = Path(tempfile.gettempdir(), f"guardhouse-ports-{base}.lock").open("w")  # noqa: SIM115  # it is kept open
+    lock = os.open(Path(tempfile.gettempdir(), f"guardhouse-ports-{base}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        lock.close()
+        os.close(lock)
         return False
     _claims[base] = lock
     return True
