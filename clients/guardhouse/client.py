@@ -1,6 +1,7 @@
 """The blocking client: every public service of an installation behind one object."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Generic, Self, TypeVar, overload
@@ -50,7 +51,7 @@ class Stub(Generic[S]):
         return stub
 
 
-class Connections(Generic[C]):
+class Connections(ABC, Generic[C]):
     """One channel to each service, of either kind; all share the credential and the revision tokens seen so far."""
 
     def __init__(self, profile: Profile, deadline: float = DEADLINE) -> None:
@@ -67,8 +68,8 @@ class Connections(Generic[C]):
             self._channels[service] = self._open(address, f"{service} at {address}")
         return self._channels[service]
 
-    def _open(self, address: str, peer: str) -> C:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, address: str, peer: str) -> C: ...
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__name__} of {self.profile}>"

@@ -118,7 +118,7 @@ class Start(_message.Message):
     ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     follower: _builtins.str
-    """The follower's name, for logs and for the table of who has applied what."""
+    """The follower's name, for people who look at the traffic. The server does not act on it."""
     all: _builtins.bool
     """Follow every organization and the installation."""
     @_builtins.property
@@ -159,7 +159,7 @@ class Ping(_message.Message):
     """Returned in the Pong."""
     @_builtins.property
     def applied(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrganizationPosition]:
-        """The positions that the follower has applied, where they differ from its last Ping."""
+        """The positions that the follower has applied, where they differ from its last Ping. Not acted on yet."""
 
     def __init__(
         self,
