@@ -69,10 +69,20 @@ run: $(READY) ## Start all four services; PORT_BASE=7400 is the first port
 demo: $(READY) ## Watch a device enroll, lose its session and come back
 	$(BIN)/python -m demo
 
+.PHONY: bench
+bench: $(READY) ## Measure the speed; ONLY=enroll_vs_direct for some figures, QUICK=1 for a smoke test
+	@GRPC_VERBOSITY=ERROR $(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" \
+		-m bench --only "$(ONLY)" $(if $(QUICK),--quick)
+
 .PHONY: lock
 lock: $(READY) ## Resolve the dependencies anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-		--upgrade --extra cli --extra server --group dev --custom-compile-command "make lock" --output-file requirements.lock
+		--upgrade --extra cli --extra server --extra otel --group dev --custom-compile-command "make lock" --output-file requirements.lock
+
+.PHONY: dist
+dist: $(READY) ## Build the wheel and the sdist into dist/; the same bytes from the same commit
+	rm -rf dist
+	$(BIN)/hatchling build
 
 .PHONY: clean
 clean: ## Remove .venv, build output and caches

@@ -21,11 +21,11 @@ _claims: dict[int, int] = {}
 
 
 def free_port_base() -> int:
-    """A base, a multiple of 100, whose fourteen ports are free, and which is no other process's until this one ends."""
+    """A base, a multiple of 100, whose ports are all free, and which is no other process's until this one ends."""
     for base in [*_claims, *random.sample(range(11000, 32000, 100), 210)]:
         if (base in _claims or _claim(base)) and _ports_are_free(base):
             return base
-    raise OSError("there are no fourteen free ports in a row")
+    raise OSError("there are not enough free ports in a row")
 
 
 def _claim(base: int) -> bool:
@@ -41,7 +41,7 @@ def _claim(base: int) -> bool:
 
 def _ports_are_free(base: int) -> bool:
     with ExitStack() as stack:
-        for port in range(base + 1, base + 15):
+        for port in range(base + 1, base + 25):
             probe = stack.enter_context(socket.socket())
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -72,7 +72,8 @@ class Plane:
 
     async def start(self, service: str, host: str = "127.0.0.1") -> None:
         """Starts a service, or with another host one more replica of it, which goes when the plane does."""
-        node = BUILDS[service](self.settings.model_copy(update={"host": host, "service_host": host}), self.clock)
+        there = dict.fromkeys(("host", "service_host", "http_host"), host)
+        node = BUILDS[service](self.settings.model_copy(update=there), self.clock)
         if host == self.settings.host:
             self.nodes[service] = await node.__aenter__()
         else:
@@ -145,6 +146,10 @@ class Plane:
     def service_stub(self, stub: Callable[[Any], Any], caller: str) -> Any:
         """A stub of the service listener, as another service."""
         return stub(self._channel(stub.__module__.split(".")[1], "service", caller))
+
+    def raw(self, service: str, listener: str, caller: str, host: str = "127.0.0.1") -> grpc.aio.Channel:
+        """The channel beneath such a stub: it adds no credential, no request_id and no retry."""
+        return self._channel(service, listener, caller, host)._channel
 
     def _channel(self, service: str, listener: str, caller: str, host: str = "127.0.0.1") -> AioChannel:
         key = (service, listener, caller, host)

@@ -32,13 +32,17 @@ class Client(Connections[AioChannel]):
     enrollment_policies = _stub("identity", identity_rpc.EnrollmentPolicyServiceStub)
     users = _stub("identity", identity_rpc.UserServiceStub)
     seats = _stub("identity", identity_rpc.SeatServiceStub)
+    identity_audit = _stub("identity", identity_rpc.AuditServiceStub)
     enrollment = _stub("registry", registry_rpc.EnrollmentServiceStub)
     registrations = _stub("registry", registry_rpc.RegistrationServiceStub)
     devices = _stub("registry", registry_rpc.DeviceServiceStub)
+    registry_audit = _stub("registry", registry_rpc.AuditServiceStub)
     addresses = _stub("ipam", ipam_rpc.AddressServiceStub)
+    ipam_audit = _stub("ipam", ipam_rpc.AuditServiceStub)
     policies = _stub("session", session_rpc.PolicyServiceStub)
     sessions = _stub("session", session_rpc.SessionServiceStub)
     checks = _stub("session", session_rpc.CheckServiceStub)
+    session_audit = _stub("session", session_rpc.AuditServiceStub)
 
     def _open(self, address: str, peer: str) -> AioChannel:
         return AioChannel(grpc.aio.secure_channel(address, self._credentials, OPTIONS), self._policy, peer)

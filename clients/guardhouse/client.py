@@ -90,13 +90,17 @@ class Client(Connections[BlockingChannel]):
     enrollment_policies = Stub("identity", identity_rpc.EnrollmentPolicyServiceStub)
     users = Stub("identity", identity_rpc.UserServiceStub)
     seats = Stub("identity", identity_rpc.SeatServiceStub)
+    identity_audit = Stub("identity", identity_rpc.AuditServiceStub)
     enrollment = Stub("registry", registry_rpc.EnrollmentServiceStub)
     registrations = Stub("registry", registry_rpc.RegistrationServiceStub)
     devices = Stub("registry", registry_rpc.DeviceServiceStub)
+    registry_audit = Stub("registry", registry_rpc.AuditServiceStub)
     addresses = Stub("ipam", ipam_rpc.AddressServiceStub)
+    ipam_audit = Stub("ipam", ipam_rpc.AuditServiceStub)
     policies = Stub("session", session_rpc.PolicyServiceStub)
     sessions = Stub("session", session_rpc.SessionServiceStub)
     checks = Stub("session", session_rpc.CheckServiceStub)
+    session_audit = Stub("session", session_rpc.AuditServiceStub)
 
     def _open(self, address: str, peer: str) -> BlockingChannel:
         return BlockingChannel(grpc.secure_channel(address, self._credentials, OPTIONS), self._policy, peer)

@@ -239,6 +239,10 @@ class EpochChanged(FailedPrecondition):
     reason = "EPOCH_CHANGED"
 
 
+class KeyNotCurrent(FailedPrecondition):
+    reason = "KEY_NOT_CURRENT"
+
+
 class ResourceExhausted(GuardhouseError):
     """A bounded thing is used up."""
 
@@ -277,6 +281,12 @@ class EnrollmentAborted(Aborted):
 
 class Conflict(Aborted):
     reason = "CONFLICT"
+
+
+class EtagMismatch(Aborted):
+    """Trying again helps only after reading again."""
+
+    reason = "ETAG_MISMATCH"
 
 
 class Unavailable(GuardhouseError):

@@ -9,7 +9,7 @@
     organization_id = "org_0198c0de5a3c7f1e8a2b4c6d8e0f1234"
 
 Every entry may be left out. Paths are relative to the file. Without `ca` the system's authorities are trusted, and
-without `organization_id` each call names its own.
+without `organization_id` each call names its own. A device's own has `registration_id`, too.
 """
 
 import dataclasses
@@ -24,6 +24,8 @@ SERVICES: Final = ("identity", "registry", "ipam", "session")
 PROFILE_VARIABLE: Final = "GUARDHOUSE_PROFILE"
 KEY_VARIABLE: Final = "GUARDHOUSE_API_KEY"
 DEFAULT_PATH: Final = Path("var/client.toml")
+_TEXTS: Final = (*SERVICES, "organization_id", "registration_id")
+_PATHS: Final = ("ca", "key_file")
 
 
 class ProfileInvalid(ValueError):
@@ -43,6 +45,8 @@ class Profile:
     key_file: Path | None = None
     """A file that holds the API key, and nothing else."""
     organization_id: str = ""
+    registration_id: str = ""
+    """Whose token the key is, in a device's own profile."""
     key: str = field(default="", repr=False)
     """The API key or registration token. It is read from the environment or key_file and never written."""
 
@@ -64,7 +68,7 @@ class Profile:
         """Writes everything but the key, for `find` to read."""
         folder = path.parent.absolute()
         lines = []
-        for name in (*SERVICES, "ca", "key_file", "organization_id"):
+        for name in (*_TEXTS, *_PATHS):
             if value := getattr(self, name):
                 text = os.path.relpath(value, folder) if isinstance(value, Path) else value
                 # A JSON string is one of TOML's basic strings.
@@ -93,14 +97,14 @@ def load(path: Path) -> Profile:
         entries = tomllib.loads(content.decode())
     except ValueError as error:
         raise ProfileInvalid(f"{path} is not a profile: {error}") from None
-    known = {*SERVICES, "ca", "key_file", "organization_id"}
+    known = {*_TEXTS, *_PATHS}
     for name, value in entries.items():
         if name not in known:
             raise ProfileInvalid(f"{path}: there is no entry {name!r}; the entries are {', '.join(sorted(known))}")
         if not isinstance(value, str):
             raise ProfileInvalid(f"{path}: {name} is a string")
     # An absolute path stays as it is.
-    paths = {name: path.parent / entries.pop(name) for name in ("ca", "key_file") if entries.get(name)}
+    paths = {name: path.parent / entries.pop(name) for name in _PATHS if entries.get(name)}
     return Profile(**entries, **paths)
 
 

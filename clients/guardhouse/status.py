@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from guardhouse.errors import BY_REASON, Aborted, GuardhouseError, ServiceUnavailable, Unavailable
+from guardhouse.errors import BY_REASON, Aborted, EtagMismatch, GuardhouseError, ServiceUnavailable, Unavailable
 
 DOMAIN = "guardhouse"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -92,4 +92,4 @@ def _made(cls: type[GuardhouseError], message: str) -> GuardhouseError:
 
 def is_transient(error: GuardhouseError) -> bool:
     """Whether the same call may succeed a moment later."""
-    return isinstance(error, Unavailable | Aborted)
+    return isinstance(error, Unavailable | Aborted) and not isinstance(error, EtagMismatch)

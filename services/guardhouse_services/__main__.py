@@ -12,16 +12,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from guardhouse.common.v1 import access_pb2
+from guardhouse.identity.v1 import identity_pb2
 from guardhouse.profile import Profile
 from guardhouse_services import database
+from guardhouse_services.access import Call, Caller, RequestKey
 from guardhouse_services.clock import SystemClock
 from guardhouse_services.config import SERVICES, Settings, describe
+from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.identity.__main__ import build as identity
+from guardhouse_services.identity.usecases.api_keys import ApiKeys
 from guardhouse_services.ipam.__main__ import build as ipam
+from guardhouse_services.migrate import migrate
 from guardhouse_services.node import Node
 from guardhouse_services.registry.__main__ import build as registry
 from guardhouse_services.run import Build, serve
+from guardhouse_services.run import prepare as make_files
 from guardhouse_services.session.__main__ import build as session
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -58,6 +65,40 @@ def settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")
     Console().print(table)
 
 
+@app.command()
+def prepare(
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="A name or address that clients reach the services by.")
+    ] = None,
+) -> None:
+    """Make the installation's key and certificates below GUARDHOUSE_VAR, for services that run apart from it.
+
+    What is there stays; certificates that have less than 30 days left or lack a name are made anew.
+    """
+    found = Settings()
+    make_files(found, SystemClock(), names or ())
+    typer.echo(f"{_shown(found.key_path)} and {_shown(found.tls_path)} are ready")
+
+
+@app.command("admin-key")
+def admin_key(
+    another: Annotated[bool, typer.Option("--new", help="Make another one, which only this answer shows.")] = False,
+) -> None:
+    """Print the installation's first ADMIN key.
+
+    It takes the installation's key and identity's database: whoever has both can do this whatever keys were lost.
+    """
+    found = Settings()
+    its_database = Database(found.database("identity"), SystemClock(), "identity", identity_pb2.Change)
+    migrate(its_database.engine, "identity")
+    keys = ApiKeys(its_database, MasterKey.read(found.key_path))
+    key = asyncio.run(_another_key(keys) if another else keys.ensure_admin_key())
+    its_database.close()
+    if not key:
+        raise typer.TyperException("the first ADMIN key has been revoked and does not come back; try --new")
+    typer.echo(key)
+
+
 @app.command("new-epoch")
 def new_epoch(service: Annotated[str, typer.Argument(help="The service whose database was restored.")]) -> None:
     """After a restore from a backup, before the service starts: begin another history."""
@@ -68,6 +109,14 @@ def new_epoch(service: Annotated[str, typer.Argument(help="The service whose dat
     asyncio.run(restored.write(database.new_epoch))
     restored.close()
     typer.echo(f"{service} begins another history; followers will load it anew")
+
+
+async def _another_key(keys: ApiKeys) -> str:
+    """An ADMIN key of the installation; the audit log names the console as who made it."""
+    console = Caller("console")
+    call = Call(console, "guardhouse-server admin-key", "", RequestKey("", console.name, "", "", b""))
+    _, secret, _ = await keys.create(call, "", "made at the console", access_pb2.ROLE_ADMIN, None)
+    return secret
 
 
 async def welcome(settings: Settings, nodes: Sequence[Node]) -> None:

@@ -1,13 +1,13 @@
 """Who is calling, and whether the method's rule in the contract admits them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from guardhouse.common.v1 import access_pb2
-from guardhouse.errors import AccessDenied, CredentialsMissing
-from guardhouse_services.requests import RequestKey
+from guardhouse.errors import AccessDenied, CredentialsInvalid, CredentialsMissing
 
 PUBLIC = "public"
 SERVICE = "service"
@@ -25,6 +25,8 @@ class Caller:
     """A key's guardhouse.common.v1.Role."""
     expire_time: int = 0
     """When a key expires; 0 is never."""
+    only: str = ""
+    """The one method for which a device is still recognised, once its registration is gone."""
 
     @property
     def name(self) -> str:
@@ -36,8 +38,18 @@ ANONYMOUS = Caller("anonymous")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What a method is given beside its request."""
+class RequestKey:
+    """Which request it is. `fingerprint` is SHA-256 of its body without the request_id."""
+
+    organization_id: str
+    caller: str
+    method: str
+    request_id: str
+    fingerprint: bytes
+
+
+class Call(NamedTuple):
+    """What a method is given beside its request. A tuple, for it is made for every call."""
 
     caller: Caller
     method: str
@@ -92,8 +104,10 @@ class Rule:
         return self.anonymous
 
     def check(self, caller: Caller, method: str) -> None:
-        """Raises CredentialsMissing and AccessDenied."""
-        if self.anonymous or self.admits(caller):
+        """Raises CredentialsMissing, CredentialsInvalid and AccessDenied."""
+        if caller.only and caller.only != method:
+            raise CredentialsInvalid("the registration token is of no active registration")
+        if self.admits(caller):
             return
         if caller.kind == "anonymous":
             raise CredentialsMissing("this method needs an API key: send `authorization: Bearer <key>`")

@@ -75,6 +75,7 @@ def address(value: str, field: str) -> str:
     if not value:
         raise FieldRequired(field)
     try:
-        return str(ipaddress.ip_address(value))
+        # A zone (RFC 4007) is a machine's own name for a link, and no part of an address.
+        return str(ipaddress.ip_address(value.replace("%", " ")))
     except ValueError:
         raise InvalidField(field, f"{value[:64]!r} is no IPv4 or IPv6 address") from None

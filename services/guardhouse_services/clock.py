@@ -9,6 +9,9 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
+# A machine that slept must not take its old state for fresh, and Linux stops CLOCK_MONOTONIC in a suspend.
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 
 class Clock(Protocol):
     """What everything that needs the time is given."""
@@ -27,6 +30,4 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def steady(self) -> int:
-        # A machine that slept must not take its old state for fresh, and Linux stops CLOCK_MONOTONIC in a suspend.
-        clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-        return time.clock_gettime_ns(clock) // 1000
+        return time.clock_gettime_ns(_STEADY) // 1000

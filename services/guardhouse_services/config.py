@@ -22,11 +22,14 @@ class Settings(BaseSettings):
     service_host: str = Field(
         default="127.0.0.1", description="The address that the service listeners bind to, for the other services."
     )
+    http_host: str = Field(
+        default="127.0.0.1", description="The address that the HTTP ports bind to: /metrics, /healthz and /readyz."
+    )
     port_base: int = Field(
         default=7400,
         ge=1024,
         le=65000,
-        description="Public listeners: +1 identity to +4 session; service listeners: +11 to +14.",
+        description="Public listeners: +1 identity to +4 session; service listeners: +11 to +14; HTTP: +21 to +24.",
     )
     database_url: str = Field(
         default="",
@@ -53,6 +56,15 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least that is logged."
     )
+    metrics_per_organization: bool = Field(
+        default=False, description="Whether the metrics of seats, registrations and addresses name organizations."
+    )
+    traces: str = Field(
+        default="off",
+        pattern=r"^(off|https?://.+)$",
+        description="Where OpenTelemetry traces are sent to by OTLP over gRPC: http://host:4317. "
+        "It takes the extra `otel`.",
+    )
     log_calls: bool = Field(default=True, description="Whether each call is logged.")
     anonymous_rate: float = Field(default=50, gt=0, description="Anonymous calls a second that one address may make.")
     anonymous_burst: int = Field(default=200, gt=0, description="Anonymous calls that one address may make at once.")
@@ -66,6 +78,14 @@ class Settings(BaseSettings):
         default="100.96.0.0/12", description="The IPv4 subnet of an organization that is used first now."
     )
     quarantine: str = Field(default="1h", description="How long a released address rests: Go's form, at least 10m.")
+    audit_folder: Path | None = Field(
+        default=None,
+        description="Where signed checkpoints of the audit logs are appended, one file a service. Keep it elsewhere.",
+    )
+    audit_command: str = Field(
+        default="", description="A command that is given each signed checkpoint, as a line of JSON on standard input."
+    )
+    audit_seconds: float = Field(default=60, gt=0, description="How often checkpoints are exported.")
     max_staleness: str = Field(
         default="30s", description="How old a session replica's state may be to decide: 2s to 5m."
     )
@@ -80,6 +100,9 @@ class Settings(BaseSettings):
 
     def service_port(self, service: str) -> int:
         return self.port_base + 11 + SERVICES.index(service)
+
+    def http_port(self, service: str) -> int:
+        return self.port_base + 21 + SERVICES.index(service)
 
     def peer(self, service: str) -> str:
         return f"{self.peer_host.replace('{service}', service)}:{self.service_port(service)}"

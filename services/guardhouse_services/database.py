@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from guardhouse import revisions
-from guardhouse.errors import Conflict, DatabaseUnavailable
+from guardhouse.errors import Conflict, DatabaseUnavailable, GuardhouseError
 from guardhouse_services.clock import Clock
 
 T = TypeVar("T")
@@ -76,11 +76,20 @@ class ChangeType(Protocol):
 class Transaction:
     """What a transaction's function is given. `now` is the time at which it began."""
 
-    def __init__(self, connection: Connection, now: int, service: str, change_type: ChangeType) -> None:
+    def __init__(
+        self, connection: Connection, now: int, service: str, change_type: ChangeType, validate_only: bool
+    ) -> None:
         self.execute = connection.execute
         self.now = now
-        self.changed: set[str] = set()
-        self._service = service
+        self.validate_only = validate_only
+        """Whether it will be rolled back, for an answer that says what would happen (AIP-163)."""
+        self.changed: dict[str, tuple[int, int]] = {}
+        """The revisions before and after, of each organization whose head was taken."""
+        self.may_have_a_twin = False
+        """Whether the same request may be done at this moment by another call."""
+        self.before_commit: list[Callable[[Transaction], None]] = []
+        """What comes after everything else, in this transaction."""
+        self.service = service
         self._change_type = change_type
         self._dialect = connection.dialect.name
 
@@ -94,7 +103,6 @@ class Transaction:
         Whoever holds the head commits next, so revisions are dense and in commit order. It comes after every other lock
         and read: only the rows that carry the revision follow.
         """
-        self.changed.add(organization_id)
         taken = self.execute(
             head.update()
             .where(head.c.organization_id == organization_id)
@@ -106,7 +114,20 @@ class Transaction:
             again = {"revision": head.c.revision + 1}
             first = first.on_conflict_do_update(index_elements=["organization_id"], set_=again)
             taken = self.execute(first.returning(head.c.revision)).scalar_one()
+        before, _ = self.changed.get(organization_id, (int(taken) - 1, 0))
+        self.changed[organization_id] = before, int(taken)
         return int(taken)
+
+    def lock(self, organization_id: str) -> int:
+        """Takes the organization's head without a new revision, and answers the newest."""
+        if organization_id in self.changed:
+            return self.changed[organization_id][1]
+        taken = (
+            self.insert(head)
+            .values(organization_id=organization_id, revision=0, compacted=0)
+            .on_conflict_do_update(index_elements=["organization_id"], set_={"revision": head.c.revision})
+        )
+        return int(self.execute(taken.returning(head.c.revision)).scalar_one())
 
     def publish(self, organization_id: str, events: Sequence[Message], revision: int = 0) -> int:
         """Writes the events as the change of `revision`, or of the next one, and answers the newest revision.
@@ -134,8 +155,8 @@ class Transaction:
         return int(found or 0)
 
     def token(self, organization_id: str, revision: int) -> str:
-        """The revision token of a revision of this database."""
-        return revisions.encode(self._service, organization_id, self.epoch(), revision)
+        """The revision token of a revision of this database; empty where nothing is going to be changed."""
+        return "" if self.validate_only else revisions.encode(self.service, organization_id, self.epoch(), revision)
 
     def epoch(self) -> str:
         return str(self.execute(sa.select(epoch.c.epoch)).scalar_one())
@@ -159,6 +180,12 @@ def chunks(events: Sequence[Message], count: int, size: int) -> Iterator[list[Me
     yield part
 
 
+class Run(Protocol):
+    """Runs a transaction; `kind` is "read" or "write"."""
+
+    async def __call__(self, kind: str, function: Callable[[Transaction], T], validate_only: bool) -> T: ...
+
+
 class Database:
     """A service's own database. Every transaction goes through `write` or `read`."""
 
@@ -168,6 +195,10 @@ class Database:
         self._change_type = change_type
         self._on_commit: list[Callable[[], None]] = []
         self._lock_file: int | None = None
+        self.run: Run = self._run
+        """What every transaction goes through; it may be replaced by something around it."""
+        self.observe: Callable[[str, float, float], None] = lambda _kind, _waited, _took: None
+        """Is told, in its thread, of each transaction: "read" or "write", the seconds it waited and those it took."""
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._take_file(url)
@@ -189,41 +220,66 @@ class Database:
         """Registers what is called in the event loop after a commit that wrote a change."""
         self._on_commit.append(callback)
 
-    async def write(self, function: Callable[[Transaction], T]) -> T:
+    async def write(self, function: Callable[[Transaction], T], *, validate_only: bool = False) -> T:
         """Runs the function in a transaction that may write.
 
-        It may run more than once, when the engine or a Conflict asks for it. Once begun it finishes, even when the
-        caller goes away.
+        It may run more than once, when the engine, a Conflict or a repeated request asks for it. Once begun it
+        finishes, even when the caller goes away. With validate_only all of it is done, checks and all, and undone.
         """
-        return await self._run(self._write_threads, self._writer, function)
+        return await self.run("write", function, validate_only)
 
     async def read(self, function: Callable[[Transaction], T]) -> T:
         """Runs the function in a transaction that only reads, on the primary."""
-        return await self._run(self._read_threads, self._reader, function)
+        return await self.run("read", function, False)
 
-    async def _run(self, threads: ThreadPoolExecutor, engine: Engine, function: Callable[[Transaction], T]) -> T:
+    def waiting(self) -> dict[str, int]:
+        """How many transactions wait for a thread, by what they may do."""
+        pools = {"write": self._write_threads, "read": self._read_threads}
+        return {kind: pool._work_queue.qsize() for kind, pool in pools.items()}
+
+    async def _run(self, kind: str, function: Callable[[Transaction], T], validate_only: bool) -> T:
         loop = asyncio.get_running_loop()
+        asked = time.perf_counter()
+        writes = kind == "write"
 
         def work() -> T:
-            result, changed = self._transact(engine, function)
+            began = time.perf_counter()
+            try:
+                result, changed = self._transact(self._writer if writes else self._reader, function, validate_only)
+            finally:
+                self.observe(kind, began - asked, time.perf_counter() - began)
             if changed:
                 for callback in self._on_commit:
                     loop.call_soon_threadsafe(callback)
             return result
 
-        return await loop.run_in_executor(threads, work)
+        return await loop.run_in_executor(self._write_threads if writes else self._read_threads, work)
 
-    def _transact(self, engine: Engine, function: Callable[[Transaction], T]) -> tuple[T, bool]:
+    def _transact(self, engine: Engine, function: Callable[[Transaction], T], validate_only: bool) -> tuple[T, bool]:
+        alone = False
         for attempt in range(1, ATTEMPTS + 1):
+            transaction = None
             try:
-                with engine.begin() as connection:
-                    transaction = Transaction(connection, self._clock.now(), self._service, self._change_type)
+                with engine.connect() as connection, connection.begin() as scope:
+                    now = self._clock.now()
+                    transaction = Transaction(connection, now, self._service, self._change_type, validate_only)
                     result = function(transaction)
+                    if validate_only:
+                        scope.rollback()
+                        return result, False
+                    for last in transaction.before_commit:
+                        last(transaction)
             except IntegrityError:
                 raise
             except Conflict:
                 if attempt == ATTEMPTS:
                     raise
+            except GuardhouseError:
+                # Whatever the twin left to be refused, its answer is this call's too: the next attempt finds it.
+                if alone or transaction is None or not transaction.may_have_a_twin or attempt == ATTEMPTS:
+                    raise
+                alone = True
+                continue
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in TRANSIENT_STATES or attempt == ATTEMPTS:
                     log.warning("database failed", exc_info=error)

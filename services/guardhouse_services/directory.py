@@ -76,8 +76,7 @@ class Directory:
     async def caller(self, bearer: str) -> Caller:
         """The key's caller. Raises CredentialsInvalid, when it is certain that it was so at the time of the call."""
         asked = self._clock.steady()
-        stale = asked - self.follower.fresh_as_of > MAX_STALENESS
-        if stale and not await self.follower.fresh(asked, WAIT_SECONDS):
+        if self._is_stale() and not await self.follower.fresh(asked, WAIT_SECONDS):
             raise StateStale("this replica has heard nothing from identity for too long to trust a key; try again")
         try:
             return self._caller(bearer)
@@ -86,6 +85,32 @@ class Directory:
             if not await self.follower.fresh(asked, WAIT_SECONDS):
                 raise
             return self._caller(bearer)
+
+    @property
+    def version(self) -> int:
+        """Grows with every change of what callers are recognised by."""
+        return self.view.version
+
+    def known(self, bearer: str) -> Caller | None:
+        """The key's caller, if that can be told at once."""
+        if self._is_stale():
+            return None
+        try:
+            return self._caller(bearer)
+        except CredentialsInvalid:
+            return None
+
+    def holds(self, caller: Caller, version: int) -> bool:
+        """Whether a caller that was recognised as of that version would be recognised now. It asks no more than this,
+        for it is asked at every call."""
+        return (
+            version == self.view.version
+            and not self._is_stale()
+            and (not caller.expire_time or caller.expire_time > self._clock.now())
+        )
+
+    def _is_stale(self) -> bool:
+        return self._clock.steady() - self.follower.fresh_as_of > MAX_STALENESS
 
     def _organization(self, organization_id: str) -> identity.Organization | None:
         installation = self.view.states.get("")

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from guardhouse.common.v1 import feed_pb2
 from guardhouse.errors import FieldRequired, FollowerTooSlow
+from guardhouse.ids import ORGANIZATION, check_id
 from guardhouse_services.clock import DAY
 from guardhouse_services.database import MESSAGE_BYTES, Database, Transaction, change, chunks, epoch, head
 
@@ -107,6 +108,7 @@ class Feed:
         first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "start":
             raise FieldRequired("start", "the first message of a Watch is a Start")
+        _check_ids(first.start)
         watcher = Watcher(
             first.start.follower,
             first.start.all,
@@ -117,9 +119,17 @@ class Feed:
         pings = asyncio.create_task(self._read_pings(watcher, requests))
         try:
             await self._serve(watcher, send)
+            if pings.done():
+                # What came behind the Start may have been no message.
+                pings.result()
         finally:
             pings.cancel()
             self._watchers.discard(watcher)
+
+    @property
+    def followers(self) -> int:
+        """How many are connected."""
+        return len(self._watchers)
 
     def stop(self) -> None:
         """Lets every follower go; it finds another replica and resumes there."""
@@ -256,6 +266,16 @@ class Feed:
             await asyncio.wait([reading])
         self._reading, self._next_read = self._next_read, None
         return await self._database.read(read_heads)
+
+
+def _check_ids(start: feed_pb2.Start) -> None:
+    """Raises InvalidField. An empty id is the installation."""
+    for place, organization_id in enumerate(start.organization_ids):
+        if organization_id:
+            check_id(organization_id, ORGANIZATION, f"start.organization_ids[{place}]")
+    for place, at in enumerate(start.positions):
+        if at.organization_id:
+            check_id(at.organization_id, ORGANIZATION, f"start.positions[{place}].organization_id")
 
 
 def read_heads(tx: Transaction) -> Heads:

@@ -188,6 +188,7 @@ class Follower:
         self._sink = sink
         self._clock = clock
         self._positions: dict[str, Position] = {}
+        self._epoch = ""
         self._loading: set[str] = set()
         self._news = asyncio.Event()
         self._ping_now = asyncio.Event()
@@ -233,6 +234,11 @@ class Follower:
             return at is not None and at[1] >= position[1]
 
         return await self._until(there, timeout)
+
+    def is_current(self, organization_id: str) -> bool:
+        """Whether what the sink holds of an organization is of the history that the service was last heard to be in."""
+        at = self._positions.get(organization_id)
+        return at is not None and at[0] == self._epoch
 
     async def _until(self, condition: Callable[[], bool], timeout: float, ping: bool = False) -> bool:
         try:
@@ -304,11 +310,13 @@ class Follower:
             await self._sink.page(organization_id, message.snapshot.events)
         elif kind == "snapshot_end":
             position = message.snapshot_end.position
+            self._epoch = position.epoch
             self._loading.discard(organization_id)
             await self._sink.end(organization_id, (position.epoch, position.revision))
             self._positions[organization_id] = (position.epoch, position.revision)
         elif kind in ("compacted", "epoch_changed"):
             self.resyncs += 1
+            self._epoch = message.epoch_changed.epoch or self._epoch
             log.warning("%s: %s for %r; loading a snapshot", self.name, kind, organization_id)
 
     async def _take_changes(self, organization_id: str, changes: Sequence[Any]) -> None:
@@ -338,24 +346,27 @@ class Freshness:
         self._sources = {service, *effects}
         self._known: dict[tuple[str, str, str], int] = {}
 
-    async def wait(self, tokens: Sequence[str], organization_id: str) -> None:
-        """Raises StateStale when a token is not reached in 3 s, EpochChanged for one of another history, and
-        RevisionTokenInvalid for one that is none or is another organization's."""
+    async def wait(self, tokens: Sequence[str], organization_id: str, timeout: float = WAIT_SECONDS) -> None:
+        """Raises StateStale when the tokens are not reached in so many seconds, EpochChanged for one of another
+        history, and RevisionTokenInvalid for one that is none or is another organization's."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
         for text in tokens:
             token = revisions.decode(text)
             if token.organization_id not in (organization_id, ""):
                 raise RevisionTokenInvalid("at_least", "the revision token is of another organization")
             position = (token.position.epoch, token.position.revision)
             for source, follower in self._views:
-                if source == token.service and not await follower.reached(source, token.organization_id, position):
+                if source == token.service and not await follower.reached(
+                    source, token.organization_id, position, end - loop.time()
+                ):
                     raise StateStale(f"this replica has not caught up with {source} yet; try again")
             key = (token.service, token.organization_id, position[0])
             if token.service in self._sources and position[1] > self._known.get(key, -1):
-                self._known[key] = await self._wait_in_database(token.service, token.organization_id, position)
+                self._known[key] = await self._wait_in_database(token.service, token.organization_id, position, end)
 
-    async def _wait_in_database(self, service: str, organization_id: str, position: Position) -> int:
+    async def _wait_in_database(self, service: str, organization_id: str, position: Position, end: float) -> int:
         pause = 0.01
-        end = asyncio.get_running_loop().time() + WAIT_SECONDS
         while True:
             at = await self._database.read(lambda tx: self._position(tx, service, organization_id))
             if at is not None and at[0] != position[0]:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -24,10 +25,20 @@ job_lease = sa.Table(
 )
 
 
+@dataclass(slots=True)
+class Job:
+    """What this replica has to do with a job. Times are microseconds since the Unix epoch; 0 is never."""
+
+    held: bool = False
+    last_run: int = 0
+    failures: int = 0
+
+
 class Leases:
-    """This replica's leases."""
+    """This replica's leases. `jobs` is what became of each so far."""
 
     def __init__(self, database: Database) -> None:
+        self.jobs: dict[str, Job] = {}
         self._database = database
         # A SQLite file has one process, so what a killed one held is ours at once.
         self._holder = "sqlite" if database.is_sqlite else uuid.uuid4().hex
@@ -37,11 +48,13 @@ class Leases:
 
         The lease only keeps replicas from doing the work twice. What a job does is safe without it.
         """
+        known = self.jobs.setdefault(name, Job())
         while True:
             try:
                 if await self._take(name):
                     await self._hold(name, job)
             except Exception as error:
+                known.failures += 1
                 log.warning("job %s failed", name, exc_info=error)
             await asyncio.sleep(RENEW_SECONDS)
 
@@ -56,10 +69,11 @@ class Leases:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            self.jobs[name].held = False
             await self._database.write(lambda tx: self._give_back(tx, name))
 
     async def _take(self, name: str) -> bool:
-        def take(tx: Transaction) -> bool:
+        def take(tx: Transaction) -> int:
             values = {"holder": self._holder, "expire_time": tx.now + LEASE}
             wanted = tx.insert(job_lease).values(name=name, **values)
             wanted = wanted.on_conflict_do_update(
@@ -68,9 +82,12 @@ class Leases:
                 where=sa.or_(job_lease.c.holder == self._holder, job_lease.c.expire_time <= tx.now),
             )
             # PostgreSQL's driver does not count the rows of an INSERT.
-            return tx.execute(wanted.returning(job_lease.c.name)).one_or_none() is not None
+            return tx.now if tx.execute(wanted.returning(job_lease.c.name)).one_or_none() is not None else 0
 
-        return await self._database.write(take)
+        job = self.jobs[name]
+        taken = await self._database.write(take)
+        job.held, job.last_run = bool(taken), taken or job.last_run
+        return job.held
 
     def _give_back(self, tx: Transaction, name: str) -> None:
         tx.execute(job_lease.delete().where(job_lease.c.name == name, job_lease.c.holder == self._holder))

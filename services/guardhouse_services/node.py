@@ -2,33 +2,34 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Self
 
 from google.protobuf.descriptor import FileDescriptor
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from guardhouse_services import feed, requests
 from guardhouse_services.access import PUBLIC, SERVICE
+from guardhouse_services.audit import Audit
+from guardhouse_services.calls import Authenticate, Callers, Handlers, methods
 from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
 from guardhouse_services.follower import Follower, Freshness
+from guardhouse_services.http import HttpServer
+from guardhouse_services.journal import Journal
 from guardhouse_services.leases import Leases
+from guardhouse_services.metrics import Figures, Gauge, Metrics
 from guardhouse_services.peers import Peers
-from guardhouse_services.server import (
-    PUBLIC_MESSAGE_BYTES,
-    SERVICE_MESSAGE_BYTES,
-    Authenticate,
-    Handlers,
-    Listener,
-    RateLimit,
-    authenticate_keys,
-    methods,
-)
+from guardhouse_services.rate_limit import RateLimit
+from guardhouse_services.readiness import CHECK_SECONDS, Readiness
+from guardhouse_services.server import PUBLIC_MESSAGE_BYTES, SERVICE_MESSAGE_BYTES, Listener
 from guardhouse_services.tls import public_credentials, service_credentials
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Node:
     peers: Peers
     directory: Directory
     feed: Feed
+    audit: Audit
     freshness: Freshness
     contract: FileDescriptor
     servicer: object
@@ -63,38 +65,66 @@ class Node:
     """Recognises registration tokens, where the service serves devices."""
     ready: Sequence[Follower] = ()
     """What must be loaded before the service says that it is serving. Empty: it serves as soon as its database does."""
+    max_staleness: int = 0
+    """How old what is in `ready` may be for the service to go on saying so, in microseconds. 0: any age."""
+    figures: Figures | None = None
+    """Metrics of what is in the database."""
+    gauges: Callable[[], Iterable[Gauge]] | None = None
+    """Metrics of what is in memory."""
+    routes: Sequence[BaseRoute] = ()
+    """What the HTTP port serves besides /metrics, /healthz and /readyz."""
     close: Sequence[Callable[[], Awaitable[None]]] = ()
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _listeners: list[Listener] = field(default_factory=list)
+    _journal: Journal = field(init=False)
+    _leases: Leases = field(init=False)
+    _readiness: Readiness = field(init=False)
+    _http: HttpServer = field(init=False)
 
     async def __aenter__(self) -> Self:
-        authenticate = partial(authenticate_keys, keys=self.directory.caller, devices=self.devices)
-        rate_limit = RateLimit(self.settings.anonymous_rate, self.settings.anonymous_burst)
+        rate, burst = self.settings.anonymous_rate, self.settings.anonymous_burst
+        callers = Callers(self.directory, self.devices, strangers=RateLimit(rate, burst))
+        anonymous = RateLimit(rate, burst)
+        self._journal = Journal(self.settings.log_calls)
+        self._leases = Leases(self.database)
+        self._readiness = Readiness(self.clock, self.database, self.ready, self.max_staleness)
+        self._http = HttpServer(
+            self.settings.http_host, self.settings.http_port(self.service), [*self._own_routes(), *self.routes]
+        )
+        await self._http.start()
+        tracing = self.peers.tracing
+        if tracing is not None:
+            self.database.run = tracing.around_transaction(self.database.run)
         found = methods(self.contract, self.servicer)
         names = [service.full_name for service in self.contract.services_by_name.values()]
         for kind in (PUBLIC, SERVICE):
             handlers = Handlers(
                 kind,
                 found,
-                authenticate,
+                callers,
                 self.freshness.wait,
-                rate_limit,
+                anonymous,
                 self.settings.trust_domain,
-                self.settings.log_calls,
+                self._journal,
+                self.audit.refused,
+                around=tracing.around_call if tracing is not None else None,
             )
             self._listeners.append(self._listener(kind, handlers, names))
         for listener in self._listeners:
             await listener.start()
-        leases = Leases(self.database)
         runs = [self.feed.run(), *(follower.run() for follower in self.views)]
         jobs: dict[str, Task] = {f"follow {source}": follower.run for source, follower in self.effects.items()}
-        jobs |= {**self.jobs, "housekeeping": self._keep_house}
-        runs += [leases.run(name, job) for name, job in jobs.items()]
+        jobs |= {**self.jobs, "housekeeping": self._keep_house, "audit checkpoints": self.audit.export}
+        runs += [self._leases.run(name, job) for name, job in jobs.items()]
         self._tasks = [asyncio.create_task(run) for run in runs]
-        self._tasks.append(asyncio.create_task(self._say_ready()))
+        self._tasks.append(asyncio.create_task(self._watch_readiness()))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        watching = self._tasks.pop()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        self._readiness.stop()
         for listener in self._listeners:
             await listener.serving(False)
         await asyncio.sleep(self.settings.drain_seconds)
@@ -103,6 +133,8 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.feed.stop()
         await asyncio.gather(*(listener.stop(STOP_SECONDS) for listener in self._listeners))
+        self._journal.flush()
+        await self._http.stop()
         await self.peers.close()
         for close in self.close:
             await close()
@@ -123,12 +155,57 @@ class Node:
         credentials = service_credentials(settings.tls_path, service)
         return Listener(handlers, names, address, credentials, False, SERVICE_MESSAGE_BYTES)
 
-    async def _say_ready(self) -> None:
+    async def _watch_readiness(self) -> None:
+        """Says by gRPC health what /readyz says."""
         for follower in self.ready:
             await follower.loaded()
-        for listener in self._listeners:
-            await listener.serving(True)
-        log.info("%s is serving", self.service)
+        serving = False
+        while True:
+            await self._readiness.look()
+            if serving != (not self._readiness.reasons):
+                serving = not serving
+                for listener in self._listeners:
+                    await listener.serving(serving)
+                if serving:
+                    log.info("%s is serving", self.service)
+                else:
+                    log.warning("%s is not serving: %s", self.service, "; ".join(self._readiness.reasons))
+            await asyncio.sleep(CHECK_SECONDS)
+
+    def _own_routes(self) -> Sequence[BaseRoute]:
+        metrics = Metrics(
+            self.clock,
+            self.database,
+            self._journal,
+            self.feed,
+            self._leases,
+            self._followers,
+            lambda: not self._readiness.reasons,
+            self.gauges,
+            self.figures,
+            self.settings.metrics_per_organization,
+        )
+
+        async def show_metrics(_request: Request) -> Response:
+            return Response(await metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+        async def show_health(_request: Request) -> Response:
+            return JSONResponse({"service": self.service})
+
+        async def show_readiness(_request: Request) -> Response:
+            reasons = self._readiness.reasons
+            return JSONResponse({"service": self.service, "reasons": reasons}, 503 if reasons else 200)
+
+        return [
+            Route("/metrics", show_metrics),
+            Route("/healthz", show_health),
+            Route("/readyz", show_readiness),
+        ]
+
+    def _followers(self) -> Sequence[Follower]:
+        """Those that this replica runs at the moment."""
+        held = {name for name, job in self._leases.jobs.items() if job.held}
+        return [*self.views, *(follower for source, follower in self.effects.items() if f"follow {source}" in held)]
 
     async def _keep_house(self) -> None:
         """Drops what is too old to be asked for."""

@@ -8,6 +8,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -19,6 +20,8 @@ from guardhouse_services.credentials import MasterKey, equal
 DEFAULT_SIZE = 50
 MAX_SIZE = 1000
 MAC_BYTES = 16
+PAGE_BYTES = 3 << 20
+"""What a page of large messages holds, below the 4 MiB that gRPC's clients take."""
 
 T = TypeVar("T")
 
@@ -46,12 +49,24 @@ class Pages:
         return Page(self._open(text, request, now) if text else "", min(size or DEFAULT_SIZE, MAX_SIZE))
 
     def cut(
-        self, request: Message, page: Page, rows: Sequence[T], id_of: Callable[[T], str], now: int
+        self,
+        request: Message,
+        page: Page,
+        rows: Sequence[T],
+        id_of: Callable[[T], str],
+        now: int,
+        size_of: Callable[[T], int] | None = None,
     ) -> tuple[Sequence[T], str]:
-        """The rows that the page shows and the token behind it, of rows that were read up to one more than its size."""
-        if len(rows) <= page.size:
-            return rows, ""
+        """The rows that the page shows and the token behind it, of rows that were read up to one more than its size.
+
+        Of rows whose size in bytes is told, a page shows no more than fit a message.
+        """
         shown = rows[: page.size]
+        if size_of is not None:
+            fitting = sum(filled <= PAGE_BYTES for filled in accumulate(map(size_of, shown)))
+            shown = shown[: max(fitting, 1)]
+        if len(shown) == len(rows):
+            return rows, ""
         return shown, self._seal(id_of(shown[-1]), request, now)
 
     def _seal(self, after: str, request: Message, now: int) -> str:

@@ -1,17 +1,23 @@
 """Channels to the other services, as this one: mutual TLS, the request id handed on, errors typed."""
 
 import contextlib
+import importlib
 import logging
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import grpc.aio
 
 from guardhouse.channel import AioChannel, Policy
 from guardhouse.errors import ServiceUnavailable
+from guardhouse_services.calls import TRACE_ID_KEY
 from guardhouse_services.config import Settings
 from guardhouse_services.log import trace_id
-from guardhouse_services.server import SERVICE_MESSAGE_BYTES, TRACE_ID_KEY
+from guardhouse_services.server import SERVICE_MESSAGE_BYTES
 from guardhouse_services.tls import internal_name, peer_credentials
+
+if TYPE_CHECKING:
+    from guardhouse_services.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +32,12 @@ class Peers:
         self._settings = settings
         self._credentials = peer_credentials(settings.tls_path, service)
         self._channels: dict[str, AioChannel] = {}
+        self.tracing: Tracing | None = None
+        """The replica's, for what it does besides calling others; None where traces are off."""
+        if settings.traces != "off":
+            # Without traces nothing of them is even imported.
+            module = importlib.import_module("guardhouse_services.tracing")
+            self.tracing = module.Tracing(service, settings.traces)
 
     def channel(self, service: str) -> AioChannel:
         """A channel for the generated stubs."""
@@ -40,12 +52,16 @@ class Peers:
                 ("grpc.max_reconnect_backoff_ms", 2_000),
             ]
             channel = grpc.aio.secure_channel(self._settings.peer(service), self._credentials, options)
-            self._channels[service] = AioChannel(channel, Policy(_metadata, DEADLINE, keep_tokens=False, attempts=1))
+            policy = Policy(_metadata, DEADLINE, keep_tokens=False, attempts=1)
+            make = AioChannel if self.tracing is None else self.tracing.channel
+            self._channels[service] = make(channel, policy)
         return self._channels[service]
 
     async def close(self) -> None:
         for channel in self._channels.values():
             await channel.close()
+        if self.tracing is not None:
+            await self.tracing.close()
 
 
 @contextlib.contextmanager

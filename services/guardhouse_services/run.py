@@ -21,8 +21,11 @@ Build = Callable[[Settings, Clock], Node]
 Started = Callable[[Settings, Sequence[Node]], Awaitable[None]]
 
 
-def prepare(settings: Settings, clock: Clock) -> None:
-    """Makes the keys and certificates that the settings do not name, once, whoever comes first."""
+def prepare(settings: Settings, clock: Clock, names: Sequence[str] = ()) -> None:
+    """Makes the keys and certificates that the settings do not name, once, whoever comes first.
+
+    `names` are what the certificates are for beside the addresses that the services listen on.
+    """
     if api_implementation.Type() != "upb":
         raise RuntimeError("protobuf runs without its native parser, which bounds nesting; install its wheel")
     settings.var.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -32,7 +35,8 @@ def prepare(settings: Settings, clock: Clock) -> None:
             settings.key_path.parent.mkdir(exist_ok=True, mode=0o700)
             MasterKey.create(settings.key_path)
         if settings.tls_folder is None:
-            tls.prepare(settings.tls_path, settings.trust_domain, [settings.host, settings.service_host], clock.now())
+            hosts = [settings.host, settings.service_host, *names]
+            tls.prepare(settings.tls_path, settings.trust_domain, hosts, clock.now())
 
 
 def serve(*builds: Build, started: Started | None = None) -> None:

@@ -69,7 +69,7 @@ class ScriptedServer(grpc.GenericRpcHandler):
             return self._answer(name, request, context).SerializeToString()
 
         def serve_stream(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            yield serve(next(requests), context)
+            yield from (serve(request, context) for request in requests)
 
         if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(serve_stream, parse)
@@ -108,14 +108,16 @@ class DeviceRegistry:
         server.answers["Register"] = self.register
 
     def register(self, request: registry.RegisterRequest) -> Message:
-        transcript = keys.transcript(
+        key_type = keys.KEY_TYPES[request.key_type]
+        transcript = keys.enrollment_transcript(
             organization_id=request.organization_id,
             challenge=request.challenge,
+            key_type=key_type,
             public_key=request.public_key,
             hardware_id=request.device.hardware_id,
             request_id=request.request_id,
         )
-        if not keys.verify(self.private_key, request.public_key, transcript, request.proof):
+        if not key_type.verify(self.private_key, request.public_key, transcript, request.proof):
             raise errors.ProofInvalid("proof", "the proof is wrong")
         if self.failures:
             raise self.failures.pop()

@@ -18,13 +18,13 @@ from guardhouse.decisions import (
     User,
     Verdict,
     check_session,
-    state_stale,
 )
 
 SECOND = 1_000_000
-HOUR = 3_600 * SECOND
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
 THEN = 1_790_000_000_000_000
-FRESH = 30 * SECOND
+MAX_STALENESS = 30 * SECOND
 
 REGISTRATION = Registration("reg_1", RegistrationState.ACTIVE, "usr_1", "", THEN, 20, 10)
 OF_TOKEN = replace(REGISTRATION, user_id="", service_token_id="svt_1")
@@ -41,7 +41,7 @@ def check(
     policy: Policy | None = POLICY,
     now: int = THEN + 1,
 ) -> tuple[Decision, Reason]:
-    verdict = check_session(registration, user, policy, now, FRESH)
+    verdict = check_session(registration, user, policy, now, 0, MAX_STALENESS)
     return verdict.decision, verdict.reason
 
 
@@ -166,27 +166,23 @@ def test_a_disabled_policy_allows_nothing(policy_filter: PolicyFilter, timeout: 
 
 def test_the_answer_to_a_fresh_session() -> None:
     """Decision 36: a check is answered in full."""
-    assert check_session(REGISTRATION, USER, POLICY, THEN + 1, FRESH) == Verdict(
+    assert check_session(REGISTRATION, USER, POLICY, THEN + 1, 0, MAX_STALENESS) == Verdict(
         decision=ALLOW,
         reason=Reason.SESSION_FRESH,
-        policy_id="pol_1",
-        registration_id="reg_1",
-        user_id="usr_1",
-        authenticate_time=THEN,
         session_expire_time=THEN + HOUR,
         valid_for=MAX_VALID_FOR,
+        degraded=False,
     )
 
 
 def test_the_answers_to_what_is_not_known() -> None:
-    """Decision 36: an unknown policy or registration is an answer for that item, with what is known."""
-    assert check_session(None, None, POLICY, THEN, FRESH) == Verdict(
-        BLOCK, Reason.REGISTRATION_UNKNOWN, "pol_1", "", "", 0, None, MAX_VALID_FOR
-    )
-    assert check_session(REGISTRATION, USER, None, THEN, FRESH) == Verdict(
-        BLOCK, Reason.POLICY_UNKNOWN, "", "reg_1", "usr_1", THEN, None, MAX_VALID_FOR
-    )
-    assert state_stale("reg_1", "pol_1") == Verdict(BLOCK, Reason.STATE_STALE, "pol_1", "reg_1", "", 0, None, 0)
+    """Decision 36: an unknown policy or registration is an answer for that item."""
+    for registration, policy, reason in (
+        (None, POLICY, Reason.REGISTRATION_UNKNOWN),
+        (REGISTRATION, None, Reason.POLICY_UNKNOWN),
+    ):
+        verdict = check_session(registration, USER, policy, THEN, 0, MAX_STALENESS)
+        assert verdict == Verdict(BLOCK, reason, None, MAX_VALID_FOR, False)
 
 
 @pytest.mark.parametrize(
@@ -203,27 +199,68 @@ def test_the_end_of_a_session_is_told_where_one_was_judged(
     policy: Policy, now: int, session_expire_time: int | None
 ) -> None:
     """Decision 28: absent is unlimited, or not judged."""
-    assert check_session(REGISTRATION, USER, policy, now, FRESH).session_expire_time == session_expire_time
+    assert check_session(REGISTRATION, USER, policy, now, 0, MAX_STALENESS).session_expire_time == session_expire_time
 
 
 @pytest.mark.parametrize(
-    ("now", "staleness_left", "valid_for"),
+    ("now", "left", "valid_for"),
     [
-        (THEN, FRESH, MAX_VALID_FOR),
+        (THEN, MAX_STALENESS, MAX_VALID_FOR),
         (THEN, MAX_VALID_FOR + 1, MAX_VALID_FOR),
         (THEN, MAX_VALID_FOR - 1, MAX_VALID_FOR - 1),
         (THEN, 0, 0),
-        (THEN, -1, 0),
-        (THEN + HOUR - MAX_VALID_FOR - 1, FRESH, MAX_VALID_FOR),
-        (THEN + HOUR - MAX_VALID_FOR + 1, FRESH, MAX_VALID_FOR - 1),
-        (THEN + HOUR - 1, FRESH, 1),
+        (THEN + HOUR - MAX_VALID_FOR - 1, MAX_STALENESS, MAX_VALID_FOR),
+        (THEN + HOUR - MAX_VALID_FOR + 1, MAX_STALENESS, MAX_VALID_FOR - 1),
+        (THEN + HOUR - 1, MAX_STALENESS, 1),
         (THEN + HOUR - 5, 3, 3),
-        (THEN + HOUR, FRESH, MAX_VALID_FOR),
+        (THEN + HOUR, MAX_STALENESS, MAX_VALID_FOR),
     ],
 )
-def test_an_answer_is_valid_while_nothing_it_rests_on_ends(now: int, staleness_left: int, valid_for: int) -> None:
+def test_an_answer_is_valid_while_nothing_it_rests_on_ends(now: int, left: int, valid_for: int) -> None:
     """Decision 28: the least of ten seconds, what is left of the session, and what is left of the facts' freshness."""
-    assert check_session(REGISTRATION, USER, POLICY, now, staleness_left).valid_for == valid_for
+    policy = replace(POLICY, timeout=HOUR)
+    assert check_session(REGISTRATION, USER, policy, now, MAX_STALENESS - left, MAX_STALENESS).valid_for == valid_for
+    # The same holds of what is left of max_open, once the facts are no longer fresh.
+    policy = replace(policy, max_open=HOUR)
+    verdict = check_session(REGISTRATION, USER, policy, now, HOUR - left, MAX_STALENESS)
+    assert (verdict.valid_for, verdict.degraded) == (valid_for, True)
+
+
+STALE = Verdict(BLOCK, Reason.STATE_STALE, None, 0, False)
+MILLISECOND = 1_000
+
+
+@pytest.mark.parametrize("max_open", [0, 10 * MINUTE, 24 * HOUR])
+@pytest.mark.parametrize("off", [-MILLISECOND, -1, 0, 1, MILLISECOND])
+def test_old_facts_decide_for_exactly_as_long_as_a_policy_is_open(max_open: int, off: int) -> None:
+    """I-16, section 6.5: until max_staleness as ever, then degraded until max_open, and then no more; CLOSED is never
+    open. The session's own end is not moved by that."""
+    now, policy = THEN + 1, replace(POLICY, max_open=max_open, timeout=100 * HOUR)
+    verdict = check_session(REGISTRATION, USER, policy, now, MAX_STALENESS + off, MAX_STALENESS)
+    if off <= 0:
+        assert (verdict.decision, verdict.valid_for, verdict.degraded) == (ALLOW, -off, False)
+    elif max_open:
+        assert (verdict.decision, verdict.valid_for, verdict.degraded) == (ALLOW, MAX_VALID_FOR, True)
+    else:
+        assert verdict == STALE
+    if max_open:
+        verdict = check_session(REGISTRATION, USER, policy, now, max_open + off, MAX_STALENESS)
+        assert verdict == (STALE if off > 0 else (ALLOW, Reason.SESSION_FRESH, THEN + 100 * HOUR, -off, True))
+
+
+@pytest.mark.parametrize(
+    ("now", "decision"),
+    [
+        (THEN + HOUR - MILLISECOND, ALLOW),
+        (THEN + HOUR - 1, ALLOW),
+        (THEN + HOUR, REAUTHENTICATE),
+        (THEN + HOUR + MILLISECOND, REAUTHENTICATE),
+    ],
+)
+def test_a_session_ends_in_an_open_policy_as_in_any(now: int, decision: Decision) -> None:
+    """Section 6.5: ALLOW only if the session is inside its timeout, which is arithmetic and needs no feed."""
+    verdict = check_session(REGISTRATION, USER, replace(POLICY, max_open=24 * HOUR), now, 2 * HOUR, MAX_STALENESS)
+    assert (verdict.decision, verdict.degraded) == (decision, True)
 
 
 times = st.integers(THEN - 3 * HOUR, THEN + 3 * HOUR)
@@ -246,6 +283,7 @@ policies = st.builds(
     filter=st.sampled_from(PolicyFilter),
     action=st.sampled_from(PolicyAction),
     timeout=st.none() | timeouts,
+    max_open=st.integers(0, 120).map(lambda minutes: minutes * MINUTE),
 )
 
 
@@ -253,7 +291,7 @@ policies = st.builds(
 def test_never_allow_when_expired(registration: Registration, user: User | None, policy: Policy, now: int) -> None:
     """Decision 28: whatever else holds, an enforced timeout that has run out allows nothing."""
     assume(policy.timeout is not None and policy.filter is not PolicyFilter.DNS)
-    verdict = check_session(registration, user, policy, now, FRESH)
+    verdict = check_session(registration, user, policy, now, 0, MAX_STALENESS)
     assert policy.timeout is not None
     if not 0 <= now - registration.authenticate_time < policy.timeout:
         assert verdict.decision is not ALLOW
@@ -265,7 +303,7 @@ def test_only_what_is_in_order_is_allowed(
     registration: Registration, user: User | None, policy: Policy, now: int
 ) -> None:
     """Decisions 5 and 16: a removed user, a revoked registration and a missing owner never pass."""
-    if check_session(registration, user, policy, now, FRESH).decision is ALLOW:
+    if check_session(registration, user, policy, now, 0, MAX_STALENESS).decision is ALLOW:
         assert registration.state is RegistrationState.ACTIVE
         assert policy.enabled
         assert policy.action is PolicyAction.ALLOW
@@ -277,8 +315,8 @@ def test_only_what_is_in_order_is_allowed(
 def test_shortening_a_timeout_acts_at_once(now: int, timeout: int, shorter: int) -> None:
     """Decision 28: a timeout is judged at check time, and a shorter one never allows more."""
     assume(shorter < timeout)
-    before = check_session(REGISTRATION, USER, replace(POLICY, timeout=timeout), now, FRESH)
-    after = check_session(REGISTRATION, USER, replace(POLICY, timeout=shorter), now, FRESH)
+    before = check_session(REGISTRATION, USER, replace(POLICY, timeout=timeout), now, 0, MAX_STALENESS)
+    after = check_session(REGISTRATION, USER, replace(POLICY, timeout=shorter), now, 0, MAX_STALENESS)
     assert (after.decision is ALLOW) == (before.decision is ALLOW and now - THEN < shorter)
 
 
@@ -288,21 +326,42 @@ def test_time_never_makes_a_session_fresh_again(
 ) -> None:
     """Decision 27: from the authentication on, only another authentication turns a refusal into an answer to allow."""
     assume(now >= registration.authenticate_time)
-    first = check_session(registration, user, policy, now, FRESH)
-    second = check_session(registration, user, policy, now + later, FRESH)
+    first = check_session(registration, user, policy, now, 0, MAX_STALENESS)
+    second = check_session(registration, user, policy, now + later, 0, MAX_STALENESS)
     assert first.decision is ALLOW or second.decision is not ALLOW
 
 
-@given(registrations, st.none() | users, policies, times, st.integers(-1, FRESH), st.floats(0, 1, exclude_max=True))
+ages = st.none() | st.integers(0, 1440).map(lambda five_seconds: five_seconds * 5 * SECOND)
+
+
+@given(registrations, st.none() | users, policies, times, ages, st.floats(0, 1, exclude_max=True))
 def test_an_answer_to_allow_holds_for_as_long_as_it_says(
-    registration: Registration, user: User | None, policy: Policy, now: int, staleness_left: int, part: float
+    registration: Registration, user: User | None, policy: Policy, now: int, age: int | None, part: float
 ) -> None:
     """Decision 28: whoever reuses an answer within valid_for allows nothing that a new check would refuse."""
-    verdict = check_session(registration, user, policy, now, staleness_left)
-    assert 0 <= verdict.valid_for <= max(0, min(MAX_VALID_FOR, staleness_left))
+    verdict = check_session(registration, user, policy, now, age, MAX_STALENESS)
+    assert 0 <= verdict.valid_for <= MAX_VALID_FOR
     if verdict.decision is ALLOW and verdict.valid_for:
-        again = check_session(registration, user, policy, now + int(part * verdict.valid_for), staleness_left)
+        assert age is not None
+        later = int(part * verdict.valid_for)
+        again = check_session(registration, user, policy, now + later, age + later, MAX_STALENESS)
         assert again.decision is ALLOW
+
+
+@given(st.none() | registrations, st.none() | users, st.none() | policies, times, ages)
+def test_old_facts_allow_nothing_that_fresh_ones_refuse(
+    registration: Registration | None, user: User | None, policy: Policy | None, now: int, age: int | None
+) -> None:
+    """I-16, section 6.5: what was never proven decides nothing, and what is too old decides as if it were fresh or not
+    at all; never beyond max_open, and it says so."""
+    verdict = check_session(registration, user, policy, now, age, MAX_STALENESS)
+    fresh = check_session(registration, user, policy, now, 0, MAX_STALENESS)
+    if age is None or age > max(MAX_STALENESS, policy.max_open if policy else 0):
+        assert verdict == STALE
+    else:
+        assert verdict[:3] == fresh[:3]
+        assert verdict.degraded == (age > MAX_STALENESS)
+    assert not fresh.degraded
 
 
 def test_values_are_those_of_the_contract() -> None:

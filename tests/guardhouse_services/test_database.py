@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from guardhouse.errors import Conflict, DatabaseUnavailable, RequestIdReused
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import requests
+from guardhouse_services.access import Call, Caller, RequestKey
 from guardhouse_services.clock import DAY, SECOND
 from guardhouse_services.database import Database, Transaction, change, chunks, head, new_epoch
 from guardhouse_services.feed import HISTORY, compact
 from guardhouse_services.migrate import migrate
-from guardhouse_services.requests import RequestKey
 from tests.clock import FakeClock
 from tests.conftest import DatabaseUrl
 
@@ -26,6 +26,11 @@ def database(database_url: DatabaseUrl, clock: FakeClock) -> Iterator[Database]:
     migrate(database.engine, "session")
     yield database
     database.close()
+
+
+def call(body: bytes = b"body") -> Call:
+    key = RequestKey(ORGANIZATION, "key:a", "CreatePolicy", "r1", body)
+    return Call(Caller("key", "a", ORGANIZATION), "/guardhouse.session.v1.PolicyService/CreatePolicy", "trace", key)
 
 
 def revisions(tx: Transaction) -> list[int]:
@@ -108,30 +113,26 @@ def test_a_second_process_cannot_open_a_sqlite_file(tmp_path: object, clock: Fak
 
 
 async def test_a_repeated_request_finds_its_result_for_a_day(database: Database, clock: FakeClock) -> None:
-    key = RequestKey(ORGANIZATION, "key:a", "CreatePolicy", "r1", b"body")
-    await database.write(lambda tx: requests.record(tx, key, policy_id="pol_1"))
-    assert await database.read(lambda tx: requests.find(tx, key)) == {"policy_id": "pol_1"}
+    await database.write(lambda tx: requests.record(tx, call(), policy_id="pol_1"))
+    assert await database.read(lambda tx: requests.find(tx, call().key)) == {"policy_id": "pol_1"}
     clock.advance(DAY / SECOND)
-    assert await database.read(lambda tx: requests.find(tx, key)) is None
+    assert await database.read(lambda tx: requests.find(tx, call().key)) is None
     assert await database.write(requests.forget) == 1
 
 
 async def test_a_request_id_with_another_body_is_refused(database: Database) -> None:
-    key = RequestKey(ORGANIZATION, "key:a", "CreatePolicy", "r1", b"body")
-    await database.write(lambda tx: requests.record(tx, key))
-    other = RequestKey(ORGANIZATION, "key:a", "CreatePolicy", "r1", b"another body")
+    await database.write(lambda tx: requests.record(tx, call()))
     with pytest.raises(RequestIdReused):
-        await database.read(lambda tx: requests.find(tx, other))
+        await database.read(lambda tx: requests.find(tx, call(b"another body").key))
 
 
 async def test_64_equal_requests_have_one_effect(database: Database) -> None:
     """I-07: two at once, one executes."""
-    key = RequestKey(ORGANIZATION, "key:a", "CreatePolicy", "r1", b"body")
 
     def work(tx: Transaction) -> int:
-        if (done := requests.find(tx, key)) is not None:
+        if (done := requests.find(tx, call().key)) is not None:
             return int(done["revision"])
-        requests.record(tx, key, revision=1)
+        requests.record(tx, call(), revision=1)
         return tx.publish(ORGANIZATION, [])
 
     got = await asyncio.gather(*(database.write(work) for _ in range(64)))

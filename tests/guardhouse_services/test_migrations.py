@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from guardhouse_services import follower, leases, requests
+from guardhouse_services import audit, follower, leases, requests
 from guardhouse_services.clock import SystemClock
 from guardhouse_services.config import SERVICES
 from guardhouse_services.database import Database, platform
@@ -15,7 +15,8 @@ from guardhouse_services.migrate import migrate
 from tests.conftest import DatabaseUrl
 
 # The platform's tables are defined where they are used.
-assert {follower.applied, leases.job_lease, requests.request} <= set(platform.tables.values())
+defined = {follower.applied, leases.job_lease, requests.request, audit.audit_record, audit.audit_export}
+assert defined <= set(platform.tables.values())
 
 
 @pytest.mark.parametrize("service", SERVICES)

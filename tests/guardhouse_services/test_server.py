@@ -1,8 +1,12 @@
 """The wrapper around every method: callers, rules, scope, deadlines, errors, limits (I-27 to I-29, I-34)."""
 
 import asyncio
+import io
+import json
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,14 @@ from guardhouse.ipam.v1 import ipam_pb2_grpc as rpc
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse.session.v1 import session_pb2
 from guardhouse.status import DETAILS_KEY, from_rpc_error
-from guardhouse_services import tls
+from guardhouse_services import calls, tls
 from guardhouse_services.access import PUBLIC, SERVICE, Call, Caller, Rule
+from guardhouse_services.calls import Callers, Handlers, methods
 from guardhouse_services.clock import DAY, SystemClock
-from guardhouse_services.server import Handlers, Listener, RateLimit, methods
+from guardhouse_services.journal import Journal
+from guardhouse_services.log import JsonHandler
+from guardhouse_services.rate_limit import RateLimit, address
+from guardhouse_services.server import Listener
 
 A = "org_0000000000000000000000000000000a"
 B = "org_0000000000000000000000000000000b"
@@ -69,15 +77,58 @@ class Servicer:
         await asyncio.sleep(30)
         return pb.ReleaseAddressesResponse()
 
+    async def ListAuditRecords(self, request: pb.ListAuditRecordsRequest, call: Call) -> pb.ListAuditRecordsResponse:
+        return pb.ListAuditRecordsResponse()
+
+    async def GetAuditCheckpoint(
+        self, request: pb.GetAuditCheckpointRequest, call: Call
+    ) -> pb.GetAuditCheckpointResponse:
+        return pb.GetAuditCheckpointResponse()
+
     async def Watch(self, requests: AsyncIterator[pb.WatchRequest], send: Callable[[bytes], Any]) -> None:
         async for _ in requests:
             await send(pb.WatchResponse(organization_id=A).SerializeToString())
 
 
-async def authenticate(bearer: str) -> Caller:
-    if bearer not in KEYS:
-        raise CredentialsInvalid("no such API key")
-    return KEYS[bearer]
+class Keys:
+    """Recognises KEYS, as a directory does. `asked` are the bearers that it had to ask about."""
+
+    def __init__(self) -> None:
+        self.keys = dict(KEYS)
+        self.version = 1
+        self.trusted = True
+        self.asked: list[str] = []
+
+    def known(self, bearer: str) -> Caller | None:
+        return self.keys.get(bearer) if self.trusted else None
+
+    def holds(self, caller: Caller, version: int) -> bool:
+        return self.trusted and version == self.version
+
+    async def caller(self, bearer: str) -> Caller:
+        self.asked.append(bearer)
+        if bearer not in self.keys or not self.trusted:
+            raise CredentialsInvalid("no such API key")
+        return self.keys[bearer]
+
+    def revoke(self, bearer: str) -> None:
+        del self.keys[bearer]
+        self.version += 1
+
+
+class Refusals:
+    """What the handlers put on record."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, str, str, str, str]] = []
+        self.failure: Exception | None = None
+
+    async def take(
+        self, caller: Caller, method: str, organization_id: str, trace_id: str, error: GuardhouseError
+    ) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.taken.append((caller.name, method.rpartition("/")[2], organization_id, trace_id, error.reason))
 
 
 async def wait(_tokens: Sequence[str], _organization_id: str) -> None:
@@ -97,12 +148,30 @@ def servicer() -> Servicer:
 
 
 @pytest.fixture
-async def listeners(certificates: Path, servicer: Servicer) -> AsyncIterator[dict[str, Listener]]:
+def keys() -> Keys:
+    return Keys()
+
+
+@pytest.fixture
+def refusals() -> Refusals:
+    return Refusals()
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal(log_calls=True)
+
+
+@pytest.fixture
+async def listeners(
+    certificates: Path, servicer: Servicer, keys: Keys, refusals: Refusals, journal: Journal
+) -> AsyncIterator[dict[str, Listener]]:
     found = methods(pb.DESCRIPTOR, servicer)
     names = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
+    callers = Callers(keys, None, strangers=RateLimit(0.001, 5))
     listeners: dict[str, Listener] = {}
     for kind in (PUBLIC, SERVICE):
-        handlers = Handlers(kind, found, authenticate, wait, RateLimit(5, 5), DOMAIN, log_calls=True)
+        handlers = Handlers(kind, found, callers, wait, RateLimit(5, 5), DOMAIN, journal, refusals.take)
         make = tls.public_credentials if kind == PUBLIC else tls.service_credentials
         credentials = make(certificates, "ipam")
         listeners[kind] = Listener(handlers, names, "127.0.0.1:0", credentials, kind == PUBLIC, 64 << 10)
@@ -380,6 +449,175 @@ async def test_a_call_under_way_is_answered_while_the_listener_stops(
     await stop
 
 
+async def test_a_revoked_key_is_refused_at_its_next_call(connect: Connect, keys: Keys) -> None:
+    """Who a key's caller is, is found out once; that it still is so, at every call."""
+    stub = rpc.AddressServiceStub(connect())
+    await stub.LookupAddress(LOOKUP, metadata=bearer("admin"))
+    await stub.LookupAddress(LOOKUP, metadata=bearer("admin"))
+    keys.revoke("admin")
+    assert (await refused(stub.LookupAddress(LOOKUP, metadata=bearer("admin")))).reason == "CREDENTIALS_INVALID"
+    await stub.LookupAddress(LOOKUP, metadata=bearer("auditor"))
+
+
+async def test_a_key_that_is_trusted_no_longer_is_refused_at_its_next_call(connect: Connect, keys: Keys) -> None:
+    stub = rpc.AddressServiceStub(connect())
+    await stub.LookupAddress(LOOKUP, metadata=bearer("admin"))
+    keys.trusted = False
+    assert (await refused(stub.LookupAddress(LOOKUP, metadata=bearer("admin")))).reason == "CREDENTIALS_INVALID"
+    keys.trusted = True
+    await stub.LookupAddress(LOOKUP, metadata=bearer("admin"))
+
+
+async def test_a_key_is_good_when_the_message_comes_not_when_the_call_begins(
+    connect: Connect, keys: Keys, servicer: Servicer
+) -> None:
+    """Who holds back the message of a call that began in time gains nothing by it."""
+    channel = connect()
+    await rpc.AddressServiceStub(channel).LookupAddress(LOOKUP, metadata=bearer("admin"))
+    sent = asyncio.Event()
+
+    async def messages() -> AsyncIterator[bytes]:
+        await sent.wait()
+        yield LOOKUP.SerializeToString()
+
+    late: Any = channel.stream_unary("/guardhouse.ipam.v1.AddressService/LookupAddress")
+    call = late(messages(), metadata=bearer("admin"))
+    await asyncio.sleep(0.1)
+    keys.revoke("admin")
+    sent.set()
+    assert (await refused(call)).reason == "CREDENTIALS_INVALID"
+    assert len(servicer.calls) == 1
+
+
+async def test_unknown_bearers_are_limited_before_anybody_is_asked(connect: Connect, keys: Keys) -> None:
+    stub = rpc.AddressServiceStub(connect())
+    reasons = [
+        (await refused(stub.LookupAddress(LOOKUP, metadata=bearer(f"ghk_{number}")))).reason for number in range(7)
+    ]
+    assert reasons == ["CREDENTIALS_INVALID"] * 5 + ["RATE_LIMITED"] * 2
+    assert len(keys.asked) == 5
+    # One behind the same address whose key is known goes on.
+    await stub.LookupAddress(LOOKUP, metadata=bearer("admin"))
+
+
+async def test_a_refusal_of_somebody_known_is_on_record_before_the_answer(connect: Connect, refusals: Refusals) -> None:
+    """I-33."""
+    metadata = (*bearer("gateway"), ("x-request-id", "my-request"))
+    stub = rpc.AddressServiceStub(connect())
+    await refused(stub.ListAddresses(pb.ListAddressesRequest(organization_id=A), metadata=metadata))
+    assert refusals.taken == [("key:key_3", "ListAddresses", A, "my-request", "ACCESS_DENIED")]
+    await refused(stub.LookupAddress(pb.LookupAddressRequest(organization_id=B), metadata=bearer("device")))
+    await refused(stub.ReserveAddresses(pb.ReserveAddressesRequest(organization_id="x"), metadata=bearer("root")))
+    session = rpc.AddressServiceStub(connect(SERVICE, "session"))
+    await refused(session.ReserveAddresses(pb.ReserveAddressesRequest(organization_id=A)))
+    await refused(stub.LookupAddress(LOOKUP))
+    await refused(stub.LookupAddress(LOOKUP, metadata=bearer("nobody")))
+    assert [(caller, method, organization_id) for caller, method, organization_id, *_ in refusals.taken[1:]] == [
+        ("device:reg_1", "LookupAddress", B),
+        ("key:key_4", "ReserveAddresses", ""),
+        ("service:session", "ReserveAddresses", A),
+    ]
+
+
+async def test_a_refusal_that_cannot_be_recorded_is_one_all_the_same(
+    connect: Connect, refusals: Refusals, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals.failure = RuntimeError("the disk is full")
+    call = rpc.AddressServiceStub(connect()).ListAddresses(pb.ListAddressesRequest(), metadata=bearer("gateway"))
+    assert (await refused(call)).reason == "ACCESS_DENIED"
+    assert "the disk is full" in caplog.text
+
+
+async def test_who_goes_on_and_on_is_put_on_record_no_more(connect: Connect, refusals: Refusals) -> None:
+    stub = rpc.AddressServiceStub(connect())
+    calls = [stub.ListAddresses(pb.ListAddressesRequest(), metadata=bearer("gateway")) for _ in range(150)]
+    reasons = Counter([(await refused(call)).reason for call in calls])
+    assert 100 <= reasons["ACCESS_DENIED"] == len(refusals.taken) < 150
+    assert reasons["RATE_LIMITED"] == 150 - reasons["ACCESS_DENIED"]
+    assert (await refused(stub.ListAddresses(pb.ListAddressesRequest(), metadata=bearer("device")))).reason != (
+        "RATE_LIMITED"
+    )
+
+
+async def test_a_call_that_takes_too_long_is_given_up(
+    connect: Connect, servicer: Servicer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "UNARY_SECONDS", 0.1)
+    servicer.pause = 5
+    error = await refused(rpc.AddressServiceStub(connect()).LookupAddress(LOOKUP, metadata=bearer("admin")))
+    assert (error.code, error.reason) == ("DEADLINE_EXCEEDED", "DEADLINE_TOO_SHORT")
+
+
+async def test_a_caller_who_goes_away_ends_the_call(connect: Connect, servicer: Servicer, journal: Journal) -> None:
+    servicer.pause = 5
+    call = rpc.AddressServiceStub(connect()).LookupAddress(LOOKUP, metadata=bearer("admin"))
+    asking = asyncio.ensure_future(call)
+    await servicer.begun.wait()
+    tally = journal.tallies["/guardhouse.ipam.v1.AddressService/LookupAddress"]
+    assert tally.in_flight == 1
+    asking.cancel()
+    while tally.in_flight:
+        await asyncio.sleep(0.01)
+        journal.flush()
+    assert tally.codes == {"CANCELLED": 1}
+
+
+async def test_every_call_has_a_request_id_of_its_own(connect: Connect, servicer: Servicer) -> None:
+    stub = rpc.AddressServiceStub(connect())
+    headers = ((), (), (("x-request-id", "mine"),), (("x-request-id", "not mine"),))
+    for header in headers:
+        await stub.LookupAddress(LOOKUP, metadata=(*bearer("admin"), *header))
+    traces = [call.trace_id for call in servicer.calls]
+    assert traces[2] == "mine"
+    assert len(set(traces)) == 4
+    assert all(len(trace) == 16 for trace in (traces[0], traces[1], traces[3]))
+
+
+async def test_a_call_is_a_line_of_json(
+    connect: Connect, servicer: Servicer, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of calls are written many at once, and look like all others."""
+    written = io.StringIO()
+    handler = JsonHandler(written)
+    logger = logging.getLogger()
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logging.getLogger("guardhouse_services.journal").setLevel(logging.INFO)
+    stub = rpc.AddressServiceStub(connect())
+    await stub.LookupAddress(LOOKUP, metadata=(*bearer("admin"), ("x-request-id", 'a"b\\c')))
+    servicer.failure = SubnetExhausted('the subnet is "full"')
+    await refused(stub.LookupAddress(LOOKUP, metadata=bearer("auditor")))
+    journal.flush()
+    first, second = (json.loads(line) for line in written.getvalue().splitlines())
+    assert {key: first[key] for key in ("event", "level", "method", "caller", "code", "request_id")} == {
+        "event": "call",
+        "level": "info",
+        "method": "/guardhouse.ipam.v1.AddressService/LookupAddress",
+        "caller": "key:key_1",
+        "code": "OK",
+        "request_id": 'a"b\\c',
+    }
+    assert (second["code"], second["reason"]) == ("RESOURCE_EXHAUSTED", "SUBNET_EXHAUSTED")
+    assert second["detail"] == 'the subnet is "full"'
+    assert 0 <= second["milliseconds"] < 5000
+    assert abs(datetime.fromisoformat(second["time"]).timestamp() - SystemClock().now() / 1e6) < 5
+
+
+@pytest.mark.parametrize(
+    ("peer", "expected"),
+    [
+        ("ipv4:127.0.0.1:1234", "127.0.0.1"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:1234", "2001:db8:1:2::/64"),
+        ("ipv6:[2001:db8:1:2::7]:1234", "2001:db8:1:2::/64"),
+        ("ipv6:%5B::ffff:10.0.0.1%5D:1234", "10.0.0.1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:1234", "fe80::/64"),
+        ("unix:/run/socket", "unix"),
+    ],
+)
+def test_a_site_is_limited_as_one(peer: str, expected: str) -> None:
+    assert address(peer) == expected
+
+
 def test_an_address_may_call_as_often_as_its_bucket_allows() -> None:
     limit = RateLimit(rate=0.001, burst=3)
     for _ in range(3):
@@ -389,6 +627,8 @@ def test_an_address_may_call_as_often_as_its_bucket_allows() -> None:
     assert raised.value.reason == "RATE_LIMITED"
     assert raised.value.retry_after is not None
     limit.take("ipv4:127.0.0.2")
+    limit.give_back("ipv4:127.0.0.1")
+    limit.take("ipv4:127.0.0.1")
 
 
 def test_a_method_without_a_rule_stops_the_start() -> None:

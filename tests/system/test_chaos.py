@@ -128,7 +128,7 @@ async def quiet(plane: Plane) -> None:
     """Everybody has heard of everything, and what stayed undecided is decided."""
     nodes = plane.nodes
     steps: list[Callable[[], Awaitable[object]]] = [
-        nodes["registry"].servicer.registry.sweep_once,  # type: ignore[attr-defined]
+        nodes["registry"].servicer.registry.enrollments.sweep_once,  # type: ignore[attr-defined]
         nodes["identity"].servicer.identity.resolver.resolve_once,  # type: ignore[attr-defined]
         nodes["ipam"].servicer.ipam.resolve_once,  # type: ignore[attr-defined]
     ]

@@ -30,7 +30,7 @@ ABORTING = ("registry.aborted", "registry.released")
 
 
 def test_every_failpoint_of_the_saga_is_killed() -> None:
-    source = (Path(registry.__file__).parent / "usecases.py").read_text()
+    source = (Path(registry.__file__).parent / "usecases" / "enrollments.py").read_text()
     assert set(re.findall(r'failpoint\("([^"]+)"\)', source)) == {*ENROLLING, *ABORTING}
 
 
@@ -66,7 +66,7 @@ async def resolve(plane: Plane) -> None:
         assert await plane.nodes[service].effects["registry"].fresh(plane.clock.steady(), timeout=20)
     # A job that asked while the registry was dead asks again after this.
     plane.clock.advance(5)
-    await plane.nodes["registry"].servicer.registry.sweep_once()  # type: ignore[attr-defined]
+    await plane.nodes["registry"].servicer.registry.enrollments.sweep_once()  # type: ignore[attr-defined]
     await plane.nodes["identity"].servicer.identity.resolver.resolve_once()  # type: ignore[attr-defined]
     await plane.nodes["ipam"].servicer.ipam.resolve_once()  # type: ignore[attr-defined]
 

@@ -10,7 +10,7 @@ import pytest
 
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services.follower import applied
-from guardhouse_services.registry import store
+from guardhouse_services.registry.store import registrations
 from tests.plane import Plane
 from tests.system.people import World
 
@@ -87,14 +87,14 @@ async def test_the_registration_to_take_over_from_goes_at_this_moment(
     """Decisions 16 to 18, I-01: the lease of one that is deleted or revoked is nobody else's to take."""
     first = (await world.enroll("alice", "laptop")).registration
     name = change.lower()
-    real = getattr(store, name)
+    real = getattr(registrations, name)
 
     def slowly(*args: Any) -> Any:
         changed = real(*args)
         time.sleep(0.3)
         return changed
 
-    monkeypatch.setattr(store, name, slowly)
+    monkeypatch.setattr(registrations, name, slowly)
     request = world.batch(getattr(registry_pb2, f"{change}RegistrationsRequest"), first.registration_id)
     changing = asyncio.ensure_future(getattr(world.registrations, f"{change}Registrations")(request))
     await asyncio.sleep(0.1)
@@ -116,14 +116,14 @@ async def test_a_removal_between_authorization_and_activation_leaves_no_registra
 ) -> None:
     """Decision 5: whichever of the two reaches the registry first."""
     user_id = (await world.enroll("alice", "laptop")).registration.user_id
-    registry = plane.nodes["registry"].servicer.registry  # type: ignore[attr-defined]
-    reserve = registry._reserve
+    enrollments = plane.nodes["registry"].servicer.registry.enrollments  # type: ignore[attr-defined]
+    reserve = enrollments._reserve
 
     async def remove_and_reserve(*args: Any) -> Any:
         await world.remove(user_id)
         return await reserve(*args)
 
-    monkeypatch.setattr(registry, "_reserve", remove_and_reserve)
+    monkeypatch.setattr(enrollments, "_reserve", remove_and_reserve)
     await outcomes(world.enroll("alice", "phone"))
     monkeypatch.undo()
     await settled(world)
@@ -158,19 +158,20 @@ async def test_a_removal_that_arrives_late_leaves_a_newer_enrollment_alone(plane
 async def test_a_snapshot_that_omits_a_pending_enrollment_frees_nothing(plane: Plane, world: World) -> None:
     """I-13: identity and ipam load the registry's snapshot while the enrollment is neither active nor aborted."""
     other = (await world.enroll("bob")).registration
-    registry = plane.nodes["registry"].servicer.registry  # type: ignore[attr-defined]
-    activate = registry._activate
+    enrollments = plane.nodes["registry"].servicer.registry.enrollments  # type: ignore[attr-defined]
+    activate = enrollments._activate
     at_the_door, gate = asyncio.Event(), asyncio.Event()
 
     async def wait_and_activate(*args: Any) -> Any:
-        lease = await registry._reserve(args[0], args[1])
+        _, begun, grant, _ = args
+        lease = await enrollments._reserve(begun.intent, grant)
         at_the_door.set()
         await gate.wait()
         found = await activate(*args)
-        assert found.lease == lease
+        assert found.registration.lease == lease
         return found
 
-    registry._activate = wait_and_activate
+    enrollments._activate = wait_and_activate
     enrolling = asyncio.create_task(world.enroll("alice", "laptop"))
     await at_the_door.wait()
     for service in ("identity", "ipam"):
@@ -178,7 +179,7 @@ async def test_a_snapshot_that_omits_a_pending_enrollment_frees_nothing(plane: P
     assert await world.used_seats() == 2
     gate.set()
     made = (await enrolling).registration
-    registry._activate = activate
+    enrollments._activate = activate
     await settled(world)
     assert await world.used_seats() == 2
     leases = {(it.registration_id, it.ipv4) for it in await world.leases()}

@@ -1,18 +1,15 @@
 """Virtual addresses."""
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from guardhouse.cli.invocation import Context
-from guardhouse.cli.options import Limit
+from guardhouse.cli.options import Limit, moment
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True, help="Who holds which virtual address.")
-
-TIME_FORMATS = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"]
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("list")
@@ -29,14 +26,13 @@ def show_address(
     ctx: Context,
     address: Annotated[str, typer.Argument(metavar="ADDRESS")],
     at: Annotated[
-        datetime | None, typer.Option(formats=TIME_FORMATS, help="Who held it then, in local time. Default: now.")
+        Timestamp | None,
+        typer.Option(
+            parser=moment, metavar="TIME", help="Who held it then: a time, or 24h for a day ago. Default: now."
+        ),
     ] = None,
 ) -> None:
     """Show who holds an address, or held it at a time."""
     it = ctx.obj
-    request = pb.LookupAddressRequest(organization_id=it.organization_id, address=address)
-    if at is not None:
-        time = Timestamp()
-        time.FromDatetime(at.astimezone())
-        request.time.CopyFrom(time)
+    request = pb.LookupAddressRequest(organization_id=it.organization_id, address=address, time=at)
     it.show(it.client.addresses.LookupAddress(request))

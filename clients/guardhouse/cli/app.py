@@ -1,33 +1,96 @@
 """The command line as a whole: its global options, and where every command lives."""
 
-import importlib.metadata
+import importlib
 import itertools
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from guardhouse.cli import addresses, devices, enroll, enrollment, organizations, policies, status, users
-from guardhouse.cli.invocation import Invocation
 from guardhouse.cli.problems import KNOWN, report
 from guardhouse.profile import PROFILE_VARIABLE
 
 
+class Place(NamedTuple):
+    """Where a command, or a group of commands, is: an attribute of a module beside this one."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS = {
+    "status": Place(
+        "status", "status", "Say which services answer, and how fast; exits with 1 unless all are serving."
+    ),
+    "organizations": Place("organizations", "app", "The tenants of the installation."),
+    "keys": Place("organizations", "keys", "API keys: what operators, gateways and scripts call with."),
+    "identity-providers": Place("enrollment", "identity_providers", "Where people sign in (OpenID Connect)."),
+    "service-tokens": Place("enrollment", "service_tokens", "Credentials of machines."),
+    "enrollment-policies": Place("enrollment", "policies", "Who may enroll a device."),
+    "users": Place("users", "app", "People who have authenticated at least once."),
+    "seats": Place("users", "seats", "Count the seats."),
+    "devices": Place("devices", "app", "Machines, told apart by the hardware id that they claim."),
+    "registrations": Place("devices", "registrations", "A user or service token on a device, with key and addresses."),
+    "addresses": Place("addresses", "app", "Who holds which virtual address."),
+    "policies": Place("policies", "app", "What traffic is allowed, and how old a session may be for it."),
+    "sessions": Place("policies", "sessions", "How long ago the holder of a registration authenticated."),
+    "check": Place("checks", "check", "Decide whether a registration may use what a policy covers."),
+    "checks": Place("checks", "app", "Decide many at once."),
+    "explain": Place("explain", "app", "Say why, and what would change it."),
+    "audit": Place("audit", "app", "Who did what to which object, and whether the log is what was written."),
+    "enroll": Place(
+        "enroll", "enroll", "Enroll this machine with a fresh key; its token and key stay on this machine."
+    ),
+    "device": Place("device", "app", "This machine's own registration, with the token that enrolling has kept."),
+}
+
+
+class Deferred(TyperCommand):
+    """A command that is known by name and help, and imported when it is used: no --help waits for gRPC."""
+
+    def __init__(self, name: str, place: Place) -> None:
+        super().__init__(name, help=place.help)
+        self.place = place
+
+    def load(self) -> Any:
+        """The command, or the group of commands."""
+        found = getattr(importlib.import_module(f"guardhouse.cli.{self.place.module}"), self.place.attribute)
+        holder = typer.Typer()
+        if isinstance(found, typer.Typer):
+            holder.add_typer(found, name=self.name, help=self.help)
+        else:
+            holder.command(self.name, help=self.help)(found)
+        return typer.main.get_group(holder).commands[str(self.name)]
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return self.load().make_context(info_name, args, parent, **extra)
+
+
 class Commands(TyperGroup):
     """The commands, with one place where their failures become a line for people."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, place in COMMANDS.items():
+            self.add_command(Deferred(name, place))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, hoist(args))
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            # What is still buffered may find that nobody reads; at the interpreter's end that would be a complaint.
+            sys.stdout.flush()
         except BrokenPipeError:  # Whoever reads has seen enough; Typer ends quietly.
             raise
         except KNOWN as error:
             report(error)
             raise typer.Exit(1) from None
+        return result
 
 
 def hoist(args: list[str]) -> list[str]:
@@ -53,25 +116,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command()(status.status)
-app.add_typer(organizations.app, name="organizations")
-app.add_typer(organizations.keys, name="keys")
-app.add_typer(enrollment.identity_providers, name="identity-providers")
-app.add_typer(enrollment.service_tokens, name="service-tokens")
-app.add_typer(enrollment.policies, name="enrollment-policies")
-app.add_typer(users.app, name="users")
-app.command()(users.seats)
-app.add_typer(devices.app, name="devices")
-app.add_typer(devices.registrations, name="registrations")
-app.add_typer(addresses.app, name="addresses")
-app.add_typer(policies.app, name="policies")
-app.add_typer(policies.sessions, name="sessions")
-app.command()(policies.check)
-app.command()(enroll.enroll)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
+        import importlib.metadata
+
         print(f"guardhouse {importlib.metadata.version('guardhouse')}")
         raise typer.Exit
 
@@ -93,7 +142,7 @@ def guardhouse(
         ),
     ] = "",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document: the answer as protobuf has it.")
+        bool, typer.Option("--json", help="Print JSON: one document, with the names of the contract.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
@@ -103,5 +152,7 @@ def guardhouse(
 
     The API key is that of GUARDHOUSE_API_KEY, else what the profile's key_file holds.
     """
+    from guardhouse.cli.invocation import Invocation
+
     ctx.obj = Invocation(profile, organization, as_json)
     ctx.call_on_close(ctx.obj.close)

@@ -5,15 +5,27 @@ from typing import Annotated, Literal
 import typer
 
 from guardhouse.cli import output
-from guardhouse.cli.invocation import Context
-from guardhouse.cli.options import Limit, Yes
+from guardhouse.cli.complete import ids
+from guardhouse.cli.invocation import Context, batches, joined
+from guardhouse.cli.options import (
+    Descending,
+    DeviceId,
+    DryRun,
+    Limit,
+    OrderBy,
+    RegistrationId,
+    RegistrationIds,
+    SeenAfter,
+    SeenBefore,
+    Yes,
+    listed,
+    order,
+)
+from guardhouse.cli.output import count
 from guardhouse.registry.v1 import registry_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True, help="Machines, told apart by the hardware id that they claim.")
-registrations = typer.Typer(no_args_is_help=True, help="A user or service token on a device, with key and addresses.")
-
-DeviceId = Annotated[str, typer.Argument(metavar="DEVICE")]
-RegistrationIds = Annotated[list[str], typer.Argument(metavar="REGISTRATION")]
+app = typer.Typer(no_args_is_help=True)
+registrations = typer.Typer(no_args_is_help=True)
 
 
 @app.command("list")
@@ -23,6 +35,14 @@ def list_devices(
         Literal["only", "include", "exclude"],
         typer.Option(help="Devices with an active registration, all devices, or those without one."),
     ] = "only",
+    platform: Annotated[
+        Literal["windows", "mac", "linux", "ios", "android", "chromeos"] | None,
+        typer.Option(help="Only those that run this."),
+    ] = None,
+    seen_after: SeenAfter = None,
+    seen_before: SeenBefore = None,
+    order_by: OrderBy = "create_time",
+    descending: Descending = False,
     limit: Limit = None,
 ) -> None:
     """List the devices; those with an active registration unless asked otherwise."""
@@ -30,9 +50,13 @@ def list_devices(
     request = pb.ListDevicesRequest(
         organization_id=it.organization_id,
         active_registrations=output.value(pb.ActiveRegistrations, active_registrations),
+        platform=output.value(pb.Platform, platform or "unspecified"),
+        seen_after=seen_after,
+        seen_before=seen_before,
+        order_by=order(order_by, descending),
     )
-    columns = "device_id claims.display_name claims.platform active_registrations create_time claims.hardware_id"
-    it.show_all(it.client.devices.ListDevices, request, limit, columns)
+    columns = "device_id claims.display_name claims.platform active_registrations create_time seen_time"
+    it.show_all(it.client.devices.ListDevices, request, limit, f"{columns} claims.hardware_id")
 
 
 @app.command("show")
@@ -42,14 +66,33 @@ def show_device(ctx: Context, device_id: DeviceId) -> None:
     it.show(it.client.devices.GetDevice(pb.GetDeviceRequest(organization_id=it.organization_id, device_id=device_id)))
 
 
+@app.command("revoke")
+def revoke_device(ctx: Context, device_id: DeviceId, dry_run: DryRun = False) -> None:
+    """Revoke all of a device's active registrations. They keep their addresses, and it can be undone."""
+    it = ctx.obj
+    request = pb.RevokeDeviceRequest(organization_id=it.organization_id, device_id=device_id)
+
+    def would(response: pb.RevokeDeviceResponse) -> str:
+        revoked = count(response.registrations_revoked, "registration")
+        return f"This revokes {revoked}. {_held(response.addresses_held)}"
+
+    if dry_run:
+        it.rehearse(it.client.devices.RevokeDevice, request, would)
+    response = it.client.devices.RevokeDevice(request)
+    output.note(_held(response.addresses_held))
+    it.done(response, f"{device_id}: {count(response.registrations_revoked, 'registration')} revoked")
+
+
 @app.command("delete")
-def delete_device(ctx: Context, device_id: DeviceId, yes: Yes = False) -> None:
+def delete_device(ctx: Context, device_id: DeviceId, yes: Yes = False, dry_run: DryRun = False) -> None:
     """Delete a device with all its registrations."""
     it = ctx.obj
-    organization_id = it.organization_id
-    it.confirm(f"Delete {device_id} and all its registrations for good?", yes)
-    request = pb.DeleteDeviceRequest(organization_id=organization_id, device_id=device_id)
-    response = it.client.devices.DeleteDevice(request)
+    request = pb.DeleteDeviceRequest(organization_id=it.organization_id, device_id=device_id)
+
+    def would(response: pb.DeleteDeviceResponse) -> str:
+        return f"This deletes the device with {_gone(response.registrations_deleted, response.addresses_released)}"
+
+    response = it.destroy(it.client.devices.DeleteDevice, request, would, yes, dry_run)
     it.done(response, f"{device_id} deleted; registrations that went with it: {response.registrations_deleted}")
 
 
@@ -57,8 +100,17 @@ def delete_device(ctx: Context, device_id: DeviceId, yes: Yes = False) -> None:
 def list_registrations(
     ctx: Context,
     state: Annotated[Literal["active", "revoked", "all"], typer.Option(help="The states to show.")] = "active",
-    user: Annotated[str, typer.Option(help="Only this user's.")] = "",
-    device: Annotated[str, typer.Option(help="Only this device's.")] = "",
+    user: Annotated[str, typer.Option(help="Only this user's.", autocompletion=ids("users", "email"))] = "",
+    service_token: Annotated[
+        str, typer.Option(help="Only this service token's.", autocompletion=ids("service_tokens"))
+    ] = "",
+    device: Annotated[
+        str, typer.Option(help="Only this device's.", autocompletion=ids("devices", "claims.display_name"))
+    ] = "",
+    seen_after: SeenAfter = None,
+    seen_before: SeenBefore = None,
+    order_by: OrderBy = "create_time",
+    descending: Descending = False,
     limit: Limit = None,
 ) -> None:
     """List the registrations; the active ones unless asked otherwise."""
@@ -67,14 +119,18 @@ def list_registrations(
         organization_id=it.organization_id,
         state=output.value(pb.RegistrationFilter, state),
         user_id=user,
+        service_token_id=service_token,
         device_id=device,
+        seen_after=seen_after,
+        seen_before=seen_before,
+        order_by=order(order_by, descending),
     )
-    columns = "registration_id state ipv4 ipv6 create_time holder device_id"
+    columns = "registration_id state ipv4 ipv6 create_time seen_time holder device_id"
     it.show_all(it.client.registrations.ListRegistrations, request, limit, columns)
 
 
 @registrations.command("show")
-def show_registration(ctx: Context, registration_id: Annotated[str, typer.Argument(metavar="REGISTRATION")]) -> None:
+def show_registration(ctx: Context, registration_id: RegistrationId) -> None:
     """Show a registration."""
     it = ctx.obj
     request = pb.GetRegistrationRequest(organization_id=it.organization_id, registration_id=registration_id)
@@ -82,30 +138,62 @@ def show_registration(ctx: Context, registration_id: Annotated[str, typer.Argume
 
 
 @registrations.command("revoke")
-def revoke_registrations(ctx: Context, registration_ids: RegistrationIds) -> None:
+def revoke_registrations(ctx: Context, registration_ids: RegistrationIds, dry_run: DryRun = False) -> None:
     """Make registrations' keys invalid at once. They keep their addresses, and it can be undone."""
     it = ctx.obj
-    request = pb.RevokeRegistrationsRequest(organization_id=it.organization_id, registration_ids=registration_ids)
-    response = it.client.registrations.RevokeRegistrations(request)
-    output.note(f"Addresses that stay held: {response.addresses_held}. Deleting the registrations would free them.")
-    it.show_results(response, response.results, "revoked")
+    request = pb.RevokeRegistrationsRequest(
+        organization_id=it.organization_id, registration_ids=listed(registration_ids), validate_only=dry_run
+    )
+    response = joined(batches(it.client.registrations.RevokeRegistrations, request, "registration_ids", "revoked"))
+    output.note(_held(response.addresses_held))
+    it.show_results(response, response.results, "would be revoked" if dry_run else "revoked")
 
 
 @registrations.command("unrevoke")
-def unrevoke_registrations(ctx: Context, registration_ids: RegistrationIds) -> None:
+def unrevoke_registrations(ctx: Context, registration_ids: RegistrationIds, dry_run: DryRun = False) -> None:
     """Restore revoked registrations with the same keys and addresses."""
     it = ctx.obj
-    request = pb.UnrevokeRegistrationsRequest(organization_id=it.organization_id, registration_ids=registration_ids)
-    response = it.client.registrations.UnrevokeRegistrations(request)
-    it.show_results(response, response.results, "active again")
+    request = pb.UnrevokeRegistrationsRequest(
+        organization_id=it.organization_id, registration_ids=listed(registration_ids), validate_only=dry_run
+    )
+    response = joined(batches(it.client.registrations.UnrevokeRegistrations, request, "registration_ids", "restored"))
+    it.show_results(response, response.results, "would be active again" if dry_run else "active again")
 
 
 @registrations.command("delete")
-def delete_registrations(ctx: Context, registration_ids: RegistrationIds, yes: Yes = False) -> None:
+def delete_registrations(
+    ctx: Context, registration_ids: RegistrationIds, yes: Yes = False, dry_run: DryRun = False
+) -> None:
     """Delete registrations for good and release their addresses."""
     it = ctx.obj
-    organization_id = it.organization_id
-    it.confirm(f"Delete {', '.join(registration_ids)} for good?", yes)
-    request = pb.DeleteRegistrationsRequest(organization_id=organization_id, registration_ids=registration_ids)
-    response = it.client.registrations.DeleteRegistrations(request)
-    it.show_results(response, response.results, "deleted")
+    request = pb.DeleteRegistrationsRequest(
+        organization_id=it.organization_id, registration_ids=listed(registration_ids), validate_only=dry_run
+    )
+
+    def delete(request: pb.DeleteRegistrationsRequest) -> pb.DeleteRegistrationsResponse:
+        label = "would be deleted" if request.validate_only else "deleted"
+        return joined(batches(it.client.registrations.DeleteRegistrations, request, "registration_ids", label))
+
+    if dry_run:
+        response = delete(request)
+        output.note(_would_delete(response))
+        it.show_results(response, response.results, "would be deleted")
+    else:
+        response = it.destroy(delete, request, _would_delete, yes, dry_run=False)
+        it.show_results(response, response.results, "deleted")
+
+
+def _would_delete(response: pb.DeleteRegistrationsResponse) -> str:
+    found = sum(result.HasField("registration") for result in response.results)
+    missing = len(response.results) - found
+    rest = f" {missing} of those that are named cannot be deleted." if missing else ""
+    return f"This deletes {_gone(found, response.addresses_released)}{rest}"
+
+
+def _gone(registrations_deleted: int, addresses_released: int) -> str:
+    addresses = count(addresses_released, "address")
+    return f"{count(registrations_deleted, 'registration')} for good and releases {addresses}."
+
+
+def _held(addresses: int) -> str:
+    return f"Addresses that stay held: {addresses}. Deleting the registrations would free them."

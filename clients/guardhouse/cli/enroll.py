@@ -1,6 +1,6 @@
 """Enrolling this machine."""
 
-import base64
+import dataclasses
 import hashlib
 import hmac
 import importlib.metadata
@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from guardhouse.cli import output
+from guardhouse.cli.device import FOLDER, encoded, key_type_of, write_secret
 from guardhouse.cli.invocation import Context
 from guardhouse.cli.options import (
     ClientId,
@@ -20,6 +21,7 @@ from guardhouse.cli.options import (
     ClientSecretFile,
     IdToken,
     IdTokenFile,
+    KeyType,
     credential,
     required,
 )
@@ -40,20 +42,23 @@ def enroll(
         str | None, typer.Option(help="What identifies this machine. Default: made of its machine-id, else its name.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What people read. Default: the host's name.")] = None,
+    key_type: KeyType = "curve25519",
     wireguard: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the [Interface] section for wg-quick here.")
     ] = None,
     save: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the registration's token and private key are kept.")
-    ] = Path("~/.config/guardhouse"),
+        Path, typer.Option(metavar="FOLDER", help="Where the registration's token, private key and profile are kept.")
+    ] = FOLDER,
 ) -> None:
-    """Enroll this machine with a fresh key, and keep its token and key in files that only you can read."""
+    """Enroll this machine with a fresh key; its token, key and profile stay in files that only you can read."""
     from guardhouse.enrollment import enroll as enroll_machine
 
     it = ctx.obj
     found = required(credential(id_token, id_token_file, client_id, client_secret, client_secret_file))
     folder = save.expanduser()
     # Whatever can fail does so before the registration exists: its secrets are shown to this call only.
+    if wireguard is not None and key_type != "curve25519":
+        raise typer.BadParameter("WireGuard's keys are curve25519", param_hint="--key-type")
     if wireguard is not None and wireguard.exists():
         raise typer.BadParameter(f"{wireguard} exists; remove it or name another file", param_hint="--wireguard")
     for target in (folder, wireguard.parent if wireguard else folder):
@@ -68,12 +73,20 @@ def enroll(
         client_version=importlib.metadata.version("guardhouse"),
     )
     with output.waiting("Enrolling ..."):
-        made = enroll_machine(it.client, it.organization_id, found, claims)
+        made = enroll_machine(it.client, it.organization_id, found, claims, key_type=key_type_of(key_type))
     registration = made.registration
-    files = {"token": folder / f"{registration.registration_id}.token"}
+    stem = folder / registration.registration_id
+    kept = {"token": ".token", "private_key": ".key", "profile": ".toml"}
+    files = {kind: stem.with_suffix(suffix) for kind, suffix in kept.items()}
     write_secret(files["token"], f"{made.token}\n")
-    files["private_key"] = folder / f"{registration.registration_id}.key"
-    write_secret(files["private_key"], base64.b64encode(made.private_key).decode() + "\n")
+    write_secret(files["private_key"], encoded(made.private_key))
+    profile = dataclasses.replace(
+        it.client.profile,
+        key_file=files["token"],
+        organization_id=it.organization_id,
+        registration_id=registration.registration_id,
+    )
+    profile.write(files["profile"])
     if wireguard is not None:
         files["wireguard"] = wireguard
         write_secret(wireguard, made.wireguard)
@@ -89,10 +102,3 @@ def machine_id() -> str:
         if path.exists() and len(found := path.read_bytes().strip()) == 32:
             return hmac.digest(found, b"guardhouse hardware id", hashlib.sha256)[:16].hex()
     return platform.node()
-
-
-def write_secret(path: Path, text: str) -> None:
-    """Writes a new file that only its owner can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)

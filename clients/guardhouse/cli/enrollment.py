@@ -1,36 +1,51 @@
 """Who may enroll: identity providers, service tokens and enrollment policies."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse.cli import output
+from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context, Invocation
 from guardhouse.cli.options import (
     ClientId,
     ClientSecret,
     ClientSecretFile,
+    DryRun,
+    Etag,
     IdToken,
     IdTokenFile,
     Limit,
     Name,
+    NewName,
     Yes,
     credential,
+    current,
 )
+from guardhouse.cli.output import count
 from guardhouse.identity.v1 import identity_pb2 as pb
 
-identity_providers = typer.Typer(no_args_is_help=True, help="Where people sign in (OpenID Connect).")
-service_tokens = typer.Typer(no_args_is_help=True, help="Credentials of machines.")
-policies = typer.Typer(no_args_is_help=True, help="Who may enroll a device.")
+identity_providers = typer.Typer(no_args_is_help=True)
+service_tokens = typer.Typer(no_args_is_help=True)
+policies = typer.Typer(no_args_is_help=True)
 
 KINDS = ", ".join(
     name.replace("_", "-") + ("=..." if field.message_type is None else "")
     for name, field in pb.EnrollmentRule.DESCRIPTOR.fields_by_name.items()
 )
 
-ProviderId = Annotated[str, typer.Argument(metavar="PROVIDER")]
-TokenId = Annotated[str, typer.Argument(metavar="TOKEN")]
-PolicyId = Annotated[str, typer.Argument(metavar="POLICY")]
+ProviderId = Annotated[str, typer.Argument(metavar="PROVIDER", autocompletion=ids("identity_providers"))]
+TokenId = Annotated[str, typer.Argument(metavar="TOKEN", autocompletion=ids("service_tokens"))]
+PolicyId = Annotated[str, typer.Argument(metavar="POLICY", autocompletion=ids("enrollment_policies"))]
+Decision = Literal["allow", "block", "service-auth"]
+
+INCLUDE = "One of these must match; may be repeated."
+REQUIRE = "All of these must match."
+EXCLUDE = "None of these may match."
+DECISION = "What becomes of those it matches."
+PRECEDENCE = "Lower is tried first."
 
 
 @identity_providers.command("list")
@@ -58,14 +73,28 @@ def add_identity_provider(
     it.show(it.client.identity_providers.CreateIdentityProvider(request))
 
 
+@identity_providers.command("show")
+def show_identity_provider(ctx: Context, provider_id: ProviderId) -> None:
+    """Show an identity provider."""
+    it = ctx.obj
+    request = pb.GetIdentityProviderRequest(organization_id=it.organization_id, identity_provider_id=provider_id)
+    it.show(it.client.identity_providers.GetIdentityProvider(request))
+
+
 @identity_providers.command("delete")
-def delete_identity_provider(ctx: Context, provider_id: ProviderId, yes: Yes = False) -> None:
+def delete_identity_provider(ctx: Context, provider_id: ProviderId, yes: Yes = False, dry_run: DryRun = False) -> None:
     """Refuse an identity provider's tokens from now on; users, seats and registrations stay."""
     it = ctx.obj
-    organization_id = it.organization_id
-    it.confirm(f"Delete {provider_id}? Its people can no longer enroll or re-authenticate.", yes)
-    request = pb.DeleteIdentityProviderRequest(organization_id=organization_id, identity_provider_id=provider_id)
-    it.done(it.client.identity_providers.DeleteIdentityProvider(request), f"{provider_id} deleted")
+    request = pb.DeleteIdentityProviderRequest(organization_id=it.organization_id, identity_provider_id=provider_id)
+
+    def would(response: pb.DeleteIdentityProviderResponse) -> str:
+        return (
+            f"This refuses the tokens of {response.identity_provider.display_name!r}: {count(response.users, 'user')}"
+            f" cannot sign in again. Registrations of theirs stay: {response.registrations}."
+        )
+
+    method = it.client.identity_providers.DeleteIdentityProvider
+    it.done(it.destroy(method, request, would, yes, dry_run), f"{provider_id} deleted")
 
 
 @service_tokens.command("list")
@@ -90,14 +119,28 @@ def create_service_token(
     it.show_secret(response, client_secret=response.client_secret)
 
 
+@service_tokens.command("show")
+def show_service_token(ctx: Context, token_id: TokenId) -> None:
+    """Show a service token, without its secret."""
+    it = ctx.obj
+    request = pb.GetServiceTokenRequest(organization_id=it.organization_id, service_token_id=token_id)
+    it.show(it.client.service_tokens.GetServiceToken(request))
+
+
 @service_tokens.command("delete")
-def delete_service_token(ctx: Context, token_id: TokenId, yes: Yes = False) -> None:
+def delete_service_token(ctx: Context, token_id: TokenId, yes: Yes = False, dry_run: DryRun = False) -> None:
     """Delete a service token for good; registrations made with it live on."""
     it = ctx.obj
-    organization_id = it.organization_id
-    it.confirm(f"Delete {token_id} for good?", yes)
-    request = pb.DeleteServiceTokenRequest(organization_id=organization_id, service_token_id=token_id)
-    it.done(it.client.service_tokens.DeleteServiceToken(request), f"{token_id} deleted")
+    request = pb.DeleteServiceTokenRequest(organization_id=it.organization_id, service_token_id=token_id)
+
+    def would(response: pb.DeleteServiceTokenResponse) -> str:
+        return (
+            f"This deletes {response.service_token.display_name!r} for good."
+            f" Registrations made with it stay, and cannot re-authenticate: {response.registrations}."
+        )
+
+    method = it.client.service_tokens.DeleteServiceToken
+    it.done(it.destroy(method, request, would, yes, dry_run), f"{token_id} deleted")
 
 
 @policies.command("list")
@@ -109,42 +152,97 @@ def list_policies(ctx: Context, limit: Limit = None) -> None:
     it.show_all(it.client.enrollment_policies.ListEnrollmentPolicies, request, limit, columns)
 
 
+@policies.command("show")
+def show_policy(ctx: Context, policy_id: PolicyId) -> None:
+    """Show an enrollment policy."""
+    it = ctx.obj
+    request = pb.GetEnrollmentPolicyRequest(organization_id=it.organization_id, enrollment_policy_id=policy_id)
+    it.show(it.client.enrollment_policies.GetEnrollmentPolicy(request))
+
+
 @policies.command("create", epilog=f"A RULE is one of: {KINDS}")
 def create_policy(
     ctx: Context,
     name: Name,
-    include: Annotated[list[str], typer.Option(metavar="RULE", help="One of these must match; may be repeated.")],
-    require: Annotated[list[str] | None, typer.Option(metavar="RULE", help="All of these must match.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="RULE", help="None of these may match.")] = None,
-    decision: Annotated[
-        Literal["allow", "block", "service-auth"], typer.Option(help="What becomes of those it matches.")
-    ] = "allow",
-    precedence: Annotated[
-        int | None, typer.Option(min=1, help="Lower is tried first. Default: behind all others.")
-    ] = None,
+    include: Annotated[list[str], typer.Option(metavar="RULE", help=INCLUDE)],
+    require: Annotated[list[str] | None, typer.Option(metavar="RULE", help=REQUIRE)] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="RULE", help=EXCLUDE)] = None,
+    decision: Annotated[Decision, typer.Option(help=DECISION)] = "allow",
+    precedence: Annotated[int | None, typer.Option(min=1, help=f"{PRECEDENCE} Default: behind all others.")] = None,
 ) -> None:
     """Create an enrollment policy."""
     it = ctx.obj
     policy = pb.EnrollmentPolicy(
         display_name=name,
         decision=output.value(pb.EnrollmentDecision, decision),
-        include=[_rule(text, "--include") for text in include],
-        require=[_rule(text, "--require") for text in require or ()],
-        exclude=[_rule(text, "--exclude") for text in exclude or ()],
+        include=_rules(include, "--include"),
+        require=_rules(require or (), "--require"),
+        exclude=_rules(exclude or (), "--exclude"),
         precedence=precedence or _last_precedence(it) + 10,
     )
     request = pb.CreateEnrollmentPolicyRequest(organization_id=it.organization_id, enrollment_policy=policy)
     it.show(it.client.enrollment_policies.CreateEnrollmentPolicy(request))
 
 
+@policies.command("update", epilog=f"A RULE is one of: {KINDS}")
+def update_policy(
+    ctx: Context,
+    policy_id: PolicyId,
+    name: NewName = None,
+    include: Annotated[list[str] | None, typer.Option(metavar="RULE", help=INCLUDE)] = None,
+    require: Annotated[list[str] | None, typer.Option(metavar="RULE", help=REQUIRE)] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="RULE", help=EXCLUDE)] = None,
+    no_require: Annotated[bool, typer.Option("--no-require", help="Require nothing any more.")] = False,
+    no_exclude: Annotated[bool, typer.Option("--no-exclude", help="Exclude nobody any more.")] = False,
+    decision: Annotated[Decision | None, typer.Option(help=DECISION)] = None,
+    precedence: Annotated[int | None, typer.Option(min=1, help=PRECEDENCE)] = None,
+    etag: Etag = "",
+) -> None:
+    """Change what is named; the rest stays. Rules replace all of their kind. Existing registrations live on."""
+    it = ctx.obj
+    for rules, none, option in ((require, no_require, "--require"), (exclude, no_exclude, "--exclude")):
+        if rules and none:
+            raise typer.BadParameter(f"it contradicts --no-{option[2:]}", param_hint=option)
+    changes = {
+        "display_name": name,
+        "include": _rules(include or (), "--include"),
+        "require": _rules(require or (), "--require"),
+        "exclude": _rules(exclude or (), "--exclude"),
+        "decision": output.value(pb.EnrollmentDecision, decision) if decision else None,
+        "precedence": precedence,
+    }
+    changes = {field: value for field, value in changes.items() if value}
+    emptied = [field for field, none in (("require", no_require), ("exclude", no_exclude)) if none]
+    paths = [*changes, *emptied]
+    if not paths:
+        raise typer.BadParameter("name what to change; see guardhouse enrollment-policies update --help")
+    policy = pb.EnrollmentPolicy(enrollment_policy_id=policy_id, **changes)  # type: ignore[arg-type]  # as its field's
+    read = pb.GetEnrollmentPolicyRequest(organization_id=it.organization_id, enrollment_policy_id=policy_id)
+    policy.etag = current(etag, lambda: it.client.enrollment_policies.GetEnrollmentPolicy(read).enrollment_policy)
+    request = pb.UpdateEnrollmentPolicyRequest(
+        organization_id=it.organization_id, enrollment_policy=policy, update_mask=FieldMask(paths=paths)
+    )
+    it.show(it.client.enrollment_policies.UpdateEnrollmentPolicy(request))
+
+
 @policies.command("delete")
-def delete_policy(ctx: Context, policy_id: PolicyId, yes: Yes = False) -> None:
+def delete_policy(
+    ctx: Context, policy_id: PolicyId, etag: Etag = "", yes: Yes = False, dry_run: DryRun = False
+) -> None:
     """Delete an enrollment policy; existing registrations live on."""
     it = ctx.obj
-    organization_id = it.organization_id
-    it.confirm(f"Delete {policy_id}?", yes)
-    request = pb.DeleteEnrollmentPolicyRequest(organization_id=organization_id, enrollment_policy_id=policy_id)
-    it.done(it.client.enrollment_policies.DeleteEnrollmentPolicy(request), f"{policy_id} deleted")
+    request = pb.DeleteEnrollmentPolicyRequest(
+        organization_id=it.organization_id, enrollment_policy_id=policy_id, etag=etag
+    )
+
+    def would(response: pb.DeleteEnrollmentPolicyResponse) -> str:
+        return (
+            f"This deletes {response.enrollment_policy.display_name!r}."
+            f" Registrations that it admitted stay: {response.registrations}."
+        )
+
+    method = it.client.enrollment_policies.DeleteEnrollmentPolicy
+    it.done(it.destroy(method, request, would, yes, dry_run), f"{policy_id} deleted")
 
 
 @policies.command("test")
@@ -170,6 +268,10 @@ def try_enrollment(
     it.show(it.client.enrollment_policies.TestEnrollment(request))
 
 
+def _rules(texts: Sequence[str], option: str) -> list[pb.EnrollmentRule]:
+    return [_rule(text, option) for text in texts]
+
+
 def _rule(text: str, option: str) -> pb.EnrollmentRule:
     """A rule as `email=alice@example.com` or `everyone`: a field of EnrollmentRule, with dashes."""
     name, _, value = text.partition("=")
@@ -186,5 +288,5 @@ def _rule(text: str, option: str) -> pb.EnrollmentRule:
 
 def _last_precedence(it: Invocation) -> int:
     request = pb.ListEnrollmentPoliciesRequest(organization_id=it.organization_id)
-    found = output.items(it.pages(it.client.enrollment_policies.ListEnrollmentPolicies, request))
+    found = output.items(it.listed(it.client.enrollment_policies.ListEnrollmentPolicies, request))
     return max((policy.precedence for policy in found), default=0)

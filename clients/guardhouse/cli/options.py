@@ -1,17 +1,66 @@
 """The options and arguments that several commands have, and what becomes of them."""
 
-from typing import Annotated
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from guardhouse.cli.complete import ids
 from guardhouse.common.v1.credential_pb2 import Credential, ServiceTokenCredential
 from guardhouse.durations import parse_duration
 from guardhouse.errors import DurationInvalid
 
+
+def moment(text: str) -> Timestamp:
+    """A time as RFC 3339 has it, without a zone in local time, or a duration back from now by this machine's clock."""
+    time = Timestamp()
+    try:
+        time.FromDatetime(datetime.fromisoformat(text).astimezone())
+    except ValueError:
+        try:
+            back = parse_duration(text, "time")
+        except DurationInvalid:
+            raise typer.BadParameter(
+                f"{text!r} is neither a time, such as 2026-11-21T08:00:00Z, nor a duration back from now, such as 24h"
+            ) from None
+        time.GetCurrentTime()
+        time.FromMicroseconds(time.ToMicroseconds() - back)
+    return time
+
+
 Limit = Annotated[int | None, typer.Option(min=1, help="Show at most as many. Default: all.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "--validate-only", help="Say what it would do, and do nothing.")]
+Etag = Annotated[str, typer.Option(help="Only if nothing has changed since this etag was read. Default: as of now.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What people read.")]
+NewName = Annotated[str | None, typer.Option(help="What people read.")]
+Installation = Annotated[bool, typer.Option("--installation", help="What belongs to the whole installation.")]
+SeenAfter = Annotated[
+    Timestamp | None,
+    typer.Option(parser=moment, metavar="TIME", help="Last heard of then or later: a time, or 24h for a day ago."),
+]
+SeenBefore = Annotated[
+    Timestamp | None,
+    typer.Option(parser=moment, metavar="TIME", help="Last heard of before then: a time, or 24h for a day ago."),
+]
+OrderBy = Annotated[Literal["create_time", "seen_time"], typer.Option(help="What the list is sorted by.")]
+Descending = Annotated[bool, typer.Option("--desc", help="The newest first.")]
+
+UserId = Annotated[str, typer.Argument(metavar="USER", autocompletion=ids("users", "email"))]
+DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", autocompletion=ids("devices", "claims.display_name"))]
+RegistrationId = Annotated[str, typer.Argument(metavar="REGISTRATION", autocompletion=ids("registrations", "ipv4"))]
+RegistrationIds = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="REGISTRATION...", autocompletion=ids("registrations", "ipv4"), help="- reads them from standard input."
+    ),
+]
+PolicyId = Annotated[str, typer.Argument(metavar="POLICY", autocompletion=ids("policies"))]
+
+KeyType = Annotated[Literal["curve25519", "secp256r1"], typer.Option(help="The kind of key; WireGuard's is the first.")]
 
 IdToken = Annotated[
     str | None,
@@ -48,6 +97,21 @@ def required(found: Credential | None) -> Credential:
             "a credential is needed: --id-token or --id-token-file of a person, or --client-id of a service token"
         )
     return found
+
+
+def listed(words: Sequence[str]) -> list[str]:
+    """The arguments, or for a - the words of standard input."""
+    return sys.stdin.read().split() if list(words) == ["-"] else list(words)
+
+
+def order(by: str, descending: bool) -> str:
+    """An order_by of the contract (AIP-132)."""
+    return f"{by} desc" if descending else by
+
+
+def current(etag: str, read: Callable[[], Any]) -> str:
+    """The etag that an update sends: the one that is given, else that of what is there now."""
+    return etag or str(read().etag)
 
 
 def time_in(duration: str | None, option: str) -> Timestamp | None:

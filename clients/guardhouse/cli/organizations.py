@@ -6,18 +6,17 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse.cli import output
+from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context
-from guardhouse.cli.options import Limit, Name, Yes, time_in
+from guardhouse.cli.options import DryRun, Etag, Installation, Limit, Name, NewName, Yes, current, time_in
 from guardhouse.common.v1 import access_pb2 as access
 from guardhouse.identity.v1 import identity_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True, help="The tenants of the installation.")
-keys = typer.Typer(no_args_is_help=True, help="API keys: what operators, gateways and scripts call with.")
+app = typer.Typer(no_args_is_help=True)
+keys = typer.Typer(no_args_is_help=True)
 
 UNLIMITED = "unlimited"
-
-Installation = Annotated[bool, typer.Option("--installation", help="Keys of the whole installation.")]
-Seats = Annotated[str, typer.Argument(metavar="SEATS", help=f"A number, or {UNLIMITED}.")]
+SEATS = f"The seats purchased: a number, or {UNLIMITED}."
 
 
 @app.command("list")
@@ -30,13 +29,11 @@ def list_organizations(ctx: Context, limit: Limit = None) -> None:
 
 @app.command("create")
 def create_organization(
-    ctx: Context,
-    name: Name,
-    seat_limit: Annotated[str, typer.Option(help=f"The seats purchased: a number, or {UNLIMITED}.")] = UNLIMITED,
+    ctx: Context, name: Name, seat_limit: Annotated[str, typer.Option(help=SEATS)] = UNLIMITED
 ) -> None:
     """Create an organization."""
     it = ctx.obj
-    organization = pb.Organization(display_name=name, seat_limit=_seats(seat_limit, "--seat-limit"))
+    organization = pb.Organization(display_name=name, seat_limit=_seats(seat_limit))
     it.show(it.client.organizations.CreateOrganization(pb.CreateOrganizationRequest(organization=organization)))
 
 
@@ -47,14 +44,23 @@ def show_organization(ctx: Context) -> None:
     it.show(it.client.organizations.GetOrganization(pb.GetOrganizationRequest(organization_id=it.organization_id)))
 
 
-@app.command("set-seat-limit")
-def set_seat_limit(ctx: Context, seats: Seats) -> None:
-    """Change how many seats the organization has."""
+@app.command("update")
+def update_organization(
+    ctx: Context,
+    name: NewName = None,
+    seat_limit: Annotated[str | None, typer.Option(help=SEATS)] = None,
+    etag: Etag = "",
+) -> None:
+    """Change what is named of the organization that -o names; the rest stays."""
     it = ctx.obj
+    organization = pb.Organization(display_name=name or "", seat_limit=_seats(seat_limit or UNLIMITED))
+    paths = [path for path, given in (("display_name", name), ("seat_limit", seat_limit)) if given is not None]
+    if not paths:
+        raise typer.BadParameter("name what to change: --name or --seat-limit")
+    read = pb.GetOrganizationRequest(organization_id=it.organization_id)
+    organization.etag = current(etag, lambda: it.client.organizations.GetOrganization(read).organization)
     request = pb.UpdateOrganizationRequest(
-        organization_id=it.organization_id,
-        organization=pb.Organization(seat_limit=_seats(seats, "SEATS")),
-        update_mask=FieldMask(paths=["seat_limit"]),
+        organization_id=it.organization_id, organization=organization, update_mask=FieldMask(paths=paths)
     )
     it.show(it.client.organizations.UpdateOrganization(request))
 
@@ -93,21 +99,26 @@ def create_key(
 @keys.command("revoke")
 def revoke_key(
     ctx: Context,
-    api_key_id: Annotated[str, typer.Argument(metavar="KEY")],
+    api_key_id: Annotated[str, typer.Argument(metavar="KEY", autocompletion=ids("api_keys"))],
     installation: Installation = False,
     yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Revoke an API key for good."""
     it = ctx.obj
     organization_id = "" if installation else it.organization_id
-    it.confirm(f"Revoke {api_key_id} for good?", yes)
     request = pb.RevokeApiKeyRequest(organization_id=organization_id, api_key_id=api_key_id)
-    it.show(it.client.api_keys.RevokeApiKey(request))
+
+    def would(response: pb.RevokeApiKeyResponse) -> str:
+        key = response.api_key
+        return f"This revokes {key.display_name!r}, a key with the role {output.cell(key, 'role')}, for good."
+
+    it.show(it.destroy(it.client.api_keys.RevokeApiKey, request, would, yes, dry_run))
 
 
-def _seats(text: str, option: str) -> int | None:
+def _seats(text: str) -> int | None:
     if text == UNLIMITED:
         return None
     if not text.isdecimal():
-        raise typer.BadParameter(f"{text!r} is neither a number nor {UNLIMITED}", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is neither a number nor {UNLIMITED}", param_hint="--seat-limit")
     return int(text)

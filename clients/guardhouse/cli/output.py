@@ -5,21 +5,23 @@ only names the fields.
 """
 
 import base64
+import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC
 from typing import Any, Final
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.style import Style
 
 from guardhouse.durations import format_duration
 
@@ -31,6 +33,7 @@ ABSENT: Final = {
     "available": "unlimited",
     "expire_time": "never",
     "check_session": "unlimited",
+    "staleness": "closed",
 }
 STYLES: Final = {
     "active": "green",
@@ -45,9 +48,19 @@ STYLES: Final = {
 }
 
 
-def print_json(message: Message) -> None:
-    """One document, with the field names of the contract; fields without presence are there even when empty."""
-    print(MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+def print_json(answer: Message | Mapping[str, Any]) -> None:
+    """One document."""
+    print(json.dumps(as_dict(answer) if isinstance(answer, Message) else answer, indent=2))
+
+
+def print_json_line(answer: Mapping[str, Any]) -> None:
+    """One document of many, at once: whoever reads may be waiting for it."""
+    print(json.dumps(answer), flush=True)
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """By the field names of the contract; fields without presence are there even when empty."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def print_table(messages: Sequence[Message], columns: str) -> None:
@@ -59,22 +72,17 @@ def print_table(messages: Sequence[Message], columns: str) -> None:
 
 
 def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in headings:
-        table.add_column(name.upper(), no_wrap=True)
-    for row in rows:
-        table.add_row(*map(_styled, row))
-    _print(table)
+    _print([[name.upper() for name in headings], *rows], lambda row, _: "bold" if row == 0 else "")
 
 
 def print_record(message: Message, more: Mapping[str, str]) -> None:
     """A line for each field."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(no_wrap=True)
-    for name, value in (*_fields(message), *more.items()):
-        table.add_row(heading(name), _styled(value))
-    _print(table)
+    print_pairs([(heading(name), value) for name, value in (*_fields(message), *more.items())])
+
+
+def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """A line for each: what it is, and its text."""
+    _print([(name, printable(text)) for name, text in pairs], lambda _, column: "bold" if column == 0 else "")
 
 
 def print_line(text: str) -> None:
@@ -91,20 +99,36 @@ def error(text: str) -> None:
 
 
 @contextmanager
-def waiting(text: str) -> Iterator[None]:
-    """Turns a wheel while it takes longer, where somebody looks."""
-    with stderr().status(text):
-        yield
+def waiting(text: str) -> Iterator[Callable[[str], None]]:
+    """Turns a wheel while it takes longer, where somebody looks; what it gives changes the text."""
+    with stderr().status(text) as status:
+        yield status.update
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Bars for what takes long, where somebody looks; they are gone afterwards."""
+    console = stderr()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield bars
 
 
 def stderr() -> Console:
     return Console(stderr=True)
 
 
+def count(number: int, noun: str) -> str:
+    """`1 address`, `3 addresses`."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def content(response: Message) -> Message:
-    """The message that an answer is about: its first."""
+    """The message of the contract that an answer is about, its first; else the answer itself."""
     for field in response.DESCRIPTOR.fields:
-        if field.message_type is not None and not field.is_repeated:
+        if not _is_plain(field):
             found: Message = getattr(response, field.name)
             return found
     return response
@@ -201,15 +225,21 @@ def _prefix(enum: EnumDescriptor) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.name).upper() + "_"
 
 
-def _styled(text: str) -> Text:
-    return Text(text, STYLES.get(text, ""))
+def _print(rows: Sequence[Sequence[str]], style: Callable[[int, int], str]) -> None:
+    """Columns as wide as what is in them: ids stay whole, and a terminal that is narrower breaks the line."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    paint = _painter()
+    for number, row in enumerate(rows):
+        cells = (
+            paint(text, style(number, column) or STYLES.get(text, "")) + " " * (width - cell_len(text))
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join(cells).rstrip())
 
 
-def _print(table: Table) -> None:
+def _painter() -> Callable[[str, str], str]:
+    """Colours text where stdout is a terminal that wants it (https://no-color.org)."""
     console = Console()
-    # Ids stay whole: where the terminal is narrower it breaks the line, and a pipe has no width.
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
-    with console.capture() as drawn:
-        console.print(table)
-    for line in drawn.get().splitlines():
-        print(line.rstrip())
+    if console.color_system is None or console.no_color:
+        return lambda text, style: text
+    return lambda text, style: Style.parse(style).render(text) if style else text

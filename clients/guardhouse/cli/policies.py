@@ -1,4 +1,4 @@
-"""Gateway policies, the sessions that they limit, and the decisions that follow."""
+"""Gateway policies, and the sessions that they limit."""
 
 from typing import Annotated, Literal
 
@@ -11,27 +11,51 @@ from guardhouse.cli.options import (
     ClientId,
     ClientSecret,
     ClientSecretFile,
+    DryRun,
+    Etag,
     IdToken,
     IdTokenFile,
     Limit,
     Name,
+    NewName,
+    PolicyId,
+    RegistrationId,
     Yes,
     credential,
+    current,
     required,
 )
 from guardhouse.session.v1 import session_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True, help="What traffic is allowed, and how old a session may be for it.")
-sessions = typer.Typer(no_args_is_help=True, help="How long ago the holder of a registration authenticated.")
+app = typer.Typer(no_args_is_help=True)
+sessions = typer.Typer(no_args_is_help=True)
 
-PolicyId = Annotated[str, typer.Argument(metavar="POLICY")]
-RegistrationId = Annotated[str, typer.Argument(metavar="REGISTRATION")]
 Filter = Literal["l4", "http", "dns"]
 Action = Literal["allow", "block"]
 
 FILTER = "The kind of traffic."
 ACTION = "What becomes of it."
 TIMEOUT = "How old a session may be, such as 8h. On l4 and http policies that allow."
+STALENESS = (
+    "What it decides while the state cannot be proven fresh: closed refuses; open:1h decides by the last proven state"
+    " for at most as long."
+)
+
+
+def staleness_of(text: str) -> pb.Staleness:
+    """`closed`, or `open:` and a duration."""
+    mode, _, max_open = text.partition(":")
+    if text == "closed":
+        return pb.Staleness(mode=pb.STALENESS_MODE_CLOSED)
+    if mode == "open" and max_open:
+        return pb.Staleness(mode=pb.STALENESS_MODE_OPEN_BOUNDED, max_open=max_open)
+    raise typer.BadParameter(f"{text!r} is neither closed nor open: and a duration, such as open:1h")
+
+
+NewStaleness = Annotated[
+    pb.Staleness | None,
+    typer.Option("--staleness", parser=staleness_of, metavar="closed|open:DURATION", help=STALENESS),
+]
 
 
 @app.command("list")
@@ -39,7 +63,7 @@ def list_policies(ctx: Context, limit: Limit = None) -> None:
     """List the policies."""
     it = ctx.obj
     request = pb.ListPoliciesRequest(organization_id=it.organization_id)
-    columns = "policy_id display_name enabled filter action check_session update_time"
+    columns = "policy_id display_name enabled filter action check_session staleness update_time"
     it.show_all(it.client.policies.ListPolicies, request, limit, columns)
 
 
@@ -57,6 +81,7 @@ def create_policy(
     filter_: Annotated[Filter, typer.Option("--filter", help=FILTER)] = "l4",
     action: Annotated[Action, typer.Option(help=ACTION)] = "allow",
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help=f"{TIMEOUT} Default: unlimited.")] = None,
+    staleness: NewStaleness = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
     disabled: Annotated[bool, typer.Option("--disabled", help="Let it cover nothing yet.")] = False,
 ) -> None:
@@ -69,6 +94,7 @@ def create_policy(
         filter=output.value(pb.PolicyFilter, filter_),
         action=output.value(pb.PolicyAction, action),
         check_session=pb.CheckSession(enforce=True, duration=timeout) if timeout else None,
+        staleness=staleness,
     )
     request = pb.CreatePolicyRequest(organization_id=it.organization_id, policy=policy)
     it.show(it.client.policies.CreatePolicy(request))
@@ -78,13 +104,15 @@ def create_policy(
 def update_policy(
     ctx: Context,
     policy_id: PolicyId,
-    name: Annotated[str | None, typer.Option(help="What people read.")] = None,
+    name: NewName = None,
     filter_: Annotated[Filter | None, typer.Option("--filter", help=FILTER)] = None,
     action: Annotated[Action | None, typer.Option(help=ACTION)] = None,
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help=TIMEOUT)] = None,
     no_timeout: Annotated[bool, typer.Option("--no-timeout", help="Limit sessions no longer.")] = False,
+    staleness: NewStaleness = None,
     description: Annotated[str | None, typer.Option(help="For people.")] = None,
     enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Whether it covers anything.")] = None,
+    etag: Etag = "",
 ) -> None:
     """Change what is named; the rest stays. A shorter timeout acts on existing sessions."""
     it = ctx.obj
@@ -97,12 +125,15 @@ def update_policy(
         "filter": output.value(pb.PolicyFilter, filter_) if filter_ else None,
         "action": output.value(pb.PolicyAction, action) if action else None,
         "check_session": pb.CheckSession(enforce=True, duration=timeout) if timeout else None,
+        "staleness": staleness,
     }
     changes = {field: value for field, value in changes.items() if value is not None}
     paths = [*changes, "check_session"] if no_timeout else [*changes]
     if not paths:
         raise typer.BadParameter("name what to change; see guardhouse policies update --help")
     policy = pb.Policy(policy_id=policy_id, **changes)  # type: ignore[arg-type]  # each has its field's type
+    read = pb.GetPolicyRequest(organization_id=it.organization_id, policy_id=policy_id)
+    policy.etag = current(etag, lambda: it.client.policies.GetPolicy(read).policy)
     request = pb.UpdatePolicyRequest(
         organization_id=it.organization_id, policy=policy, update_mask=FieldMask(paths=paths)
     )
@@ -110,13 +141,18 @@ def update_policy(
 
 
 @app.command("delete")
-def delete_policy(ctx: Context, policy_id: PolicyId, yes: Yes = False) -> None:
+def delete_policy(
+    ctx: Context, policy_id: PolicyId, etag: Etag = "", yes: Yes = False, dry_run: DryRun = False
+) -> None:
     """Delete a policy; checks that name it are refused from now on."""
     it = ctx.obj
-    organization_id = it.organization_id
-    it.confirm(f"Delete {policy_id}?", yes)
-    request = pb.DeletePolicyRequest(organization_id=organization_id, policy_id=policy_id)
-    it.done(it.client.policies.DeletePolicy(request), f"{policy_id} deleted")
+    request = pb.DeletePolicyRequest(organization_id=it.organization_id, policy_id=policy_id, etag=etag)
+
+    def would(response: pb.DeletePolicyResponse) -> str:
+        return f"This deletes {response.policy.display_name!r}: checks that name it are refused from then on."
+
+    response = it.destroy(it.client.policies.DeletePolicy, request, would, yes, dry_run)
+    it.done(response, f"{policy_id} deleted")
 
 
 @sessions.command("show")
@@ -145,13 +181,3 @@ def reauthenticate(
     )
     response = it.client.sessions.Reauthenticate(request)
     it.done(response, f"{registration_id} authenticated at {output.local_time(response.authenticate_time)}")
-
-
-def check(ctx: Context, registration_id: RegistrationId, policy_id: PolicyId) -> None:
-    """Decide whether a registration may use what a policy covers."""
-    it = ctx.obj
-    request = pb.CheckSessionRequest(
-        organization_id=it.organization_id, registration_id=registration_id, policy_id=policy_id
-    )
-    response = it.client.checks.CheckSession(request)
-    it.show(response, fresh_as_of=output.cell(response, "fresh_as_of"), degraded=output.cell(response, "degraded"))

@@ -1,35 +1,85 @@
 """Failures as one line on stderr: what is wrong, its reason, and what to do next."""
 
-from guardhouse.cli import output
-from guardhouse.errors import GuardhouseError, NotFound
+from typing import Final
+
+from guardhouse.errors import GuardhouseError
 from guardhouse.profile import ProfileInvalid
 
-KNOWN = (GuardhouseError, ProfileInvalid, OSError)
+KNOWN: Final = (GuardhouseError, ProfileInvalid, OSError)
 """What people can do something about; anything else is a fault of ours and shows its traceback."""
 
-NEXT = {
+_AGAIN: Final = "run the command again; if it persists, `guardhouse status` shows who answers"
+_ENROLL_AGAIN: Final = "run the command again: it asks for a fresh challenge"
+
+NEXT: Final = {
     "ACCESS_DENIED": "use a key with another role, or of the installation: guardhouse keys list",
-    "CREDENTIALS_INVALID": "set GUARDHOUSE_API_KEY or the profile's key_file to a key that is not revoked or expired",
+    "ADDRESS_NOT_FOUND": "see guardhouse addresses list; --at asks who held it before",
+    "API_KEY_NOT_FOUND": "see guardhouse keys list, or with --installation those of the installation",
+    "CHALLENGE_INVALID": _ENROLL_AGAIN,
+    "CONFLICT": "somebody else changed it at the same time; run the command again",
+    "CREDENTIALS_INVALID": "set GUARDHOUSE_API_KEY or the profile's key_file to a key that is not revoked or expired;"
+    " an admin makes one: guardhouse keys create",
     "CREDENTIALS_MISSING": "set GUARDHOUSE_API_KEY, or key_file in the profile",
+    "DATABASE_UNAVAILABLE": _AGAIN,
+    "DEADLINE_TOO_SHORT": "look whether it came true before you run the command again",
     "DEVICE_HELD_BY_ANOTHER_REGISTRATION": "delete that registration first: guardhouse registrations delete ID",
     "DEVICE_HELD_BY_ANOTHER_USER": "an admin can revoke or delete theirs: guardhouse registrations list --device ID",
+    "DEVICE_NOT_FOUND": "see guardhouse devices list --active-registrations include",
     "DIFFERENT_USER": "sign in as the person that enrolled, at the same identity provider",
+    "ENROLLMENT_ABORTED": "run the command again: it starts a new enrollment",
+    "ENROLLMENT_POLICY_NOT_FOUND": "see guardhouse enrollment-policies list",
     "ENROLLMENT_REFUSED": "an admin can see why: guardhouse enrollment-policies test",
     "EPOCH_CHANGED": "the database was restored; run the command again",
+    "ETAG_MISMATCH": "show it again, decide anew, and send the etag that you then read",
+    "FOLLOWER_TOO_SLOW": _AGAIN,
+    "IDENTITY_PROVIDER_EXISTS": "see guardhouse identity-providers list",
+    "IDENTITY_PROVIDER_NOT_FOUND": "see guardhouse identity-providers list",
     "IDENTITY_PROVIDER_UNAVAILABLE": "check that the services can reach the provider's issuer, then try again",
     "ID_TOKEN_INVALID": "sign in again: a token is accepted once, for five minutes, from the organization's providers",
+    "INTERNAL": "the services' log says more under the request id {request_id}",
+    "KEY_ALREADY_REGISTERED": "make a fresh key: every registration has its own",
+    "KEY_NOT_CURRENT": "the key was replaced meanwhile; if it was not by you, an admin should revoke the registration",
+    "LIMIT_REACHED": "delete what is no longer used first",
     "ORGANIZATION_NOT_FOUND": "see guardhouse organizations list",
+    "PAGE_TOKEN_INVALID": "run the command again: the list starts anew",
+    "POLICY_NOT_FOUND": "see guardhouse policies list",
     "PRECEDENCE_TAKEN": "choose another --precedence; see guardhouse enrollment-policies list",
-    "SEATS_EXHAUSTED": "remove a user (guardhouse users remove) or buy more (guardhouse organizations set-seat-limit)",
+    "PROOF_INVALID": _ENROLL_AGAIN,
+    "RATE_LIMITED": "wait a moment, then run the command again",
+    "REGISTRATION_NOT_FOUND": "see guardhouse registrations list --state all",
+    "REGISTRATION_REVOKED": "an admin can restore it: guardhouse registrations unrevoke ID",
+    "REMOVAL_NOT_FOUND": "guardhouse users remove says the removal's id",
+    "REVISION_TOKEN_INVALID": "run the command again: it starts without tokens",
+    "SEATS_EXHAUSTED": "remove a user (guardhouse users remove) or buy more (guardhouse organizations update)",
     "SEAT_LIMIT_BELOW_USE": "remove users first: guardhouse users list --seat active",
     "SERVICE_TOKEN_IN_USE": "delete the policies that name it first: guardhouse enrollment-policies list",
     "SERVICE_TOKEN_INVALID": "check the client id and secret; see guardhouse service-tokens list",
+    "SERVICE_TOKEN_NOT_FOUND": "see guardhouse service-tokens list",
     "SERVICE_UNAVAILABLE": "is it running? `make run` starts all four, `guardhouse status` shows who answers",
     "STATE_STALE": "try again in a moment; `guardhouse status` shows who answers",
+    "SUBNET_EXHAUSTED": "delete registrations, or start the services with another GUARDHOUSE_IPV4_SUBNET",
+    "UNIMPLEMENTED": "the server is older than this command: upgrade it",
+    "USER_NOT_FOUND": "see guardhouse users list",
+    "USER_REMOVED": "an admin removed this user; enrolling again takes a seat again",
 }
+"""By reason. UNIMPLEMENTED is gRPC's own."""
+
+SAID_ALL: Final = frozenset(
+    {
+        "DURATION_INVALID",
+        "FIELD_INVALID",
+        "FIELD_REQUIRED",
+        "KEY_INVALID",
+        "MESSAGE_INVALID",
+        "REQUEST_ID_REUSED",
+    }
+)
+"""The reasons whose message already says what to send instead, or which a command cannot bring about."""
 
 
 def report(error: Exception) -> None:
+    from guardhouse.cli import output
+
     output.error(describe(error))
 
 
@@ -42,8 +92,6 @@ def describe(error: Exception) -> str:
     parts = [f"{error.message} [{error.reason}]"]
     if next_step := _next_step(error):
         parts.append(next_step)
-    if error.code == "INTERNAL" and error.request_id:
-        parts.append(f"request id {error.request_id}")
     return "; ".join(parts)
 
 
@@ -51,7 +99,5 @@ def _next_step(error: GuardhouseError) -> str:
     if error.retry_after is not None:
         return f"try again in {error.retry_after:.1f} s"
     if error.reason == "SERVICE_UNAVAILABLE" and "CERTIFICATE_VERIFY_FAILED" in error.message:
-        return "the server's certificate is not of the profile's ca"
-    if isinstance(error, NotFound) and error.reason not in NEXT:
-        return "the list command shows what there is"
-    return NEXT.get(error.reason, "")
+        return "the server's certificate is not of the profile's ca: name the right ca.crt there"
+    return NEXT.get(error.reason, "").format(request_id=error.request_id)

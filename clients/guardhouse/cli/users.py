@@ -4,16 +4,15 @@ import time
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from guardhouse.cli import output
-from guardhouse.cli.invocation import Context, Invocation
-from guardhouse.cli.options import Limit, Yes
+from guardhouse.cli.complete import ids
+from guardhouse.cli.invocation import Context, Invocation, must_be_interactive
+from guardhouse.cli.options import DryRun, Limit, UserId, Yes
+from guardhouse.cli.output import count
 from guardhouse.identity.v1 import identity_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True, help="People who have authenticated at least once.")
-
-UserId = Annotated[str, typer.Argument(metavar="USER")]
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("list")
@@ -46,32 +45,53 @@ def revoke_user(
     ctx: Context,
     user_id: UserId,
     registrations: Annotated[bool, typer.Option("--registrations", help="Revoke their registrations, too.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """End a user's sessions: they have to sign in again. The seat stays."""
     it = ctx.obj
     request = pb.RevokeUserRequest(
         organization_id=it.organization_id, user_id=user_id, revoke_registrations=registrations
     )
+
+    def would(response: pb.RevokeUserResponse) -> str:
+        ended = (
+            f"This ends the sessions of {count(response.registrations, 'registration')} until the user signs in again"
+        )
+        return f"{ended}, and revokes the registrations." if registrations else f"{ended}."
+
+    if dry_run:
+        it.rehearse(it.client.users.RevokeUser, request, would)
     it.show(it.client.users.RevokeUser(request))
 
 
 @app.command("remove")
 def remove_users(
     ctx: Context,
-    user_ids: Annotated[list[str] | None, typer.Argument(metavar="USER")] = None,
+    user_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="USER...", autocompletion=ids("users", "email"))
+    ] = None,
     everybody: Annotated[bool, typer.Option("--all", help="Remove every user of the organization.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until registrations and addresses are gone.")] = True,
     yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Remove users: their seats are freed at once, their registrations deleted, their addresses released."""
     it = ctx.obj
     if bool(user_ids) == everybody:
         raise typer.BadParameter("name users, or say --all", param_hint="USER")
-    organization_id = it.organization_id
-    who = f"every user of {organization_id}" if everybody else ", ".join(user_ids or ())
-    it.confirm(f"Remove {who}? Their registrations are deleted for good.", yes)
-    request = pb.RemoveUsersRequest(organization_id=organization_id, user_ids=user_ids, all=everybody)
-    response = it.client.users.RemoveUsers(request)
+    request = pb.RemoveUsersRequest(organization_id=it.organization_id, user_ids=user_ids, all=everybody)
+    method = it.client.users.RemoveUsers
+
+    def would(response: pb.RemoveUsersResponse) -> str:
+        removal = response.removal
+        return (
+            f"This removes {count(removal.users, 'user')}, frees {count(removal.seats_freed, 'seat')} and deletes"
+            f" {count(removal.registrations, 'registration')} with their addresses for good."
+        )
+
+    if everybody and not yes and not dry_run:
+        _type_name(it)
+    response = it.destroy(method, request, would, yes, dry_run)
     if wait:
         it.show(_follow(it, response.removal))
     else:
@@ -93,20 +113,29 @@ def seats(ctx: Context) -> None:
     it.show(it.client.seats.GetSeatUsage(pb.GetSeatUsageRequest(organization_id=it.organization_id)))
 
 
+def _type_name(it: Invocation) -> None:
+    """A word that nobody types by habit, before everybody goes."""
+    must_be_interactive()
+    read = pb.GetOrganizationRequest(organization_id=it.organization_id)
+    name = it.client.organizations.GetOrganization(read).organization.display_name
+    typed = typer.prompt(f"This removes every user of {output.printable(name)}. Type its name to go on", err=True)
+    if typed.strip() != name:
+        output.error("that is another name; nothing was removed")
+        raise typer.Exit(1)
+
+
 def _follow(it: Invocation, removal: pb.Removal) -> pb.GetRemovalResponse:
     """Asks until the removal is done, with a bar where somebody looks."""
     request = pb.GetRemovalRequest(organization_id=it.organization_id, removal_id=removal.removal_id)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = output.stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        registrations = progress.add_task("registrations deleted", total=removal.registrations)
-        addresses = progress.add_task("addresses released", total=removal.registrations)
+    with output.progress() as bars:
+        registrations = bars.add_task("registrations deleted", total=removal.registrations)
+        addresses = bars.add_task("addresses released", total=removal.registrations)
         pause = 0.1
         while True:
             response = it.client.users.GetRemoval(request)
             now = response.removal
-            progress.update(registrations, total=now.registrations, completed=now.registrations_deleted)
-            progress.update(addresses, total=now.registrations, completed=now.addresses_released)
+            bars.update(registrations, total=now.registrations, completed=now.registrations_deleted)
+            bars.update(addresses, total=now.registrations, completed=now.addresses_released)
             if now.done:
                 return response
             time.sleep(pause)

@@ -4,6 +4,7 @@ from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.identity.v1 import identity_pb2_grpc as rpc
 from guardhouse.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
+from guardhouse_services.audit import Audit
 from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import MasterKey
@@ -11,6 +12,7 @@ from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
 from guardhouse_services.follower import Effects, Follower, Freshness
+from guardhouse_services.identity import metrics
 from guardhouse_services.identity.oidc import Issuers
 from guardhouse_services.identity.servicer import IdentityServicer
 from guardhouse_services.identity.usecases import Identity, effects
@@ -58,6 +60,7 @@ def build(settings: Settings, clock: Clock) -> Node:
     issuers = Issuers()
     identity = Identity(clock, database, master_key, issuers.verify, resolve_intent)
     feed = Feed(database, pb, snapshot, settings.poll_seconds)
+    audit = Audit(clock, database, SERVICE, pb, master_key, settings)
     return Node(
         service=SERVICE,
         settings=settings,
@@ -66,10 +69,12 @@ def build(settings: Settings, clock: Clock) -> Node:
         peers=peers,
         directory=directory,
         feed=feed,
+        audit=audit,
         freshness=Freshness(database, SERVICE, [(SERVICE, directory.follower)], ["registry", "ipam"]),
         contract=pb.DESCRIPTOR,
-        servicer=IdentityServicer(clock, identity, Pages(master_key), feed),
+        servicer=IdentityServicer(clock, identity, Pages(master_key), feed, audit),
         views=[directory.follower],
+        figures=metrics.figures,
         effects={"registry": registrations, "ipam": addresses},
         jobs={
             "resolve intents": identity.resolver.run,

@@ -3,8 +3,15 @@
 from collections.abc import Iterable
 
 from guardhouse.identity.v1 import identity_pb2 as pb
-from guardhouse_services.identity.domain.credentials import ApiKey, IdentityProvider, ServiceToken
-from guardhouse_services.identity.domain.enrollment_policies import EnrollmentPolicy, Rule, RuleKind
+from guardhouse_services import etags
+from guardhouse_services.identity.domain.credentials import (
+    ApiKey,
+    IdentityProvider,
+    ProviderDeletion,
+    ServiceToken,
+    TokenDeletion,
+)
+from guardhouse_services.identity.domain.enrollment_policies import EnrollmentPolicy, PolicyDeletion, Rule, RuleKind
 from guardhouse_services.identity.domain.enrollments import Authentication
 from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
 from guardhouse_services.identity.domain.users import Removal, User
@@ -12,13 +19,15 @@ from guardhouse_services.times import optional_timestamp, to_timestamp
 
 
 def organization(of: Organization) -> pb.Organization:
-    return pb.Organization(
+    made = pb.Organization(
         organization_id=of.organization_id,
         display_name=of.display_name,
         seat_limit=of.seat_limit,
         create_time=to_timestamp(of.create_time),
         update_time=to_timestamp(of.update_time),
     )
+    etags.tag(made)
+    return made
 
 
 def api_key(of: ApiKey) -> pb.ApiKey:
@@ -54,7 +63,7 @@ def service_token(of: ServiceToken) -> pb.ServiceToken:
 
 
 def enrollment_policy(of: EnrollmentPolicy) -> pb.EnrollmentPolicy:
-    return pb.EnrollmentPolicy(
+    made = pb.EnrollmentPolicy(
         enrollment_policy_id=of.enrollment_policy_id,
         display_name=of.display_name,
         decision=of.decision.value,  # type: ignore[arg-type]  # numbered alike
@@ -65,6 +74,8 @@ def enrollment_policy(of: EnrollmentPolicy) -> pb.EnrollmentPolicy:
         create_time=to_timestamp(of.create_time),
         update_time=to_timestamp(of.update_time),
     )
+    etags.tag(made)
+    return made
 
 
 def _rules(rules: Iterable[Rule]) -> list[pb.EnrollmentRule]:
@@ -100,6 +111,28 @@ def user(of: User) -> pb.User:
         create_time=optional_timestamp(of.create_time),
         authenticate_time=optional_timestamp(of.authenticate_time),
         seat_time=optional_timestamp(of.seat_time),
+    )
+
+
+def provider_deletion(of: ProviderDeletion, token: str) -> pb.DeleteIdentityProviderResponse:
+    gone = identity_provider(of.identity_provider) if of.identity_provider else None
+    return pb.DeleteIdentityProviderResponse(
+        identity_provider=gone, users=of.users, registrations=of.registrations, revision_token=token
+    )
+
+
+def token_deletion(of: TokenDeletion, token: str) -> pb.DeleteServiceTokenResponse:
+    gone = service_token(of.service_token) if of.service_token else None
+    return pb.DeleteServiceTokenResponse(service_token=gone, registrations=of.registrations, revision_token=token)
+
+
+def policy_deletion(of: PolicyDeletion, token: str) -> pb.DeleteEnrollmentPolicyResponse:
+    gone = enrollment_policy(of.enrollment_policy) if of.enrollment_policy else None
+    return pb.DeleteEnrollmentPolicyResponse(
+        enrollment_policy=gone,
+        registrations=of.registrations,
+        registration_ids=of.registration_ids,
+        revision_token=token,
     )
 
 

@@ -20,6 +20,7 @@ from guardhouse.ids import (
 )
 from guardhouse_services import checks
 from guardhouse_services.access import Call
+from guardhouse_services.audit import Audit
 from guardhouse_services.clock import Clock
 from guardhouse_services.feed import Feed, Send
 from guardhouse_services.identity import messages
@@ -57,11 +58,12 @@ POLICY_PATHS = ("display_name", "decision", "precedence", "include", "require", 
 class IdentityServicer:
     """Every method of guardhouse.identity.v1."""
 
-    def __init__(self, clock: Clock, identity: Identity, pages: Pages, feed: Feed) -> None:
+    def __init__(self, clock: Clock, identity: Identity, pages: Pages, feed: Feed, audit: Audit) -> None:
         self.identity = identity
         self._clock = clock
         self._pages = pages
         self._feed = feed
+        self._audit = audit
 
     async def CreateOrganization(
         self, request: pb.CreateOrganizationRequest, call: Call
@@ -90,7 +92,7 @@ class IdentityServicer:
         if "display_name" in mask:
             checks.text(draft.display_name, "organization.display_name", NAME)
         changed, token = await self.identity.organizations.update(
-            call, organization_id, mask, draft.display_name, _seat_limit(draft)
+            call, organization_id, mask, draft.display_name, _seat_limit(draft), draft.etag
         )
         return pb.UpdateOrganizationResponse(organization=messages.organization(changed), revision_token=token)
 
@@ -114,7 +116,9 @@ class IdentityServicer:
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, call: Call) -> pb.RevokeApiKeyResponse:
         api_key_id = check_id(request.api_key_id, API_KEY, "api_key_id")
-        revoked, token = await self.identity.api_keys.revoke(call, request.organization_id, api_key_id)
+        revoked, token = await self.identity.api_keys.revoke(
+            call, request.organization_id, api_key_id, validate_only=request.validate_only
+        )
         return pb.RevokeApiKeyResponse(api_key=messages.api_key(revoked), revision_token=token)
 
     async def CreateIdentityProvider(
@@ -148,8 +152,10 @@ class IdentityServicer:
         self, request: pb.DeleteIdentityProviderRequest, call: Call
     ) -> pb.DeleteIdentityProviderResponse:
         provider_id = check_id(request.identity_provider_id, IDENTITY_PROVIDER, "identity_provider_id")
-        token = await self.identity.identity_providers.delete(call, _organization(request), provider_id)
-        return pb.DeleteIdentityProviderResponse(revision_token=token)
+        deletion, token = await self.identity.identity_providers.delete(
+            call, _organization(request), provider_id, validate_only=request.validate_only
+        )
+        return messages.provider_deletion(deletion, token)
 
     async def CreateServiceToken(
         self, request: pb.CreateServiceTokenRequest, call: Call
@@ -180,8 +186,10 @@ class IdentityServicer:
         self, request: pb.DeleteServiceTokenRequest, call: Call
     ) -> pb.DeleteServiceTokenResponse:
         service_token_id = check_id(request.service_token_id, SERVICE_TOKEN, "service_token_id")
-        token = await self.identity.service_tokens.delete(call, _organization(request), service_token_id)
-        return pb.DeleteServiceTokenResponse(revision_token=token)
+        deletion, token = await self.identity.service_tokens.delete(
+            call, _organization(request), service_token_id, validate_only=request.validate_only
+        )
+        return messages.token_deletion(deletion, token)
 
     async def CreateEnrollmentPolicy(
         self, request: pb.CreateEnrollmentPolicyRequest, call: Call
@@ -205,10 +213,11 @@ class IdentityServicer:
         organization_id, now = _organization(request), self._clock.now()
         page = self._pages.read(request, now)
         found = await self.identity.enrollment_policies.page(organization_id, page)
-        shown, token = self._pages.cut(request, page, found, lambda it: it.enrollment_policy_id, now)
-        return pb.ListEnrollmentPoliciesResponse(
-            enrollment_policies=map(messages.enrollment_policy, shown), next_page_token=token
+        policies = [messages.enrollment_policy(it) for it in found]
+        shown, token = self._pages.cut(
+            request, page, policies, lambda it: it.enrollment_policy_id, now, pb.EnrollmentPolicy.ByteSize
         )
+        return pb.ListEnrollmentPoliciesResponse(enrollment_policies=shown, next_page_token=token)
 
     async def UpdateEnrollmentPolicy(
         self, request: pb.UpdateEnrollmentPolicyRequest, call: Call
@@ -217,7 +226,9 @@ class IdentityServicer:
         field = "enrollment_policy.enrollment_policy_id"
         policy_id = check_id(draft.enrollment_policy_id, ENROLLMENT_POLICY, field)
         changes = _policy(draft, checks.mask(request.update_mask, POLICY_PATHS))
-        changed, token = await self.identity.enrollment_policies.update(call, organization_id, policy_id, changes)
+        changed, token = await self.identity.enrollment_policies.update(
+            call, organization_id, policy_id, changes, draft.etag
+        )
         return pb.UpdateEnrollmentPolicyResponse(
             enrollment_policy=messages.enrollment_policy(changed), revision_token=token
         )
@@ -226,8 +237,10 @@ class IdentityServicer:
         self, request: pb.DeleteEnrollmentPolicyRequest, call: Call
     ) -> pb.DeleteEnrollmentPolicyResponse:
         policy_id = check_id(request.enrollment_policy_id, ENROLLMENT_POLICY, "enrollment_policy_id")
-        token = await self.identity.enrollment_policies.delete(call, _organization(request), policy_id)
-        return pb.DeleteEnrollmentPolicyResponse(revision_token=token)
+        deletion, token = await self.identity.enrollment_policies.delete(
+            call, _organization(request), policy_id, request.etag, validate_only=request.validate_only
+        )
+        return messages.policy_deletion(deletion, token)
 
     async def TestEnrollment(self, request: pb.TestEnrollmentRequest, call: Call) -> pb.TestEnrollmentResponse:
         organization_id = _organization(request)
@@ -259,15 +272,20 @@ class IdentityServicer:
             has_seat = checks.choice(request.seat_status, SEAT_STATUSES, "seat_status") == pb.SEAT_STATUS_ACTIVE
         page = self._pages.read(request, now)
         found = await self.identity.users.page(organization_id, page, email, has_seat)
-        shown, token = self._pages.cut(request, page, found, lambda it: it.user_id, now)
-        return pb.ListUsersResponse(users=map(messages.user, shown), next_page_token=token)
+        users = [messages.user(it) for it in found]
+        shown, token = self._pages.cut(request, page, users, lambda it: it.user_id, now, pb.User.ByteSize)
+        return pb.ListUsersResponse(users=shown, next_page_token=token)
 
     async def RevokeUser(self, request: pb.RevokeUserRequest, call: Call) -> pb.RevokeUserResponse:
         user_id = check_id(request.user_id, USER, "user_id")
-        revoked, token = await self.identity.users.revoke(
-            call, _organization(request), user_id, request.revoke_registrations
+        revoked, registrations, token = await self.identity.users.revoke(
+            call,
+            _organization(request),
+            user_id,
+            request.revoke_registrations,
+            validate_only=request.validate_only,
         )
-        return pb.RevokeUserResponse(user=messages.user(revoked), revision_token=token)
+        return pb.RevokeUserResponse(user=messages.user(revoked), registrations=registrations, revision_token=token)
 
     async def RemoveUsers(self, request: pb.RemoveUsersRequest, call: Call) -> pb.RemoveUsersResponse:
         organization_id = _organization(request)
@@ -276,8 +294,14 @@ class IdentityServicer:
         checks.count(request.user_ids, "user_ids", REMOVED, least=0 if request.all else 1)
         for place, user_id in enumerate(request.user_ids):
             check_id(user_id, USER, f"user_ids[{place}]")
-        removal, token = await self.identity.users.remove(call, organization_id, request.user_ids, request.all)
-        return pb.RemoveUsersResponse(removal=messages.removal(removal), revision_token=token)
+        ordered, token = await self.identity.users.remove(
+            call, organization_id, request.user_ids, request.all, validate_only=request.validate_only
+        )
+        removal = messages.removal(ordered)
+        if request.validate_only:
+            # There is none to follow.
+            removal.ClearField("removal_id")
+        return pb.RemoveUsersResponse(removal=removal, revision_token=token)
 
     async def GetRemoval(self, request: pb.GetRemovalRequest, call: Call) -> pb.GetRemovalResponse:
         removal_id = check_id(request.removal_id, REMOVAL, "removal_id")
@@ -290,11 +314,11 @@ class IdentityServicer:
     async def AuthorizeEnrollment(
         self, request: pb.AuthorizeEnrollmentRequest, call: Call
     ) -> pb.AuthorizeEnrollmentResponse:
+        organization_id = _organization(request)
+        intent_id = check_id(request.intent_id, REGISTRATION, "intent_id")
+        checks.request_id(request.request_id, required=True)
         intent, token = await self.identity.enrollments.authorize(
-            _organization(request),
-            check_id(request.intent_id, REGISTRATION, "intent_id"),
-            checks.request_id(request.request_id, required=True),
-            _credential(request.credential),
+            call, organization_id, intent_id, _credential(request.credential)
         )
         holder = {"user_id": intent.user_id} if intent.user_id else {"service_token_id": intent.service_token_id}
         return pb.AuthorizeEnrollmentResponse(
@@ -307,7 +331,7 @@ class IdentityServicer:
 
     async def CancelEnrollment(self, request: pb.CancelEnrollmentRequest, call: Call) -> pb.CancelEnrollmentResponse:
         intent_id = check_id(request.intent_id, REGISTRATION, "intent_id")
-        await self.identity.enrollments.cancel(_organization(request), intent_id)
+        await self.identity.enrollments.cancel(call, _organization(request), intent_id)
         return pb.CancelEnrollmentResponse()
 
     async def RecordAuthentication(
@@ -316,10 +340,21 @@ class IdentityServicer:
         organization_id = _organization(request)
         registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
         checks.request_id(request.request_id, required=True)
+        actor = checks.text(request.actor, "actor", NAME, required=False)
         time, token = await self.identity.authentications.record(
-            call, organization_id, registration_id, _holder(request), _credential(request.credential)
+            call, organization_id, registration_id, _holder(request), _credential(request.credential), actor
         )
         return pb.RecordAuthenticationResponse(authenticate_time=to_timestamp(time), revision_token=token)
+
+    async def ListAuditRecords(self, request: pb.ListAuditRecordsRequest, call: Call) -> pb.ListAuditRecordsResponse:
+        answer: pb.ListAuditRecordsResponse = await self._audit.list_records(request)
+        return answer
+
+    async def GetAuditCheckpoint(
+        self, request: pb.GetAuditCheckpointRequest, call: Call
+    ) -> pb.GetAuditCheckpointResponse:
+        answer: pb.GetAuditCheckpointResponse = await self._audit.get_checkpoint(request)
+        return answer
 
     async def Watch(self, requests: AsyncIterator[pb.WatchRequest], send: Send) -> None:
         await self._feed.watch(requests, send)
@@ -369,7 +404,9 @@ def _policy(draft: pb.EnrollmentPolicy, paths: Collection[str] = POLICY_PATHS) -
 
 
 def _precedence(value: int, field: str) -> int:
-    if value < 1:
+    if value == 0:
+        raise FieldRequired(field)
+    if value < 0:
         raise InvalidField(field, "precedence is 1 or more")
     return value
 

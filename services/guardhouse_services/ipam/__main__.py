@@ -3,6 +3,7 @@
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
+from guardhouse_services.audit import Audit
 from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import MasterKey
@@ -10,6 +11,7 @@ from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
 from guardhouse_services.follower import Effects, Follower, Freshness
+from guardhouse_services.ipam import metrics
 from guardhouse_services.ipam.domain import parse_network, parse_quarantine
 from guardhouse_services.ipam.servicer import IpamServicer
 from guardhouse_services.ipam.usecases import Ipam, apply, missing, seen, snapshot
@@ -46,6 +48,7 @@ def build(settings: Settings, clock: Clock) -> Node:
     effects = Effects(database, "registry", apply, seen, missing)
     ipam.follower = Follower(f"{SERVICE} leases", watch_registry, registry_pb2.WatchRequest, effects, clock)
     feed = Feed(database, pb, snapshot, settings.poll_seconds)
+    audit = Audit(clock, database, SERVICE, pb, master_key, settings)
     return Node(
         service=SERVICE,
         settings=settings,
@@ -54,10 +57,12 @@ def build(settings: Settings, clock: Clock) -> Node:
         peers=peers,
         directory=directory,
         feed=feed,
+        audit=audit,
         freshness=Freshness(database, SERVICE, views=[("identity", directory.follower)], effects=["registry"]),
         contract=pb.DESCRIPTOR,
-        servicer=IpamServicer(clock, ipam, Pages(master_key), feed),
+        servicer=IpamServicer(clock, ipam, Pages(master_key), feed, audit),
         views=[directory.follower],
+        figures=metrics.figures(quarantine),
         effects={"registry": ipam.follower},
         jobs={"follow registry": ipam.follow},
     )

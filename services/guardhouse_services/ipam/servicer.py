@@ -8,6 +8,7 @@ from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, US
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse_services import checks
 from guardhouse_services.access import Call
+from guardhouse_services.audit import Audit
 from guardhouse_services.clock import Clock
 from guardhouse_services.feed import Feed, Send
 from guardhouse_services.ipam.domain import FOREVER
@@ -19,13 +20,14 @@ from guardhouse_services.paging import Pages
 class IpamServicer:
     """Every method of guardhouse.ipam.v1."""
 
-    def __init__(self, clock: Clock, ipam: Ipam, pages: Pages, feed: Feed) -> None:
+    def __init__(self, clock: Clock, ipam: Ipam, pages: Pages, feed: Feed, audit: Audit) -> None:
         self._clock = clock
         self.ipam = ipam
         self._pages = pages
         self._feed = feed
+        self._audit = audit
 
-    async def ReserveAddresses(self, request: pb.ReserveAddressesRequest, _call: Call) -> pb.ReserveAddressesResponse:
+    async def ReserveAddresses(self, request: pb.ReserveAddressesRequest, call: Call) -> pb.ReserveAddressesResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.intent_id, REGISTRATION, "intent_id")
         check_id(request.device_id, DEVICE, "device_id")
@@ -37,14 +39,14 @@ class IpamServicer:
             case _:
                 raise FieldRequired("user_id", "user_id or service_token_id is required")
         lease = await self.ipam.reserve_addresses(
-            request.organization_id, request.intent_id, request.device_id, holder_id
+            call, request.organization_id, request.intent_id, request.device_id, holder_id
         )
         return to_reservation(lease)
 
-    async def ReleaseAddresses(self, request: pb.ReleaseAddressesRequest, _call: Call) -> pb.ReleaseAddressesResponse:
+    async def ReleaseAddresses(self, request: pb.ReleaseAddressesRequest, call: Call) -> pb.ReleaseAddressesResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.intent_id, REGISTRATION, "intent_id")
-        await self.ipam.release_addresses(request.organization_id, request.intent_id)
+        await self.ipam.release_addresses(call, request.organization_id, request.intent_id)
         return pb.ReleaseAddressesResponse()
 
     async def LookupAddress(self, request: pb.LookupAddressRequest, _call: Call) -> pb.LookupAddressResponse:
@@ -63,6 +65,16 @@ class IpamServicer:
         found = await self.ipam.list_addresses(request.organization_id, page)
         shown, token = self._pages.cut(request, page, found, lambda each: each.lease_id, now)
         return pb.ListAddressesResponse(leases=map(to_lease, shown), next_page_token=token)
+
+    async def ListAuditRecords(self, request: pb.ListAuditRecordsRequest, call: Call) -> pb.ListAuditRecordsResponse:
+        answer: pb.ListAuditRecordsResponse = await self._audit.list_records(request)
+        return answer
+
+    async def GetAuditCheckpoint(
+        self, request: pb.GetAuditCheckpointRequest, call: Call
+    ) -> pb.GetAuditCheckpointResponse:
+        answer: pb.GetAuditCheckpointResponse = await self._audit.get_checkpoint(request)
+        return answer
 
     async def Watch(self, requests: AsyncIterator[Any], send: Send) -> None:
         await self._feed.watch(requests, send)

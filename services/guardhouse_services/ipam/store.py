@@ -6,7 +6,7 @@ index entries that earlier takers left behind at its head.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +16,8 @@ from guardhouse_services.ipam.domain import KEEP_TOMBSTONE, Holding, Lease, Stat
 
 # SQLite takes 32,766 parameters in a statement, PostgreSQL 65,535.
 CHUNK = 5000
+
+_Value = str | int | sa.BindParameter[Any]
 
 metadata = sa.MetaData()
 
@@ -141,23 +143,53 @@ def save_subnet(tx: Transaction, organization_id: str, changed: Subnet) -> None:
 
 def find_intent(tx: Transaction, organization_id: str, intent_id: str) -> Lease | None:
     """What the intent reserved, or its registration holds."""
-    mine = lease.c.registration_id == intent_id
-    # The reserved pair, as it was answered before, rather than one that was taken over since.
-    return _first(tx, _leases(organization_id, mine).order_by(lease.c.state.desc()).limit(1))
+    return _first(tx, _of_intent(organization_id, intent_id))
 
 
-def find_own(tx: Transaction, organization_id: str, device_id: str, holder_id: str) -> Lease | None:
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What a reservation depends on."""
+
+    is_buried: bool
+    """The intent's reservation was given back."""
+    intent: Lease | None
+    """What it reserved before."""
+    own: Lease | None
     """The pair that the holder had on the device last, while it rests."""
+    rested: Lease | None
+    """The pair that has rested longest, of those that have rested long enough."""
+
+
+def find_prospect(tx: Transaction, organization_id: str, wanted: Lease, rested_time: int, before: int) -> Prospect:
+    """All of it in one statement: each costs a round trip, of which a reservation has few.
+
+    `before` is when a rest must have begun; none before `rested_time` is looked for. The caller has locked the subnet.
+    """
+    values = {
+        "organization": organization_id,
+        "intent": wanted.registration_id,
+        "device": wanted.device_id,
+        "holder": wanted.holder_id,
+        "rested_time": rested_time,
+        "before": before,
+    }
+    found = {row.kind: row for row in tx.execute(_prospect, values)}
+    intent, own, longest = (_lease(found[kind]) if kind in found else None for kind in ("intent", "own", "rested"))
+    return Prospect("buried" in found, intent, own, longest)
+
+
+def _of_intent(organization_id: _Value, intent_id: _Value) -> sa.Select[Any]:
+    # The reserved pair, as it was answered before, rather than one that was taken over since.
+    mine = _leases(organization_id, lease.c.registration_id == intent_id)
+    return mine.order_by(lease.c.state.desc()).limit(1)
+
+
+def _own(organization_id: _Value, device_id: _Value, holder_id: _Value) -> sa.Select[Any]:
     own = (lease.c.device_id == device_id, lease.c.holder_id == holder_id, lease.c.rest_time.is_not(None))
-    return _first(tx, _leases(organization_id, *own).order_by(lease.c.rest_time.desc()).limit(1))
+    return _leases(organization_id, *own).order_by(lease.c.rest_time.desc()).limit(1)
 
 
-def find_rested(tx: Transaction, organization_id: str, rested_time: int, before: int) -> Lease | None:
-    """The pair that has rested longest, of those whose rest began at `before` or earlier."""
-    return _first(tx, rested(organization_id, rested_time, before))
-
-
-def rested(organization_id: str, rested_time: int, before: int) -> sa.Select[Any]:
+def rested(organization_id: _Value, rested_time: _Value, before: _Value) -> sa.Select[Any]:
     within = (lease.c.rest_time >= rested_time, lease.c.rest_time <= before)
     return _leases(organization_id, *within).order_by(lease.c.rest_time).limit(1)
 
@@ -253,19 +285,16 @@ def ask_about(tx: Transaction, organization_id: str, registration_ids: Collectio
         tx.execute(lease.update().where(*held, these).values(ask_time=tx.now))
 
 
-def bury(tx: Transaction, organization_id: str, intent_id: str) -> None:
-    """Refuses the intent from now on. What is older than a day goes on the way: nobody calls for it any more."""
+def bury(tx: Transaction, organization_id: str, intent_id: str) -> bool:
+    """Refuses the intent from now on; False if it was refused already.
+
+    What is older than a day goes on the way: nobody calls for it any more.
+    """
     old = tombstone.c.bury_time <= tx.now - KEEP_TOMBSTONE
     tx.execute(tombstone.delete().where(tombstone.c.organization_id == organization_id, old))
     stone = tx.insert(tombstone).values(organization_id=organization_id, intent_id=intent_id, bury_time=tx.now)
-    tx.execute(stone.on_conflict_do_nothing(index_elements=["organization_id", "intent_id"]))
-
-
-def is_buried(tx: Transaction, organization_id: str, intent_id: str) -> bool:
-    query = sa.select(tombstone.c.bury_time).where(
-        tombstone.c.organization_id == organization_id, tombstone.c.intent_id == intent_id
-    )
-    return tx.execute(query).scalar_one_or_none() is not None
+    stone = stone.on_conflict_do_nothing(index_elements=["organization_id", "intent_id"])
+    return tx.execute(stone.returning(tombstone.c.intent_id)).one_or_none() is not None
 
 
 def _subnet(organization_id: str) -> sa.Select[Any]:
@@ -273,7 +302,7 @@ def _subnet(organization_id: str) -> sa.Select[Any]:
     return sa.select(*columns).where(subnet.c.organization_id == organization_id)
 
 
-def _leases(organization_id: str, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _leases(organization_id: _Value, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
     return sa.select(lease).where(lease.c.organization_id == organization_id, *conditions)
 
 
@@ -295,3 +324,24 @@ def _holdings(organization_id: str) -> sa.Select[Any]:
 def _chunks(items: Iterable[Any]) -> Iterable[Sequence[Any]]:
     everything = list(items)
     return (everything[start : start + CHUNK] for start in range(0, len(everything), CHUNK))
+
+
+def _one_of(kind: str, query: sa.Select[Any]) -> sa.Select[Any]:
+    columns: list[Any] = [sa.literal_column(f"'{kind}'").label("kind"), *query.subquery().c]
+    return sa.select(*columns)
+
+
+def _is_buried(organization_id: _Value, intent_id: _Value) -> sa.Select[Any]:
+    columns: list[Any] = [sa.literal_column("'buried'"), *(sa.null() for _ in lease.c)]
+    buried = (tombstone.c.organization_id == organization_id, tombstone.c.intent_id == intent_id)
+    return sa.select(*columns).where(*buried)
+
+
+_organization: sa.BindParameter[str] = sa.bindparam("organization")
+_intent: sa.BindParameter[str] = sa.bindparam("intent")
+_prospect = sa.union_all(
+    _one_of("intent", _of_intent(_organization, _intent)),
+    _one_of("own", _own(_organization, sa.bindparam("device"), sa.bindparam("holder"))),
+    _one_of("rested", rested(_organization, sa.bindparam("rested_time"), sa.bindparam("before"))),
+    _is_buried(_organization, _intent),
+)

@@ -11,6 +11,8 @@ from guardhouse import ids
 from guardhouse.errors import AddressNotFound, EnrollmentAborted, GuardhouseError, SubnetExhausted
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse_services import audit
+from guardhouse_services.access import Call
 from guardhouse_services.clock import Clock
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import Directory
@@ -65,7 +67,9 @@ class Ipam:
         self._quarantine = quarantine
         self._resolve_intent = resolve_intent
 
-    async def reserve_addresses(self, organization_id: str, intent_id: str, device_id: str, holder_id: str) -> Lease:
+    async def reserve_addresses(
+        self, call: Call, organization_id: str, intent_id: str, device_id: str, holder_id: str
+    ) -> Lease:
         """Raises OrganizationNotFound, EnrollmentAborted and SubnetExhausted."""
         await self._directory.organization(organization_id)
 
@@ -74,11 +78,7 @@ class Ipam:
             subnet = store.lock_subnet(tx, organization_id) or store.add_subnet(
                 tx, organization_id, new_subnet(self._network, secrets.randbits(56))
             )
-            if store.is_buried(tx, organization_id, intent_id):
-                raise EnrollmentAborted("what this enrollment reserved was given back; start a new one")
-            if (found := store.find_intent(tx, organization_id, intent_id)) is not None:
-                return found
-            made = Lease(
+            wanted = Lease(
                 lease_id=ids.new_id(ids.LEASE, tx.now),
                 ipv4=0,
                 ipv6="",
@@ -89,45 +89,28 @@ class Ipam:
                 reserve_time=tx.now,
                 ask_time=tx.now + ASK_AFTER,
             )
-            return self._allocate(tx, organization_id, subnet, made)
+            rested_before = tx.now - self._quarantine
+            found = store.find_prospect(tx, organization_id, wanted, subnet.rested_time, rested_before)
+            if found.is_buried:
+                raise EnrollmentAborted("what this enrollment reserved was given back; start a new one")
+            if found.intent is not None:
+                return found.intent
+            made = _allocate(tx, organization_id, subnet, wanted, found, rested_before)
+            audit.note(tx, call, made.lease_id, intent_id)
+            return made
 
         lease = await self._database.write(reserve)
         failpoint("ipam.reserved")
         return lease
 
-    def _allocate(self, tx: Transaction, organization_id: str, subnet: Subnet, made: Lease) -> Lease:
-        """Gives the lease its pair: the holder's own, or the one that has rested longest, or one never given out.
-
-        Rested pairs go before new ones so that no more addresses are ever in use than were needed at once: the table
-        and its indexes stay as small, and a network that is used up behaves like one that is not.
-        """
-        rested_before = tx.now - self._quarantine
-        found = store.find_own(tx, organization_id, made.device_id, made.holder_id)
-        if found is None:
-            found = store.find_rested(tx, organization_id, subnet.rested_time, rested_before)
-            if found is None and subnet.is_used_up:
-                message = f"every address of {subnet.ipv4} is in use or resting; delete registrations that are not used"
-                raise SubnetExhausted(message, subnet=subnet.ipv4)
-            # The next search begins where this one ended.
-            searched = rested_before if found is None else found.rest_time or 0
-            rested_time = max(subnet.rested_time, searched)
-            next_ipv4 = subnet.next_ipv4 + (found is None)
-            store.save_subnet(tx, organization_id, replace(subnet, next_ipv4=next_ipv4, rested_time=rested_time))
-        if found is None:
-            made = replace(made, ipv4=subnet.next_ipv4, ipv6=subnet.ipv6_of(subnet.next_ipv4))
-            store.add_lease(tx, organization_id, made)
-        else:
-            made = replace(made, ipv4=found.ipv4, ipv6=found.ipv6, release_time=found.release_time)
-            store.save_leases(tx, organization_id, [made])
-        return made
-
-    async def release_addresses(self, organization_id: str, intent_id: str) -> None:
+    async def release_addresses(self, call: Call, organization_id: str, intent_id: str) -> None:
         """Gives back what the intent reserved, and refuses it from now on. What a registration holds stays."""
 
         def release(tx: Transaction) -> None:
             failpoint("ipam.release")
             subnet = store.lock_subnet(tx, organization_id)
-            store.bury(tx, organization_id, intent_id)
+            if store.bury(tx, organization_id, intent_id):
+                audit.note(tx, call, intent_id)
             found = store.find_intent(tx, organization_id, intent_id)
             if subnet is not None and found is not None and found.is_unseen:
                 ledger = Ledger([found], subnet.rested_time, tx.now)
@@ -213,6 +196,7 @@ class Ipam:
             if answer.outcome == registry.INTENT_OUTCOME_ACTIVE:
                 ledger.exists(Exists(registration_id, answer.lease_id, tx.now))
             if ledger.changed:
+                _note(tx, "job:resolve intents", organization_id, ledger)
                 write(tx, organization_id, ledger)
             else:
                 store.save_leases(tx, organization_id, [replace(asked, ask_time=tx.now + ASK_AGAIN)])
@@ -245,6 +229,7 @@ def apply(tx: Transaction, organization_id: str, events: Sequence[registry.Event
     leases = store.find_named(tx, organization_id, lease_ids, registration_ids)
     ledger = Ledger(leases, subnet.rested_time, tx.now)
     ledger.apply(known)
+    _note(tx, "job:follow registry", organization_id, ledger)
     write(tx, organization_id, ledger)
 
 
@@ -258,6 +243,39 @@ def missing(tx: Transaction, organization_id: str, registration_ids: set[str]) -
     if unknown := store.find_holders(tx, organization_id) - registration_ids:
         store.lock_subnet(tx, organization_id)
         store.ask_about(tx, organization_id, unknown)
+
+
+def _allocate(
+    tx: Transaction, organization_id: str, subnet: Subnet, wanted: Lease, found: store.Prospect, rested_before: int
+) -> Lease:
+    """Gives the lease its pair: the holder's own, or the one that has rested longest, or one never given out.
+
+    Rested pairs go before new ones so that no more addresses are ever in use than were needed at once: the table and
+    its indexes stay as small, and a network that is used up behaves like one that is not.
+    """
+    pair = found.own or found.rested
+    if found.own is None:
+        if pair is None and subnet.is_used_up:
+            message = f"every address of {subnet.ipv4} is in use or resting; delete registrations that are not used"
+            raise SubnetExhausted(message, subnet=subnet.ipv4)
+        # The next search begins where this one ended.
+        searched = rested_before if pair is None else pair.rest_time or 0
+        rested_time = max(subnet.rested_time, searched)
+        next_ipv4 = subnet.next_ipv4 + (pair is None)
+        store.save_subnet(tx, organization_id, replace(subnet, next_ipv4=next_ipv4, rested_time=rested_time))
+    if pair is None:
+        made = replace(wanted, ipv4=subnet.next_ipv4, ipv6=subnet.ipv6_of(subnet.next_ipv4))
+        store.add_lease(tx, organization_id, made)
+    else:
+        made = replace(wanted, ipv4=pair.ipv4, ipv6=pair.ipv6, release_time=pair.release_time)
+        store.save_leases(tx, organization_id, [made])
+    return made
+
+
+def _note(tx: Transaction, job: str, organization_id: str, ledger: Ledger) -> None:
+    """Puts on record which leases came to their end without a call."""
+    if ended := [each.lease_id for each in ledger.changed.values() if each.state is State.RESTING]:
+        audit.note_entry(tx, audit.Entry(organization_id, job, "", ended))
 
 
 def write(tx: Transaction, organization_id: str, ledger: Ledger) -> None:

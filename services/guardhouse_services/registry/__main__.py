@@ -3,6 +3,7 @@
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.ipam.v1 import ipam_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse_services.audit import Audit
 from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import MasterKey
@@ -14,8 +15,11 @@ from guardhouse_services.migrate import migrate
 from guardhouse_services.node import Node
 from guardhouse_services.paging import Pages
 from guardhouse_services.peers import Peers
+from guardhouse_services.registry import metrics
 from guardhouse_services.registry.servicer import RegistryServicer
-from guardhouse_services.registry.usecases import Registry, follow_identity, snapshot
+from guardhouse_services.registry.usecases import Registry
+from guardhouse_services.registry.usecases.effects import follow_identity
+from guardhouse_services.registry.usecases.snapshot import snapshot
 from guardhouse_services.run import serve
 
 SERVICE = "registry"
@@ -44,6 +48,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         ipam_pb2_grpc.AddressServiceStub(peers.channel("ipam")),
     )
     feed = Feed(database, pb, snapshot, settings.poll_seconds)
+    audit = Audit(clock, database, SERVICE, pb, master_key, settings)
     return Node(
         service=SERVICE,
         settings=settings,
@@ -52,13 +57,16 @@ def build(settings: Settings, clock: Clock) -> Node:
         peers=peers,
         directory=directory,
         feed=feed,
+        audit=audit,
         freshness=Freshness(database, SERVICE, [("identity", directory.follower)], ["identity"]),
         contract=pb.DESCRIPTOR,
-        servicer=RegistryServicer(clock, registry, Pages(master_key), feed),
+        servicer=RegistryServicer(clock, registry, Pages(master_key), feed, audit),
         views=[directory.follower],
+        figures=metrics.figures,
         effects={"identity": removals},
-        jobs={"sweep": registry.sweep},
-        devices=registry.device_caller,
+        jobs={"sweep": registry.enrollments.sweep},
+        devices=registry.callers.device,
+        close=[registry.heartbeats.close],
     )
 
 

@@ -1,6 +1,7 @@
 """What the registry knows, and the rules that need nothing else."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from guardhouse.errors import (
@@ -14,6 +15,8 @@ from guardhouse.errors import (
 SECOND = 1_000_000
 DEADLINE = 30 * SECOND
 """How long an enrollment may stay undecided."""
+MINUTE = 60 * SECOND
+"""The resolution of the times at which devices were heard of."""
 KEEP_ENDED = 25 * 3600 * SECOND
 """How long an aborted or deleted registration is remembered: longer than a request may be repeated."""
 
@@ -57,6 +60,15 @@ class Device:
     claims: Claims
     create_time: int | None
     active_registrations: int = 0
+    enroll_time: int | None = None
+    """The newest enrollment. None where a release made it that did not note this."""
+    seen_time: int | None = None
+    """When it was last heard of, in whole minutes."""
+
+    @property
+    def activity(self) -> int:
+        """When it was last heard of or enrolled, for lists."""
+        return self.seen_time or self.enroll_time or self.create_time or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,11 @@ class Holder:
 
     user_id: str = ""
     service_token_id: str = ""
+
+    @property
+    def actor(self) -> str:
+        """As records name who enrolls."""
+        return f"user:{self.user_id}" if self.user_id else f"service_token:{self.service_token_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +124,62 @@ class Registration:
     token_hash: bytes = b""
     create_time: int | None = None
     revoke_time: int | None = None
+    seen_time: int | None = field(default=None, compare=False)
+    """When its device was last heard of, in whole minutes. No change of the registration itself."""
+
+    @property
+    def activity(self) -> int:
+        """When it was last heard of or made, for lists."""
+        return self.seen_time or self.create_time or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a device said at a time, which is a whole minute. An empty version is unchanged."""
+
+    organization_id: str
+    registration_id: str
+    time: int
+    os_version: str = ""
+    client_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last row of the page before: what the list is ordered by, and the id."""
+
+    value: int
+    row_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A page of a list: its order, where it goes on, how many rows, and of which activity. None is unbounded."""
+
+    limit: int
+    by_activity: bool = False
+    descending: bool = False
+    after: Cursor | None = None
+    seen_after: int | None = None
+    seen_before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationFilter:
+    """Which registrations a list shows; what is empty is not asked for."""
+
+    states: Sequence[State]
+    user_id: str = ""
+    service_token_id: str = ""
+    device_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFilter:
+    """Which devices a list shows. `active`: only with an active registration, only without, or with None all."""
+
+    active: bool | None
+    platform: int = 0
 
 
 @dataclass(frozen=True, slots=True)

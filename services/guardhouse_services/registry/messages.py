@@ -1,5 +1,7 @@
 """The registry's values as messages of its contract."""
 
+from dataclasses import replace
+
 from guardhouse.common.v1 import errors_pb2, results_pb2
 from guardhouse.errors import GuardhouseError
 from guardhouse.registry.v1 import registry_pb2 as pb
@@ -25,6 +27,7 @@ def to_registration(value: Registration) -> pb.Registration:
         ipv6=value.lease.ipv6,
         create_time=optional_timestamp(value.create_time),
         revoke_time=optional_timestamp(value.revoke_time),
+        seen_time=optional_timestamp(value.seen_time),
     )
     if value.holder.user_id:
         message.user_id = value.holder.user_id
@@ -49,6 +52,7 @@ def to_device(value: Device) -> pb.Device:
         ),
         create_time=optional_timestamp(value.create_time),
         active_registrations=value.active_registrations,
+        seen_time=optional_timestamp(value.seen_time),
     )
 
 
@@ -74,12 +78,15 @@ def to_result(registration_id: str, outcome: Registration | GuardhouseError) -> 
 
 
 def to_event(value: Registration) -> pb.Event:
-    """What the feed says of a registration that is active or revoked, or is deleted."""
+    """What the feed says of a registration that is active or revoked, or is deleted.
+
+    It never says when a device was heard of, for nobody is told of heartbeats.
+    """
     if value.state == State.DELETED:
         return pb.Event(registration_deleted=value.registration_id)
     return pb.Event(
         registration=pb.RegistrationRecord(
-            registration=to_registration(value),
+            registration=to_registration(replace(value, seen_time=None)),
             lease_id=value.lease.lease_id,
             authenticate_time=to_timestamp(value.authenticate_time),
             authorize_revision=value.authorize_revision,

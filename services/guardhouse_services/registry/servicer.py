@@ -2,22 +2,37 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from guardhouse.errors import FieldRequired
-from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, USER, check_id
+from guardhouse.errors import FieldRequired, InvalidField, PageTokenInvalid
+from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, check_id
+from guardhouse.keys import KEY_TYPES
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services import checks
 from guardhouse_services.access import Call
+from guardhouse_services.audit import Audit
 from guardhouse_services.clock import Clock
 from guardhouse_services.feed import Feed, Send
-from guardhouse_services.paging import Pages
-from guardhouse_services.registry.domain import LISTED, Registration, State
+from guardhouse_services.paging import Page, Pages
+from guardhouse_services.registry.domain import (
+    LISTED,
+    Cursor,
+    Device,
+    DeviceFilter,
+    Range,
+    Registration,
+    RegistrationFilter,
+    State,
+)
 from guardhouse_services.registry.messages import from_claims, to_device, to_registration, to_result
-from guardhouse_services.registry.usecases import Enrollment, Registry
+from guardhouse_services.registry.usecases import Registry
+from guardhouse_services.registry.usecases.enrollments import Enrollment
+from guardhouse_services.registry.usecases.rotations import Rotation
 from guardhouse_services.times import to_timestamp
 
 MAX_BATCH = 1000
 TEXT_LIMIT = 255
 CREDENTIAL_LIMIT = 16 << 10
+FAMILIES = 2
+"""Every registration has one address of either family (decision 23)."""
 
 _OUTCOMES = {
     State.PENDING: pb.INTENT_OUTCOME_PENDING,
@@ -38,15 +53,18 @@ _ACTIVE: dict[int, bool | None] = {
     pb.ACTIVE_REGISTRATIONS_INCLUDE: None,
     pb.ACTIVE_REGISTRATIONS_EXCLUDE: False,
 }
+_ORDERS = ("create_time", "create_time desc", "seen_time", "seen_time desc")
+_ListRequest = pb.ListRegistrationsRequest | pb.ListDevicesRequest
 
 
 class RegistryServicer:
     """Every method of guardhouse.registry.v1."""
 
-    def __init__(self, clock: Clock, registry: Registry, pages: Pages, feed: Feed) -> None:
+    def __init__(self, clock: Clock, registry: Registry, pages: Pages, feed: Feed, audit: Audit) -> None:
         self.registry = registry
         self._clock = clock
         self._feed = feed
+        self._audit = audit
         self._pages = pages
 
     # EnrollmentService
@@ -55,7 +73,7 @@ class RegistryServicer:
         self, request: pb.GetEnrollmentInfoRequest, _call: Call
     ) -> pb.GetEnrollmentInfoResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
-        providers, challenge, expire_time = await self.registry.enrollment_info(request.organization_id)
+        providers, challenge, expire_time = await self.registry.enrollments.info(request.organization_id)
         return pb.GetEnrollmentInfoResponse(
             sign_ins=[
                 pb.SignIn(
@@ -76,11 +94,9 @@ class RegistryServicer:
         checks.request_id(request.request_id, required=True)
         _check_credential(request)
         _check_claims(request.device)
-        checks.choice(request.key_type, [pb.KEY_TYPE_CURVE25519], "key_type")
-        for field in ("public_key", "challenge", "proof"):
-            if not getattr(request, field):
-                raise FieldRequired(field)
-        enrolled = await self.registry.register(
+        _check_key(request)
+        enrolled = await self.registry.enrollments.register(
+            call,
             Enrollment(
                 organization_id=request.organization_id,
                 request_id=request.request_id,
@@ -91,7 +107,7 @@ class RegistryServicer:
                 public_key=request.public_key,
                 challenge=request.challenge,
                 proof=request.proof,
-            )
+            ),
         )
         return pb.RegisterResponse(
             registration=to_registration(enrolled.registration),
@@ -101,10 +117,10 @@ class RegistryServicer:
             identity_revision_token=enrolled.registration.identity_token,
         )
 
-    async def ResolveIntent(self, request: pb.ResolveIntentRequest, _call: Call) -> pb.ResolveIntentResponse:
+    async def ResolveIntent(self, request: pb.ResolveIntentRequest, call: Call) -> pb.ResolveIntentResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.intent_id, REGISTRATION, "intent_id")
-        state, lease_id = await self.registry.resolve_intent(request.organization_id, request.intent_id)
+        state, lease_id = await self.registry.enrollments.resolve(call, request.organization_id, request.intent_id)
         return pb.ResolveIntentResponse(outcome=_OUTCOMES[state], lease_id=lease_id)
 
     # RegistrationService
@@ -112,7 +128,7 @@ class RegistryServicer:
     async def GetRegistration(self, request: pb.GetRegistrationRequest, _call: Call) -> pb.GetRegistrationResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.registration_id, REGISTRATION, "registration_id")
-        found = await self.registry.registration(request.organization_id, request.registration_id)
+        found = await self.registry.registrations.get(request.organization_id, request.registration_id)
         return pb.GetRegistrationResponse(registration=to_registration(found))
 
     async def ListRegistrations(
@@ -121,28 +137,30 @@ class RegistryServicer:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         if request.state:
             checks.choice(request.state, list(_FILTERS), "state")
-        if request.user_id:
-            check_id(request.user_id, USER, "user_id")
-        if request.device_id:
-            check_id(request.device_id, DEVICE, "device_id")
+        for field, kind in (("user_id", USER), ("service_token_id", SERVICE_TOKEN), ("device_id", DEVICE)):
+            if value := getattr(request, field):
+                check_id(value, kind, field)
         now = self._clock.now()
         page = self._pages.read(request, now)
-        rows = await self.registry.registrations(
-            request.organization_id, _FILTERS[request.state], request.user_id, request.device_id, page
+        wanted = RegistrationFilter(
+            _FILTERS[request.state], request.user_id, request.service_token_id, request.device_id
         )
-        shown, token = self._pages.cut(request, page, rows, lambda row: row.registration_id, now)
+        asked = _range(request, page)
+        rows = await self.registry.registrations.page(request.organization_id, wanted, asked)
+        shown, token = self._pages.cut(request, page, rows, lambda row: _cursor(row, asked, row.registration_id), now)
         return pb.ListRegistrationsResponse(registrations=map(to_registration, shown), next_page_token=token)
 
     async def RevokeRegistrations(
         self, request: pb.RevokeRegistrationsRequest, call: Call
     ) -> pb.RevokeRegistrationsResponse:
         ids = _ids(request.organization_id, request.registration_ids)
-        batch = await self.registry.revoke(call, request.organization_id, ids)
-        held = sum(isinstance(outcome, Registration) for _, outcome in batch.outcomes)
+        batch = await self.registry.registrations.revoke(
+            call, request.organization_id, ids, validate_only=request.validate_only
+        )
+        held = sum(isinstance(it, Registration) and it.state in LISTED for _, it in batch.outcomes)
         return pb.RevokeRegistrationsResponse(
             results=[to_result(*outcome) for outcome in batch.outcomes],
-            # Each holds one address of either family.
-            addresses_held=2 * held,
+            addresses_held=FAMILIES * held,
             revision_token=batch.revision_token,
         )
 
@@ -150,7 +168,9 @@ class RegistryServicer:
         self, request: pb.UnrevokeRegistrationsRequest, call: Call
     ) -> pb.UnrevokeRegistrationsResponse:
         ids = _ids(request.organization_id, request.registration_ids)
-        batch = await self.registry.unrevoke(call, request.organization_id, ids)
+        batch = await self.registry.registrations.unrevoke(
+            call, request.organization_id, ids, validate_only=request.validate_only
+        )
         results = [to_result(*outcome) for outcome in batch.outcomes]
         return pb.UnrevokeRegistrationsResponse(results=results, revision_token=batch.revision_token)
 
@@ -158,34 +178,108 @@ class RegistryServicer:
         self, request: pb.DeleteRegistrationsRequest, call: Call
     ) -> pb.DeleteRegistrationsResponse:
         ids = _ids(request.organization_id, request.registration_ids)
-        batch = await self.registry.delete(call, request.organization_id, ids)
-        results = [to_result(*outcome) for outcome in batch.outcomes]
-        return pb.DeleteRegistrationsResponse(results=results, revision_token=batch.revision_token)
+        batch = await self.registry.registrations.delete(
+            call, request.organization_id, ids, validate_only=request.validate_only
+        )
+        return pb.DeleteRegistrationsResponse(
+            results=[to_result(*outcome) for outcome in batch.outcomes],
+            addresses_released=FAMILIES * sum(isinstance(it, Registration) for _, it in batch.outcomes),
+            revision_token=batch.revision_token,
+        )
+
+    async def RotateKey(self, request: pb.RotateKeyRequest, call: Call) -> pb.RotateKeyResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.registration_id, REGISTRATION, "registration_id")
+        checks.request_id(request.request_id, required=True)
+        if not request.current_public_key:
+            raise FieldRequired("current_public_key")
+        _check_key(request)
+        rotated, token = await self.registry.rotations.rotate(
+            call,
+            Rotation(
+                organization_id=request.organization_id,
+                registration_id=request.registration_id,
+                current_public_key=request.current_public_key,
+                key_type=request.key_type,
+                public_key=request.public_key,
+                challenge=request.challenge,
+                proof=request.proof,
+            ),
+        )
+        return pb.RotateKeyResponse(registration=to_registration(rotated), revision_token=token)
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, _call: Call) -> pb.HeartbeatResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.registration_id, REGISTRATION, "registration_id")
+        for field in ("os_version", "client_version"):
+            checks.text(getattr(request, field), field, TEXT_LIMIT, required=False)
+        self.registry.heartbeats.take(
+            request.organization_id, request.registration_id, request.os_version, request.client_version
+        )
+        return pb.HeartbeatResponse()
+
+    async def Leave(self, request: pb.LeaveRequest, call: Call) -> pb.LeaveResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.registration_id, REGISTRATION, "registration_id")
+        checks.request_id(request.request_id, required=True)
+        token = await self.registry.registrations.leave(call, request.organization_id, request.registration_id)
+        return pb.LeaveResponse(revision_token=token)
 
     # DeviceService
 
     async def GetDevice(self, request: pb.GetDeviceRequest, _call: Call) -> pb.GetDeviceResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.device_id, DEVICE, "device_id")
-        return pb.GetDeviceResponse(
-            device=to_device(await self.registry.device(request.organization_id, request.device_id))
-        )
+        found = await self.registry.devices.get(request.organization_id, request.device_id)
+        return pb.GetDeviceResponse(device=to_device(found))
 
     async def ListDevices(self, request: pb.ListDevicesRequest, _call: Call) -> pb.ListDevicesResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         if request.active_registrations:
             checks.choice(request.active_registrations, list(_ACTIVE), "active_registrations")
+        if request.platform:
+            checks.choice(request.platform, pb.Platform.values(), "platform")
         now = self._clock.now()
         page = self._pages.read(request, now)
-        rows = await self.registry.devices(request.organization_id, _ACTIVE[request.active_registrations], page)
-        shown, token = self._pages.cut(request, page, rows, lambda row: row.device_id, now)
+        wanted = DeviceFilter(_ACTIVE[request.active_registrations], request.platform)
+        asked = _range(request, page)
+        rows = await self.registry.devices.page(request.organization_id, wanted, asked)
+        shown, token = self._pages.cut(request, page, rows, lambda row: _cursor(row, asked, row.device_id), now)
         return pb.ListDevicesResponse(devices=map(to_device, shown), next_page_token=token)
+
+    async def RevokeDevice(self, request: pb.RevokeDeviceRequest, call: Call) -> pb.RevokeDeviceResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.device_id, DEVICE, "device_id")
+        done = await self.registry.devices.revoke(
+            call, request.organization_id, request.device_id, validate_only=request.validate_only
+        )
+        return pb.RevokeDeviceResponse(
+            registrations_revoked=done.revoked,
+            addresses_held=FAMILIES * done.held,
+            revision_token=done.revision_token,
+        )
 
     async def DeleteDevice(self, request: pb.DeleteDeviceRequest, call: Call) -> pb.DeleteDeviceResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.device_id, DEVICE, "device_id")
-        deleted, token = await self.registry.delete_device(call, request.organization_id, request.device_id)
-        return pb.DeleteDeviceResponse(registrations_deleted=deleted, revision_token=token)
+        deleted, token = await self.registry.devices.delete(
+            call, request.organization_id, request.device_id, validate_only=request.validate_only
+        )
+        return pb.DeleteDeviceResponse(
+            registrations_deleted=deleted, revision_token=token, addresses_released=FAMILIES * deleted
+        )
+
+    # AuditService
+
+    async def ListAuditRecords(self, request: pb.ListAuditRecordsRequest, call: Call) -> pb.ListAuditRecordsResponse:
+        answer: pb.ListAuditRecordsResponse = await self._audit.list_records(request)
+        return answer
+
+    async def GetAuditCheckpoint(
+        self, request: pb.GetAuditCheckpointRequest, call: Call
+    ) -> pb.GetAuditCheckpointResponse:
+        answer: pb.GetAuditCheckpointResponse = await self._audit.get_checkpoint(request)
+        return answer
 
     # RegistryFeedService
 
@@ -218,3 +312,39 @@ def _check_claims(claims: pb.DeviceClaims) -> None:
         checks.text(getattr(claims, field), f"device.{field}", TEXT_LIMIT, required=False)
     if claims.platform:
         checks.choice(claims.platform, pb.Platform.values(), "device.platform")
+
+
+def _check_key(request: pb.RegisterRequest | pb.RotateKeyRequest) -> None:
+    checks.choice(request.key_type, list(KEY_TYPES), "key_type")
+    for field in ("public_key", "challenge", "proof"):
+        if not getattr(request, field):
+            raise FieldRequired(field)
+
+
+def _range(request: _ListRequest, page: Page) -> Range:
+    """One row more than the page shows. Raises InvalidField and PageTokenInvalid."""
+    order = request.order_by
+    if order and order not in _ORDERS:
+        raise InvalidField("order_by", f"order_by is one of {', '.join(_ORDERS)}")
+    seen_after, seen_before = (
+        checks.timestamp(getattr(request, field), field) if request.HasField(field) else None
+        for field in ("seen_after", "seen_before")
+    )
+    if seen_after is not None and seen_before is not None and seen_before <= seen_after:
+        raise InvalidField("seen_before", "seen_before must be later than seen_after")
+    by_activity, descending = order.startswith("seen_time"), order.endswith(" desc")
+    return Range(page.size + 1, by_activity, descending, _after(page), seen_after, seen_before)
+
+
+def _cursor(row: Registration | Device, page: Range, row_id: str) -> str:
+    return f"{row_id}:{row.activity if page.by_activity else row.create_time}"
+
+
+def _after(page: Page) -> Cursor | None:
+    """Raises PageTokenInvalid for a token of the release that went by the id alone."""
+    if not page.after:
+        return None
+    row_id, _, value = page.after.partition(":")
+    if not value:
+        raise PageTokenInvalid("page_token", "the page token is of another release; start over")
+    return Cursor(int(value), row_id)

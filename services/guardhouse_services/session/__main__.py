@@ -1,9 +1,12 @@
 """Runs session alone, until it is told to stop."""
 
+from guardhouse.durations import parse_duration
+from guardhouse.errors import DurationInvalid
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.session.v1 import session_pb2_grpc as rpc
+from guardhouse_services.audit import Audit
 from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import MasterKey
@@ -16,21 +19,30 @@ from guardhouse_services.node import Node
 from guardhouse_services.paging import Pages
 from guardhouse_services.peers import Peers
 from guardhouse_services.run import serve
+from guardhouse_services.session import metrics
 from guardhouse_services.session.replica import IdentityState, Replica, parse_max_staleness
 from guardhouse_services.session.servicer import SessionServicer
-from guardhouse_services.session.usecases import Session, snapshot
+from guardhouse_services.session.usecases import Session, check_quarantine, snapshot
 
 SERVICE = "session"
 
 
 def build(settings: Settings, clock: Clock) -> Node:
-    """One replica, not started yet. Raises DurationInvalid for a max_staleness that nobody should run with."""
+    """One replica, not started yet. Raises DurationInvalid for a max_staleness that nobody should run with, and for a
+    quarantine that a policy forbids."""
     max_staleness = parse_max_staleness(settings.max_staleness)
+    quarantine = parse_duration(settings.quarantine, "quarantine")
+    master_key = MasterKey.read(settings.key_path)
     database = Database(settings.database(SERVICE), clock, SERVICE, pb.Change)
     migrate(database.engine, SERVICE)
+    try:
+        check_quarantine(database, quarantine)
+    except DurationInvalid:
+        database.close()
+        raise
     peers = Peers(settings, SERVICE)
     directory = Directory(clock, IdentityState)
-    replica = Replica(clock, directory, max_staleness)
+    replica = Replica(clock, directory, max_staleness, max_open=quarantine)
     identity = identity_pb2_grpc.IdentityFeedServiceStub(peers.channel("identity"))
     registry = registry_pb2_grpc.RegistryFeedServiceStub(peers.channel("registry"))
     # What any replica wrote comes by the feed, so a replica follows its own service as well.
@@ -41,6 +53,7 @@ def build(settings: Settings, clock: Clock) -> Node:
     )
     replica.own = Follower("session policies", own.Watch, pb.WatchRequest, replica.policies, clock)
     feed = Feed(database, pb, snapshot, settings.poll_seconds)
+    audit = Audit(clock, database, SERVICE, pb, master_key, settings)
     views = [("identity", directory.follower), ("registry", replica.registry), (SERVICE, replica.own)]
     authentication = identity_pb2_grpc.AuthenticationServiceStub(peers.channel("identity"))
     session = Session(clock, database, directory, replica, authentication.RecordAuthentication)
@@ -52,12 +65,15 @@ def build(settings: Settings, clock: Clock) -> Node:
         peers=peers,
         directory=directory,
         feed=feed,
+        audit=audit,
         freshness=Freshness(database, SERVICE, views=views, effects=()),
         contract=pb.DESCRIPTOR,
-        servicer=SessionServicer(clock, session, Pages(MasterKey.read(settings.key_path)), feed),
+        servicer=SessionServicer(clock, session, Pages(master_key), feed, audit),
         views=replica.followers,
         devices=replica.device,
         ready=replica.followers,
+        max_staleness=max_staleness,
+        gauges=metrics.gauges(replica),
     )
 
 

@@ -1,11 +1,19 @@
 """Gateway policies and the rules on them. The decision on a session is guardhouse.decisions."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from guardhouse.decisions import PolicyAction, PolicyFilter, Registration, User
-from guardhouse.errors import InvalidField
+from guardhouse.durations import format_duration
+from guardhouse.errors import DurationInvalid, InvalidField
 
 CHECKED_FILTERS = (PolicyFilter.L4, PolicyFilter.HTTP)
+MAX_OPEN = 24 * 3600 * 1_000_000
+
+
+class StalenessMode(IntEnum):
+    CLOSED = 1
+    OPEN_BOUNDED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +22,33 @@ class CheckSession:
 
     enforce: bool
     duration: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """What a policy decides by state that is too old, and up to which age, in microseconds; None unless it is open."""
+
+    mode: StalenessMode
+    max_open: int | None
+
+    def check(self, max_staleness: int, quarantine: int) -> None:
+        """Raises DurationInvalid for a policy that would never be open, or would be for too long.
+
+        Who holds an address is one of the facts that are too old, so it must not have passed to somebody else
+        meanwhile (decision 25).
+        """
+        if self.max_open is None:
+            return
+        field = "policy.staleness.max_open"
+        if self.max_open <= max_staleness:
+            raise DurationInvalid(
+                field, f"{field} is longer than max_staleness, which is {format_duration(max_staleness)}"
+            )
+        if self.max_open > MAX_OPEN:
+            raise DurationInvalid(field, f"{field} is at most {format_duration(MAX_OPEN)}")
+        if self.max_open > quarantine:
+            rest = format_duration(quarantine)
+            raise DurationInvalid(field, f"{field} is at most {rest}, for which released addresses rest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +61,7 @@ class Terms:
     filter: PolicyFilter
     action: PolicyAction
     check_session: CheckSession | None
+    staleness: Staleness | None
 
     def check(self) -> None:
         """Raises InvalidField for a check_session that the policy cannot have (decision 28)."""

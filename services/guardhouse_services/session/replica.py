@@ -4,12 +4,14 @@ Events become what a decision takes when they are applied, never when a check is
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from guardhouse import decisions
-from guardhouse.decisions import PolicyAction, PolicyFilter, Registration, RegistrationState, User, Verdict
+from guardhouse.decisions import PolicyAction, PolicyFilter, Registration, RegistrationState, User
 from guardhouse.durations import format_duration, parse_duration, parse_session_timeout
 from guardhouse.errors import CredentialsInvalid, DurationInvalid, StateStale
 from guardhouse.identity.v1 import identity_pb2 as identity
@@ -22,7 +24,11 @@ from guardhouse_services.directory import Directory, DirectoryState
 from guardhouse_services.follower import Follower, View
 from guardhouse_services.times import from_timestamp
 
+log = logging.getLogger(__name__)
+
 MAX_STALENESS: Final = (2 * SECOND, 5 * MINUTE)
+# How often it is said that answers are degraded.
+SAY_EVERY: Final = MINUTE
 
 
 def parse_max_staleness(text: str) -> int:
@@ -71,8 +77,8 @@ class IdentityState(DirectoryState):
         match event.WhichOneof("kind"):
             case "user":
                 record = event.user
-                user = User(record.user.user_id, record.removed_revision, record.revoked_revision)
-                self.users[user.user_id] = user
+                user = self.users.setdefault(record.user.user_id, User(record.user.user_id))
+                user.removed_revision, user.revoked_revision = record.removed_revision, record.revoked_revision
             case "authentication":
                 fact = event.authentication
                 time = from_timestamp(fact.authenticate_time)
@@ -83,12 +89,34 @@ class IdentityState(DirectoryState):
                 super().apply(event)
 
 
+class Subject:
+    """A registration, and its user once a check has put the two together.
+
+    Finding a user among a million costs as much as all the rest of a decision.
+    """
+
+    __slots__ = ("registration", "user", "users")
+
+    def __init__(self, registration: Registration) -> None:
+        self.registration = registration
+        self.user: User | None = None
+        self.users: dict[str, User] | None = None
+        """Among whom the user was found. A snapshot of identity replaces them all."""
+
+    def join(self, users: dict[str, User]) -> User | None:
+        """The user, if there is one and it has come."""
+        if self.users is not users:
+            self.user = users.get(self.registration.user_id)
+            self.users = users if self.user is not None else None
+        return self.user
+
+
 class RegistryState:
     """One organization's part of the registry's feed."""
 
     def __init__(self, organization_id: str) -> None:
         self.organization_id = organization_id
-        self.registrations: dict[str, Registration] = {}
+        self.registrations: dict[str, Subject] = {}
         self.token_hashes: dict[str, bytes] = {}
 
     def apply(self, event: registry.Event) -> None:
@@ -96,7 +124,7 @@ class RegistryState:
             case "registration":
                 record = event.registration
                 registration = _registration(record)
-                self.registrations[registration.registration_id] = registration
+                self.registrations[registration.registration_id] = Subject(registration)
                 self.token_hashes[registration.registration_id] = record.token_hash
             case "registration_deleted":
                 self.registrations.pop(event.registration_deleted, None)
@@ -104,16 +132,17 @@ class RegistryState:
 
 
 class PolicyState:
-    """One organization's part of session's own feed."""
+    """One organization's part of session's own feed. No policy stays open for longer than `max_open`."""
 
-    def __init__(self, organization_id: str) -> None:
+    def __init__(self, organization_id: str, max_open: int = 0) -> None:
         self.organization_id = organization_id
         self.policies: dict[str, decisions.Policy] = {}
+        self._max_open = max_open
 
     def apply(self, event: pb.Event) -> None:
         match event.WhichOneof("kind"):
             case "policy":
-                self.policies[event.policy.policy_id] = _policy(event.policy)
+                self.policies[event.policy.policy_id] = _policy(event.policy, self._max_open)
             case "policy_deleted":
                 self.policies.pop(event.policy_deleted, None)
 
@@ -133,15 +162,17 @@ def _registration(record: registry.RegistrationRecord) -> Registration:
     )
 
 
-def _policy(of: pb.Policy) -> decisions.Policy:
-    """What a newer replica may have written and this one does not know is no DNS and does not allow."""
-    check = of.check_session
+def _policy(of: pb.Policy, max_open: int) -> decisions.Policy:
+    """What a newer replica may have written and this one does not know is no DNS, does not allow and is not open."""
+    check, staleness = of.check_session, of.staleness
+    opens = staleness.mode == pb.STALENESS_MODE_OPEN_BOUNDED
     return decisions.Policy(
         policy_id=of.policy_id,
         enabled=of.enabled,
         filter=_FILTERS.get(of.filter, PolicyFilter.L4),
         action=PolicyAction.ALLOW if of.action == pb.POLICY_ACTION_ALLOW else PolicyAction.BLOCK,
         timeout=parse_session_timeout(check.duration, "duration") if check.enforce else None,
+        max_open=min(parse_duration(staleness.max_open, "max_open"), max_open) if opens else 0,
     )
 
 
@@ -151,32 +182,8 @@ _NO_REGISTRY: Final = RegistryState("")
 _NO_POLICIES: Final = PolicyState("")
 
 
-class Known:
-    """What is known of one organization at this moment. It is made for a call that does not wait while it holds it."""
-
-    __slots__ = ("_authentications", "_policies", "_registrations", "_users")
-
-    def __init__(self, from_identity: IdentityState, from_registry: RegistryState, own: PolicyState) -> None:
-        self._users = from_identity.users
-        self._authentications = from_identity.authentications
-        self._registrations = from_registry.registrations
-        self._policies = own.policies
-
-    def registration(self, registration_id: str) -> Registration | None:
-        """With its newest authentication."""
-        registration = self._registrations.get(registration_id)
-        authentication = self._authentications.get(registration_id)
-        if registration is None or authentication is None:
-            return registration
-        return authentication.renew(registration)
-
-    def user(self, registration: Registration) -> User | None:
-        return self._users.get(registration.user_id)
-
-    def check(self, registration_id: str, policy_id: str, now: int, staleness_left: int) -> Verdict:
-        registration = self.registration(registration_id)
-        user = None if registration is None else self._users.get(registration.user_id)
-        return decisions.check_session(registration, user, self._policies.get(policy_id), now, staleness_left)
+Known = tuple[dict[str, User], dict[str, Authentication], dict[str, Subject], dict[str, decisions.Policy]]
+"""What is known of one organization at this moment, for who does not wait while holding it."""
 
 
 class Replica:
@@ -185,12 +192,16 @@ class Replica:
     registry: Follower
     own: Follower
 
-    def __init__(self, clock: Clock, directory: Directory, max_staleness: int) -> None:
+    def __init__(self, clock: Clock, directory: Directory, max_staleness: int, max_open: int) -> None:
+        self.now = clock.now
         self._clock = clock
         self._directory = directory
         self.max_staleness = max_staleness
+        self.max_open = max_open
         self.registrations = View(RegistryState)
-        self.policies = View(PolicyState)
+        self.policies = View(partial(PolicyState, max_open=max_open))
+        self.degraded_answers = 0
+        self._say_again = 0
 
     @property
     def followers(self) -> Sequence[Follower]:
@@ -198,16 +209,40 @@ class Replica:
 
     def of(self, organization_id: str) -> Known:
         """Empty for an organization that is not known."""
-        return Known(
-            self._directory.view.states.get(organization_id, _NO_IDENTITY),
-            self.registrations.states.get(organization_id, _NO_REGISTRY),
-            self.policies.states.get(organization_id, _NO_POLICIES),
-        )
+        from_identity = self._directory.view.states.get(organization_id, _NO_IDENTITY)
+        from_registry = self.registrations.states.get(organization_id, _NO_REGISTRY)
+        own = self.policies.states.get(organization_id, _NO_POLICIES)
+        return from_identity.users, from_identity.authentications, from_registry.registrations, own.policies
+
+    def find(self, organization_id: str, registration_id: str) -> tuple[Registration | None, User | None]:
+        """A registration with its newest authentication, and its user."""
+        users, authentications, registrations, _ = self.of(organization_id)
+        if (subject := registrations.get(registration_id)) is None:
+            return None, None
+        registration = subject.registration
+        if (authentication := authentications.get(registration_id)) is not None:
+            registration = authentication.renew(registration)
+        return registration, subject.join(users)
 
     def staleness(self) -> int | None:
         """How long ago all three feeds were last proven to be applied; None while one has never been."""
         proven = min(self._directory.follower.fresh_as_of, self.registry.fresh_as_of, self.own.fresh_as_of)
         return self._clock.steady() - proven if proven else None
+
+    def staleness_of(self, organization_id: str) -> int | None:
+        """The same for one organization. State that is too old is not proven at all once it is of another history."""
+        staleness = self.staleness()
+        if staleness is not None and staleness > self.max_staleness:
+            return staleness if all(each.is_current(organization_id) for each in self.followers) else None
+        return staleness
+
+    def note_degraded(self, answers: int, staleness: int) -> None:
+        """Counts answers that a policy allowed to be made by state that is too old, and says so once a minute."""
+        self.degraded_answers += answers
+        if (now := self._clock.steady()) >= self._say_again:
+            self._say_again = now + SAY_EVERY
+            age = format_duration(staleness)
+            log.warning("decided by state that is %s old, as policies let it: %d answers", age, self.degraded_answers)
 
     def require_fresh(self) -> None:
         """Raises StateStale when the state is too old to judge by."""
@@ -241,7 +276,7 @@ class Replica:
             token_hash = state.token_hashes.get(registration_id)
             if token_hash is None or not equal(token_hash, hash_secret(bearer)):
                 continue
-            if state.registrations[registration_id].state != RegistrationState.ACTIVE:
+            if state.registrations[registration_id].registration.state != RegistrationState.ACTIVE:
                 raise CredentialsInvalid("the registration is revoked")
             return Caller("device", registration_id, organization_id)
         raise CredentialsInvalid("no such registration token")

@@ -1,34 +1,39 @@
 """The contract's methods: syntax on the way in, messages on the way out."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
-from guardhouse.decisions import PolicyAction, PolicyFilter
-from guardhouse.durations import parse_session_timeout
-from guardhouse.errors import FieldRequired
+from guardhouse.decisions import MAX_VALID_FOR, PolicyAction, PolicyFilter
+from guardhouse.durations import parse_duration, parse_session_timeout
+from guardhouse.errors import DeadlineTooShort, FieldRequired, InvalidField
 from guardhouse.ids import ORGANIZATION, POLICY, REGISTRATION, check_id
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import checks
 from guardhouse_services.access import Call
-from guardhouse_services.clock import Clock
+from guardhouse_services.audit import Audit
+from guardhouse_services.clock import SECOND, Clock
 from guardhouse_services.feed import Feed, Send
 from guardhouse_services.paging import Pages
-from guardhouse_services.session import messages
-from guardhouse_services.session.domain import CheckSession, Policy, Terms
+from guardhouse_services.session import checking, messages
+from guardhouse_services.session.domain import CheckSession, Policy, Staleness, StalenessMode, Terms
 from guardhouse_services.session.usecases import Session
 from guardhouse_services.times import to_timestamp
 
 MAX_CHECKS = 1000
-PATHS = ("display_name", "description", "enabled", "filter", "action", "check_session")
+# No answer holds for longer.
+SEND_SECONDS = MAX_VALID_FOR / SECOND
+PATHS = ("display_name", "description", "enabled", "filter", "action", "check_session", "staleness")
 
 
 class SessionServicer:
     """Every method of guardhouse.session.v1."""
 
-    def __init__(self, clock: Clock, session: Session, pages: Pages, feed: Feed) -> None:
+    def __init__(self, clock: Clock, session: Session, pages: Pages, feed: Feed, audit: Audit) -> None:
         self.session = session
         self._clock = clock
         self._pages = pages
         self._feed = feed
+        self._audit = audit
 
     async def CreatePolicy(self, request: pb.CreatePolicyRequest, call: Call) -> pb.CreatePolicyResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
@@ -60,15 +65,17 @@ class SessionServicer:
             request.update_mask.MergeMessage(request.policy, changed, replace_message_field=True)
             return _terms(changed)
 
-        policy, token = await self.session.update_policy(call, organization_id, policy_id, change)
+        etag = request.policy.etag
+        policy, token = await self.session.update_policy(call, organization_id, policy_id, etag, change)
         return pb.UpdatePolicyResponse(policy=messages.policy(policy), revision_token=token)
 
     async def DeletePolicy(self, request: pb.DeletePolicyRequest, call: Call) -> pb.DeletePolicyResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
         policy_id = check_id(request.policy_id, POLICY, "policy_id")
-        return pb.DeletePolicyResponse(
-            revision_token=await self.session.delete_policy(call, organization_id, policy_id)
+        policy, token = await self.session.delete_policy(
+            call, organization_id, policy_id, request.etag, validate_only=request.validate_only
         )
+        return pb.DeletePolicyResponse(policy=messages.policy(policy) if policy else None, revision_token=token)
 
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> pb.GetSessionResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
@@ -86,40 +93,50 @@ class SessionServicer:
         return pb.ReauthenticateResponse(authenticate_time=to_timestamp(time), revision_token=token)
 
     async def CheckSession(self, request: pb.CheckSessionRequest, call: Call) -> pb.CheckSessionResponse:
-        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
-        registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
-        policy_id = check_id(request.policy_id, POLICY, "policy_id")
-        verdicts, fresh_as_of = self.session.check(organization_id, ((registration_id, policy_id),))
         response = pb.CheckSessionResponse()
-        answer, verdict = response.answer, verdicts[0]
-        messages.fill(answer, verdict)
-        answer.policy_id = verdict.policy_id
-        answer.registration_id = verdict.registration_id
-        answer.user_id = verdict.user_id
-        messages.set_time(response.fresh_as_of, fresh_as_of)
+        add = [response.answer].pop
+        checking.answer(self.session.replica, request.organization_id, (request,), response, add, checking.ALL)
         return response
 
     async def BatchCheckSessions(
         self, request: pb.BatchCheckSessionsRequest, call: Call
     ) -> pb.BatchCheckSessionsResponse:
-        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
-        checks.count(request.items, "items", MAX_CHECKS)
-        items = [
-            (
-                check_id(item.registration_id, REGISTRATION, f"items[{index}].registration_id"),
-                check_id(item.policy_id, POLICY, f"items[{index}].policy_id"),
-            )
-            for index, item in enumerate(request.items)
-        ]
-        verdicts, fresh_as_of = self.session.check(organization_id, items)
         response = pb.BatchCheckSessionsResponse()
-        add, fill = response.answers.add, messages.fill
-        for verdict in verdicts:
-            answer = add()
-            fill(answer, verdict)
-            answer.user_id = verdict.user_id
-        messages.set_time(response.fresh_as_of, fresh_as_of)
+        self._check(request, response)
         return response
+
+    async def StreamCheckSessions(self, requests: AsyncIterator[pb.StreamCheckSessionsRequest], send: Send) -> None:
+        # The next request is taken when the answer to this one is on its way: who does not read is not read from.
+        async for request in requests:
+            response = pb.StreamCheckSessionsResponse(nonce=request.nonce)
+            self._check(request, response)
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send(response.SerializeToString())
+            except TimeoutError:
+                raise DeadlineTooShort(
+                    f"an answer was not taken in {SEND_SECONDS:.0f} s, and holds no longer"
+                ) from None
+
+    def _check(
+        self,
+        request: pb.BatchCheckSessionsRequest | pb.StreamCheckSessionsRequest,
+        response: pb.BatchCheckSessionsResponse | pb.StreamCheckSessionsResponse,
+    ) -> None:
+        checks.count(request.items, "items", MAX_CHECKS)
+        wants = checking.wants(request.read_mask)
+        replica, add = self.session.replica, response.answers.add
+        checking.answer(replica, request.organization_id, request.items, response, add, wants, "items[{}].")
+
+    async def ListAuditRecords(self, request: pb.ListAuditRecordsRequest, call: Call) -> pb.ListAuditRecordsResponse:
+        answer: pb.ListAuditRecordsResponse = await self._audit.list_records(request)
+        return answer
+
+    async def GetAuditCheckpoint(
+        self, request: pb.GetAuditCheckpointRequest, call: Call
+    ) -> pb.GetAuditCheckpointResponse:
+        answer: pb.GetAuditCheckpointResponse = await self._audit.get_checkpoint(request)
+        return answer
 
     async def Watch(self, requests: AsyncIterator[pb.WatchRequest], send: Send) -> None:
         await self._feed.watch(requests, send)
@@ -134,6 +151,7 @@ def _terms(policy: pb.Policy) -> Terms:
         filter=PolicyFilter(checks.choice(policy.filter, list(PolicyFilter), "policy.filter")),
         action=PolicyAction(checks.choice(policy.action, list(PolicyAction), "policy.action")),
         check_session=_check_session(policy),
+        staleness=_staleness(policy),
     )
 
 
@@ -144,3 +162,17 @@ def _check_session(policy: pb.Policy) -> CheckSession | None:
     if not check.enforce and not check.duration:
         return CheckSession(enforce=False, duration=None)
     return CheckSession(check.enforce, parse_session_timeout(check.duration, "policy.check_session.duration"))
+
+
+def _staleness(policy: pb.Policy) -> Staleness | None:
+    if not policy.HasField("staleness"):
+        return None
+    sent, field = policy.staleness, "policy.staleness.max_open"
+    mode = StalenessMode(checks.choice(sent.mode, list(StalenessMode), "policy.staleness.mode"))
+    if mode is StalenessMode.OPEN_BOUNDED:
+        if not sent.max_open:
+            raise FieldRequired(field, f"{field} is required: OPEN_BOUNDED is open for at most that long")
+        return Staleness(mode, parse_duration(sent.max_open, field))
+    if sent.max_open:
+        raise InvalidField(field, f"{field} is for OPEN_BOUNDED only")
+    return Staleness(mode, None)

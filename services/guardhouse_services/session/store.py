@@ -1,13 +1,15 @@
 """Session's own database: policies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from guardhouse.decisions import PolicyAction, PolicyFilter
 from guardhouse.errors import PolicyNotFound
 from guardhouse_services.database import Transaction
-from guardhouse_services.session.domain import CheckSession, Policy, Terms
+from guardhouse_services.session.domain import CheckSession, Policy, Staleness, StalenessMode, Terms
 
 metadata = sa.MetaData()
 
@@ -26,16 +28,18 @@ policy = sa.Table(
     sa.Column("duration", sa.BigInteger),
     sa.Column("create_time", sa.BigInteger, nullable=False),
     sa.Column("update_time", sa.BigInteger, nullable=False),
+    # Null: the policy has no staleness.
+    sa.Column("staleness_mode", sa.SmallInteger),
+    sa.Column("max_open", sa.BigInteger),
 )
 
 
 def insert(tx: Transaction, organization_id: str, added: Policy) -> None:
-    values = {"organization_id": organization_id, "policy_id": added.policy_id, "create_time": added.create_time}
-    tx.execute(policy.insert().values(**values, **_values(added)))
+    tx.execute(policy.insert().values(organization_id=organization_id, **to_row(added)))
 
 
 def update(tx: Transaction, organization_id: str, changed: Policy) -> None:
-    tx.execute(policy.update().where(_key(organization_id, changed.policy_id)).values(**_values(changed)))
+    tx.execute(policy.update().where(_key(organization_id, changed.policy_id)).values(**to_row(changed)))
 
 
 def delete(tx: Transaction, organization_id: str, policy_id: str) -> None:
@@ -47,10 +51,10 @@ def delete(tx: Transaction, organization_id: str, policy_id: str) -> None:
 def get(tx: Transaction, organization_id: str, policy_id: str, *, lock: bool = False) -> Policy:
     """With `lock` nobody else changes it before the transaction ends. Raises PolicyNotFound."""
     query = sa.select(policy).where(_key(organization_id, policy_id))
-    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
+    row = tx.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
         raise PolicyNotFound(policy_id)
-    return _policy(row)
+    return from_row(row)
 
 
 def page(tx: Transaction, organization_id: str, after: str, limit: int) -> Sequence[Policy]:
@@ -61,16 +65,23 @@ def page(tx: Transaction, organization_id: str, after: str, limit: int) -> Seque
         .order_by(policy.c.policy_id)
         .limit(limit)
     )
-    return [_policy(row) for row in tx.execute(query)]
+    return [from_row(row) for row in tx.execute(query).mappings()]
+
+
+def longest_open(tx: Transaction | Connection) -> int:
+    """The longest max_open of any policy of any organization; 0 for none."""
+    return int(tx.execute(sa.select(sa.func.max(policy.c.max_open))).scalar() or 0)
 
 
 def _key(organization_id: str, policy_id: str) -> sa.ColumnElement[bool]:
     return sa.and_(policy.c.organization_id == organization_id, policy.c.policy_id == policy_id)
 
 
-def _values(of: Policy) -> dict[str, object]:
-    terms, check = of.terms, of.terms.check_session
+def to_row(of: Policy) -> dict[str, Any]:
+    """As the table has it, without the organization; only what JSON can hold."""
+    terms, check, staleness = of.terms, of.terms.check_session, of.terms.staleness
     return {
+        "policy_id": of.policy_id,
         "display_name": terms.display_name,
         "description": terms.description,
         "enabled": terms.enabled,
@@ -78,17 +89,22 @@ def _values(of: Policy) -> dict[str, object]:
         "action": int(terms.action),
         "enforce": check.enforce if check else None,
         "duration": check.duration if check else None,
+        "create_time": of.create_time,
         "update_time": of.update_time,
+        "staleness_mode": int(staleness.mode) if staleness else None,
+        "max_open": staleness.max_open if staleness else None,
     }
 
 
-def _policy(row: sa.Row[tuple[object, ...]]) -> Policy:
+def from_row(row: Mapping[Any, Any]) -> Policy:
+    enforce, mode = row["enforce"], row["staleness_mode"]
     terms = Terms(
-        display_name=row.display_name,
-        description=row.description,
-        enabled=row.enabled,
-        filter=PolicyFilter(row.filter),
-        action=PolicyAction(row.action),
-        check_session=None if row.enforce is None else CheckSession(row.enforce, row.duration),
+        display_name=row["display_name"],
+        description=row["description"],
+        enabled=row["enabled"],
+        filter=PolicyFilter(row["filter"]),
+        action=PolicyAction(row["action"]),
+        check_session=None if enforce is None else CheckSession(enforce, row["duration"]),
+        staleness=None if mode is None else Staleness(StalenessMode(mode), row["max_open"]),
     )
-    return Policy(row.policy_id, terms, row.create_time, row.update_time)
+    return Policy(row["policy_id"], terms, row["create_time"], row["update_time"])

@@ -1,16 +1,18 @@
 """What session does: keeps policies, renews sessions, decides."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from guardhouse.common.v1 import credential_pb2
-from guardhouse.decisions import Registration, RegistrationState, User, Verdict, state_stale
-from guardhouse.errors import RegistrationNotFound, RegistrationRevoked, StateStale, UserRemoved
+from guardhouse.decisions import Registration, RegistrationState, User
+from guardhouse.durations import format_duration
+from guardhouse.errors import DurationInvalid, RegistrationNotFound, RegistrationRevoked, StateStale, UserRemoved
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.ids import POLICY, new_id
 from guardhouse.session.v1 import session_pb2 as pb
-from guardhouse_services import requests
+from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.clock import Clock
 from guardhouse_services.database import Database, Transaction
@@ -36,6 +38,18 @@ def snapshot(tx: Transaction, organization_id: str, after: str, limit: int) -> t
     return events, found[-1].policy_id if len(found) == limit else ""
 
 
+def check_quarantine(database: Database, quarantine: int) -> None:
+    """Raises DurationInvalid for one that is shorter than a policy stays open (decision 25)."""
+    with database.engine.connect() as connection:
+        longest = store.longest_open(connection)
+    if longest > quarantine:
+        raise DurationInvalid(
+            "quarantine",
+            f"quarantine is {format_duration(quarantine)}, and a policy has a max_open of {format_duration(longest)}: "
+            "make it at least as long, or shorten the policy's first",
+        )
+
+
 class Session:
     """The use cases."""
 
@@ -50,21 +64,24 @@ class Session:
         self._clock = clock
         self._database = database
         self._directory = directory
-        self._replica = replica
+        self.replica = replica
         self._record_authentication = record_authentication
 
     async def create_policy(self, call: Call, organization_id: str, terms: Terms) -> tuple[Policy, str]:
-        """The policy and the revision token. Raises OrganizationNotFound, and InvalidField by decision 28."""
-        terms.check()
+        """The policy and the revision token.
+
+        Raises OrganizationNotFound, InvalidField by decision 28, and DurationInvalid for a staleness that cannot be.
+        """
+        self._check(terms)
         await self._directory.organization(organization_id)
 
         def create(tx: Transaction) -> tuple[Policy, str]:
             if (done := requests.find(tx, call.key)) is not None:
-                policy = store.get(tx, organization_id, done["policy_id"])
+                policy = _remembered(done) or store.get(tx, organization_id, done["policy_id"])
                 return policy, tx.token(organization_id, done["revision"])
             policy = Policy(new_id(POLICY, tx.now), terms, create_time=tx.now, update_time=tx.now)
             store.insert(tx, organization_id, policy)
-            return policy, self._publish(tx, call, organization_id, policy)
+            return policy, _publish(tx, call, organization_id, policy, pb.Event(policy=messages.policy(policy)))
 
         return await self._database.write(create)
 
@@ -77,41 +94,45 @@ class Session:
         return await self._database.read(lambda tx: store.page(tx, organization_id, page.after, page.size + 1))
 
     async def update_policy(
-        self, call: Call, organization_id: str, policy_id: str, change: Callable[[Policy], Terms]
+        self, call: Call, organization_id: str, policy_id: str, etag: str, change: Callable[[Policy], Terms]
     ) -> tuple[Policy, str]:
-        """The policy and the revision token. Raises PolicyNotFound, and InvalidField for a whole that cannot be."""
+        """The policy and the revision token.
+
+        Raises PolicyNotFound, EtagMismatch, and as create_policy for a whole that cannot be.
+        """
 
         def update(tx: Transaction) -> tuple[Policy, str]:
             if (done := requests.find(tx, call.key)) is not None:
-                return store.get(tx, organization_id, policy_id), tx.token(organization_id, done["revision"])
+                policy = _remembered(done) or store.get(tx, organization_id, policy_id)
+                return policy, tx.token(organization_id, done["revision"])
             policy = store.get(tx, organization_id, policy_id, lock=True)
+            etags.check(messages.policy(policy).etag, etag)
             policy = replace(policy, terms=change(policy), update_time=tx.now)
-            policy.terms.check()
+            self._check(policy.terms)
             store.update(tx, organization_id, policy)
-            return policy, self._publish(tx, call, organization_id, policy)
+            return policy, _publish(tx, call, organization_id, policy, pb.Event(policy=messages.policy(policy)))
 
         return await self._database.write(update)
 
-    async def delete_policy(self, call: Call, organization_id: str, policy_id: str) -> str:
-        """The revision token. Raises PolicyNotFound."""
+    async def delete_policy(
+        self, call: Call, organization_id: str, policy_id: str, etag: str, *, validate_only: bool
+    ) -> tuple[Policy | None, str]:
+        """The policy as it was, and the revision token. Raises PolicyNotFound and EtagMismatch."""
 
-        def delete(tx: Transaction) -> str:
+        def delete(tx: Transaction) -> tuple[Policy | None, str]:
             if (done := requests.find(tx, call.key)) is not None:
-                return tx.token(organization_id, done["revision"])
+                return _remembered(done), tx.token(organization_id, done["revision"])
+            policy = store.get(tx, organization_id, policy_id, lock=True)
+            etags.check(messages.policy(policy).etag, etag)
             store.delete(tx, organization_id, policy_id)
-            revision = tx.advance(organization_id)
-            requests.record(tx, call.key, revision=revision)
-            tx.publish(organization_id, [pb.Event(policy_deleted=policy_id)], revision)
-            return tx.token(organization_id, revision)
+            return policy, _publish(tx, call, organization_id, policy, pb.Event(policy_deleted=policy_id))
 
-        return await self._database.write(delete)
+        return await self._database.write(delete, validate_only=validate_only)
 
-    @staticmethod
-    def _publish(tx: Transaction, call: Call, organization_id: str, policy: Policy) -> str:
-        revision = tx.advance(organization_id)
-        requests.record(tx, call.key, policy_id=policy.policy_id, revision=revision)
-        tx.publish(organization_id, [pb.Event(policy=messages.policy(policy))], revision)
-        return tx.token(organization_id, revision)
+    def _check(self, terms: Terms) -> None:
+        terms.check()
+        if terms.staleness is not None:
+            terms.staleness.check(self.replica.max_staleness, self.replica.max_open)
 
     async def get_session(self, organization_id: str, registration_id: str) -> tuple[Registration, bool]:
         """The registration with its timer, and whether its session was revoked.
@@ -140,6 +161,7 @@ class Session:
             registration_id=registration_id,
             credential=credential,
             request_id=_request_id(call.caller.name, registration_id, call.key.request_id),
+            actor=call.caller.name,
         )
         if registration.user_id:
             request.user_id = registration.user_id
@@ -154,34 +176,31 @@ class Session:
     async def _registration(self, organization_id: str, registration_id: str) -> tuple[Registration, User | None]:
         """With its user; a service token's has none."""
         asked = self._clock.steady()
-        self._replica.require_fresh()
-        known = self._replica.of(organization_id)
-        registration = known.registration(registration_id)
-        if registration is None or _lacks_user(registration, known.user(registration)):
+        self.replica.require_fresh()
+        registration, user = self.replica.find(organization_id, registration_id)
+        if registration is None or _lacks_user(registration, user):
             # It may have been enrolled a moment ago.
-            await self._replica.catch_up(asked)
-            known = self._replica.of(organization_id)
-            registration = known.registration(registration_id)
+            await self.replica.catch_up(asked)
+            registration, user = self.replica.find(organization_id, registration_id)
         if registration is None:
             raise RegistrationNotFound(registration_id)
-        user = known.user(registration)
         if _lacks_user(registration, user):
             raise StateStale("the registration's user has not come from identity yet; try again")
         return registration, user
 
-    def check(self, organization_id: str, checks: Iterable[tuple[str, str]]) -> tuple[list[Verdict], int | None]:
-        """A verdict for each (registration_id, policy_id), all at one state, and the time as of which it is fresh.
 
-        It waits for nothing, so what it finds holds until it answers. State that is too old, or never was, refuses.
-        """
-        now, staleness = self._clock.now(), self._replica.staleness()
-        if staleness is None:
-            return [state_stale(*ids) for ids in checks], None
-        left = self._replica.max_staleness - staleness
-        if left < 0:
-            return [state_stale(*ids) for ids in checks], now - staleness
-        decide = self._replica.of(organization_id).check
-        return [decide(registration_id, policy_id, now, left) for registration_id, policy_id in checks], now - staleness
+def _publish(tx: Transaction, call: Call, organization_id: str, policy: Policy, event: pb.Event) -> str:
+    """The revision token. The policy is remembered as it is now, because by the time of a repetition it may be gone."""
+    revision = tx.advance(organization_id)
+    policy_id = policy.policy_id
+    requests.record(tx, call, policy_id, policy_id=policy_id, policy=store.to_row(policy), revision=revision)
+    tx.publish(organization_id, [event], revision)
+    return tx.token(organization_id, revision)
+
+
+def _remembered(done: Mapping[str, Any]) -> Policy | None:
+    """What a repeated request was answered. The release before this one remembered no policy."""
+    return store.from_row(done["policy"]) if "policy" in done else None
 
 
 def _lacks_user(registration: Registration, user: User | None) -> bool:

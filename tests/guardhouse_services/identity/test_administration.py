@@ -1,5 +1,6 @@
 """Organizations, API keys, identity providers, service tokens and stored enrollment policies."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -22,13 +23,16 @@ from guardhouse.errors import (
     ServiceTokenInUse,
     ServiceTokenNotFound,
 )
+from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import API_KEY, ENROLLMENT_POLICY, IDENTITY_PROVIDER, SERVICE_TOKEN, check_id, new_id
 from guardhouse_services.credentials import hash_secret, split_secret
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import IdentityProvider, ServiceTokenSecret
 from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind, Subject
+from guardhouse_services.identity.usecases import api_keys, service_tokens
 from guardhouse_services.paging import Page
-from tests.guardhouse_services.identity.world import EVERYBODY, ISSUER, YEAR, World, unknown_organization
+from tests.guardhouse_services.desk import Desk
+from tests.guardhouse_services.identity.world import EVERYBODY, ISSUER, YEAR, World, outcome, unknown_organization
 
 ADMIN = access_pb2.ROLE_ADMIN
 ANY_TOKEN = Rule(RuleKind.ANY_SERVICE_TOKEN)
@@ -401,3 +405,50 @@ async def test_lists_are_read_in_pages(world: World) -> None:
                 break
         assert found == sorted(set(found))
         assert len(found) in (3, 4)
+
+
+# Bounds
+
+
+async def test_the_numbers_of_keys_and_service_tokens_are_bounded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I-34: exactly, however many come at once; a key that is revoked makes room."""
+    assert (api_keys.LIMIT, service_tokens.LIMIT) == (1000, 1000)
+    monkeypatch.setattr(api_keys, "LIMIT", 3)
+    monkeypatch.setattr(service_tokens, "LIMIT", 3)
+    identity, organization_id = world.identity, world.organization
+
+    async def key() -> str:
+        made, _, _ = await identity.api_keys.create(world.call(organization_id), organization_id, "Key", ADMIN, None)
+        return made.api_key_id
+
+    for create in (key, world.service_token):
+        results = await asyncio.gather(*(outcome(create()) for _ in range(8)))
+        assert [type(result) for result in results].count(LimitReached) == 5
+    with pytest.raises(LimitReached) as raised:
+        await key()
+    assert raised.value.metadata == {"limit": "3"}
+    revoked, *_ = await identity.api_keys.page(organization_id, EVERYBODY)
+    await identity.api_keys.revoke(world.call(organization_id), organization_id, revoked.api_key_id)
+    await key()
+    # The installation's and another organization's are counted by themselves.
+    await identity.ensure_admin_key()
+    await identity.api_keys.create(world.call(), "", "Key", ADMIN, None)
+
+
+async def test_a_page_of_large_policies_fits_a_message(world: World, desk: Desk) -> None:
+    """I-34: it ends early, and the next one goes on there."""
+    rules = tuple(Rule(RuleKind.GROUP, f"{number:0240}") for number in range(1000))
+    for number in range(20):
+        await world.allow(*rules, precedence=number + 1)
+    request = pb.ListEnrollmentPoliciesRequest(organization_id=world.organization, page_size=1000)
+    pages = []
+    while True:
+        pages.append(await desk.send(request))
+        request.page_token = pages[-1].next_page_token
+        if not request.page_token:
+            break
+    found = [it.enrollment_policy_id for page in pages for it in page.enrollment_policies]
+    assert len(found) == len(set(found)) == 21
+    assert [page.ByteSize() < 4 << 20 for page in pages] == [True, True]

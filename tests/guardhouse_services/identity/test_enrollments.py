@@ -179,7 +179,7 @@ async def test_a_cancelled_intent_is_refused_from_then_on(world: World) -> None:
     with pytest.raises(EnrollmentAborted):
         await world.authorize("ada", intent_id=intent.intent_id)
     unseen = world.new_intent()
-    await world.identity.enrollments.cancel(world.organization, unseen)
+    await world.identity.enrollments.cancel(world.call(world.organization), world.organization, unseen)
     with pytest.raises(EnrollmentAborted):
         await world.authorize("ada", intent_id=unseen)
     assert await world.used() == 0

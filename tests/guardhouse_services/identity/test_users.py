@@ -36,7 +36,7 @@ async def test_revoking_keeps_the_seat_and_is_ordered_by_its_revision(world: Wor
     """Decisions 5 and 35."""
     intent = await world.enroll("ada")
     call = world.call(world.organization)
-    user, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, False)
+    user, _, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, False)
     assert user.revoked_revision == await world.revision()
     assert user.revoked_revision >= intent.authorize_revision
     assert user.registrations_revoked_revision == 0
@@ -50,7 +50,7 @@ async def test_revoking_the_registrations_as_well_is_asked_for(world: World) -> 
     """Decision 5."""
     intent = await world.enroll("ada")
     call = world.call(world.organization)
-    user, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, True)
+    user, _, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, True)
     assert user.registrations_revoked_revision == user.revoked_revision == await world.revision()
 
 
@@ -58,8 +58,8 @@ async def test_a_repeated_revocation_is_one(world: World) -> None:
     """Invariant I-07: it would end the sessions that were begun since."""
     intent = await world.enroll("ada")
     call = world.call(world.organization, "again")
-    first, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, False)
-    again, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, False)
+    first, _, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, False)
+    again, _, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, False)
     assert again == first
     assert await world.revision() == first.revoked_revision
 
@@ -266,7 +266,7 @@ async def test_who_has_enrolled_a_moment_ago_can_be_revoked_and_removed(world: W
     """Decision 5: Register has answered with the id before the registry's feed tells of it here."""
     intent = await world.authorize("ada")
     call = world.call(world.organization)
-    user, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, True)
+    user, _, _ = await world.identity.users.revoke(call, world.organization, intent.user_id, True)
     assert user.registrations_revoked_revision >= intent.authorize_revision
     removal = await world.remove(intent)
     assert (removal.users, removal.seats_freed, removal.done) == (1, 1, False)

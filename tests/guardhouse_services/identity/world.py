@@ -15,7 +15,7 @@ from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import LEASE, ORGANIZATION, REGISTRATION, new_id
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2
-from guardhouse_services.access import Call, Caller
+from guardhouse_services.access import Call, Caller, RequestKey
 from guardhouse_services.clock import HOUR, SECOND
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database, Transaction, change
@@ -31,7 +31,6 @@ from guardhouse_services.identity.usecases import Identity, effects
 from guardhouse_services.identity.usecases.snapshot import snapshot
 from guardhouse_services.migrate import migrate
 from guardhouse_services.paging import Page
-from guardhouse_services.requests import RequestKey
 from guardhouse_services.times import to_timestamp
 from tests.clock import FakeClock
 
@@ -160,16 +159,15 @@ class World:
         **sign_in: Any,
     ) -> Intent:
         credential = self.sign_in(who, **sign_in) if isinstance(who, str) else who
+        organization_id = organization_id or self.organization
+        call = self.call(organization_id, request_id, method="AuthorizeEnrollment")
         intent, _ = await self.identity.enrollments.authorize(
-            organization_id or self.organization,
-            intent_id or self.new_intent(),
-            request_id or secrets.token_hex(8),
-            credential,
+            call, organization_id, intent_id or self.new_intent(), credential
         )
         return intent
 
     async def cancel(self, intent: Intent) -> None:
-        await self.identity.enrollments.cancel(self.organization, intent.intent_id)
+        await self.identity.enrollments.cancel(self.call(self.organization), self.organization, intent.intent_id)
 
     async def enroll(self, who: str | ServiceTokenSecret, **sign_in: Any) -> Intent:
         """An enrollment that became a registration."""

@@ -9,6 +9,7 @@ from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse_services.access import Call, Caller, RequestKey
 from guardhouse_services.clock import SECOND
 from guardhouse_services.database import Database, Transaction, change
 from guardhouse_services.directory import Directory
@@ -83,15 +84,21 @@ class World:
     # What the registry does
 
     async def reserve(self, intent: str = "", device: str = "", holder: str = "", organization_id: str = "") -> Lease:
+        organization_id = organization_id or self.organization
         return await self.ipam.reserve_addresses(
-            organization_id or self.organization,
+            self.call(organization_id),
+            organization_id,
             intent or new(REGISTRATION),
             device or new(DEVICE),
             holder or new(USER),
         )
 
     async def release(self, intent: str) -> None:
-        await self.ipam.release_addresses(self.organization, intent)
+        await self.ipam.release_addresses(self.call(self.organization), self.organization, intent)
+
+    def call(self, organization_id: str) -> Call:
+        caller = Caller("service", "registry")
+        return Call(caller, "Method", "trace", RequestKey(organization_id, caller.name, "Method", "", b""))
 
     async def hold(self, device: str = "", holder: str = "") -> Lease:
         """An enrollment that became active."""

@@ -1,12 +1,20 @@
 """Fixtures of the registry's tests."""
 
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 
+from bench.postgresql import PostgreSQL
+from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse_services.audit import Audit
+from guardhouse_services.config import Settings
+from guardhouse_services.feed import Feed
+from guardhouse_services.paging import Pages
+from guardhouse_services.registry.servicer import RegistryServicer
+from guardhouse_services.registry.usecases.snapshot import snapshot
 from tests.clock import FakeClock
-from tests.conftest import PostgreSQL
-from tests.guardhouse_services.registry.world import World, prepare
+from tests.guardhouse_services.registry.world import MASTER_KEY, World, prepare
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +41,10 @@ async def world(
     finally:
         await world.clear()
         world.close()
+
+
+@pytest.fixture
+def servicer(world: World) -> RegistryServicer:
+    feed = Feed(world.database, cast("Any", pb), snapshot, 1.0)
+    audit = Audit(world.clock, world.database, "registry", pb, MASTER_KEY, Settings())
+    return RegistryServicer(world.clock, world.registry, Pages(MASTER_KEY), feed, audit)

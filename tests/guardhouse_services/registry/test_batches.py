@@ -14,7 +14,7 @@ async def test_a_revocation_keeps_everything_but_the_key(world: World) -> None:
     """Decision 16."""
     enrolled, sibling = await world.enroll(user(), "laptop"), await world.enroll(machine(), "laptop")
     assert await world.revoke(name(enrolled)) == {name(enrolled): "REVOKED"}
-    found = await world.registry.registration(world.organization, name(enrolled))
+    found = await world.registry.registrations.get(world.organization, name(enrolled))
     assert (found.lease, found.public_key) == (enrolled.registration.lease, enrolled.registration.public_key)
     assert found.revoke_time is not None
     assert await world.states(sibling) == ["ACTIVE"]
@@ -27,7 +27,7 @@ async def test_restoring_brings_back_the_same_registration(world: World) -> None
     enrolled = await world.enroll()
     await world.revoke(name(enrolled))
     assert await world.unrevoke(name(enrolled)) == {name(enrolled): "ACTIVE"}
-    found = await world.registry.registration(world.organization, name(enrolled))
+    found = await world.registry.registrations.get(world.organization, name(enrolled))
     assert found == enrolled.registration
 
 
@@ -38,7 +38,7 @@ async def test_a_deletion_is_for_good_and_leaves_the_siblings(world: World) -> N
     for again in (world.delete, world.revoke, world.unrevoke):
         assert await again(name(enrolled)) == {name(enrolled): "REGISTRATION_NOT_FOUND"}
     with pytest.raises(RegistrationNotFound):
-        await world.registry.registration(world.organization, name(enrolled))
+        await world.registry.registrations.get(world.organization, name(enrolled))
     assert await world.states(sibling) == ["ACTIVE"]
     assert (await world.events())[-1] == ("deleted", name(enrolled))
 
@@ -85,7 +85,7 @@ async def test_a_batch_reaches_no_other_organization(world: World, action: str) 
     assert await getattr(world, action)(name(elsewhere)) == {name(elsewhere): "REGISTRATION_NOT_FOUND"}
     assert await world.find(name(elsewhere)) == before
     with pytest.raises(RegistrationNotFound):
-        await world.registry.registration(world.organization, name(elsewhere))
+        await world.registry.registrations.get(world.organization, name(elsewhere))
 
 
 async def test_a_batch_of_unknown_ones_writes_no_change(world: World) -> None:
@@ -118,7 +118,7 @@ async def test_the_one_that_replaced_it_has_the_place(world: World) -> None:
     first = await world.enroll(holder, "laptop")
     await world.revoke(name(first))
     second = await world.enroll(holder, "laptop")
-    outcomes = await world.registry.unrevoke(world.call(), world.organization, [name(first)])
+    outcomes = await world.registry.registrations.unrevoke(world.call(), world.organization, [name(first)])
     ((_, error),) = outcomes.outcomes
     assert error.reason == "DEVICE_HELD_BY_ANOTHER_REGISTRATION"  # type: ignore[union-attr]
     assert error.metadata == {"registration_id": name(second)}  # type: ignore[union-attr]
@@ -159,7 +159,7 @@ async def test_restoring_and_enrolling_at_once_leave_one(world: World) -> None:
         await world.revoke(name(enrolled))
         revoked.append(name(enrolled))
     attempts = [await world.attempt(holder, "laptop") for _ in range(4)]
-    work = [world.unrevoke(it) for it in revoked] + [world.registry.register(it) for it in attempts]
+    work = [world.unrevoke(it) for it in revoked] + [world.register(it) for it in attempts]
     await asyncio.gather(*work, return_exceptions=True)
     active = [row for row in await world.rows() if row.state == State.ACTIVE]
     assert len(active) == 1
@@ -207,7 +207,7 @@ async def test_a_repeated_restoration_repeats_its_refusals(world: World) -> None
 
 async def test_a_repeated_request_says_what_the_first_said(world: World) -> None:
     call, unknown = world.call("once"), new(REGISTRATION)
-    got = [await world.registry.delete(call, world.organization, [unknown]) for _ in range(2)]
+    got = [await world.registry.registrations.delete(call, world.organization, [unknown]) for _ in range(2)]
     messages = [error.message for it in got for _, error in it.outcomes]  # type: ignore[union-attr]
     assert messages[0] == messages[1]
 
@@ -223,7 +223,7 @@ async def test_the_same_batch_eight_times_at_once_is_one_change(world: World) ->
 async def test_more_than_500_deletions_are_several_changes_without_a_gap(world: World) -> None:
     ids = await insert_many(world, 1000)
     before = await world.changes()
-    batch = await world.registry.delete(world.call(), world.organization, ids)
+    batch = await world.registry.registrations.delete(world.call(), world.organization, ids)
     assert [key for key, _ in batch.outcomes] == ids
     changes = (await world.changes())[len(before) :]
     assert [len(each) for each in changes] == [500, 500]

@@ -9,13 +9,12 @@ from guardhouse.errors import (
     RequestIdReused,
     SubnetExhausted,
 )
-from guardhouse_services.paging import Page
+from guardhouse.ids import DEVICE
 from guardhouse_services.registry.domain import KEEP_ENDED, SECOND, State
 from guardhouse_services.requests import KEEP
-from tests.guardhouse_services.registry.world import World, acts_and_then, machine, name, refuses, user
+from tests.guardhouse_services.registry.world import World, acts_and_then, machine, name, new, refuses, user
 
 HOUR = 3600
-EVERYTHING = Page("", 1000)
 
 
 async def test_a_deleted_device_takes_all_its_registrations_and_no_other(world: World) -> None:
@@ -41,7 +40,7 @@ async def test_a_second_deletion_finds_nothing(world: World) -> None:
     with pytest.raises(RequestIdReused):
         await world.delete_device(device_id, world.call("once", "other"))
     with pytest.raises(DeviceNotFound):
-        await world.registry.device(world.organization, device_id)
+        await world.registry.devices.get(world.organization, device_id)
     assert len(await world.changes()) == 2
 
 
@@ -64,10 +63,10 @@ async def test_an_enrollment_whose_device_is_deleted_meanwhile_is_aborted(world:
     world.ipam.will("reserve", acts_and_then(delete))
     attempt = await world.attempt(user(), "laptop")
     with pytest.raises(EnrollmentAborted):
-        await world.registry.register(attempt)
+        await world.register(attempt)
     assert await world.devices() == []
     assert [row.state for row in await world.rows()] == [State.DELETED, State.ABORTED]
-    again = await world.registry.register(attempt)
+    again = await world.register(attempt)
     assert again.device.device_id != old.device.device_id
 
 
@@ -100,26 +99,26 @@ async def test_two_organizations_have_two_devices_for_one_machine(world: World) 
     with pytest.raises(DeviceNotFound):
         await world.delete_device(second.device.device_id)
     with pytest.raises(DeviceNotFound):
-        await world.registry.device(world.organization, second.device.device_id)
+        await world.registry.devices.get(world.organization, second.device.device_id)
 
 
 async def test_a_device_that_never_enrolled_cannot_be_seen_or_deleted(world: World) -> None:
     await world.begin(user(), "laptop")
     (intent,) = await world.rows()
     with pytest.raises(DeviceNotFound):
-        await world.registry.device(world.organization, intent.device_id)
+        await world.registry.devices.get(world.organization, intent.device_id)
     with pytest.raises(DeviceNotFound):
         await world.delete_device(intent.device_id)
-    assert await world.registry.devices(world.organization, None, EVERYTHING) == []
+    assert await world.listed_devices(None) == []
     assert await world.state(intent.registration_id) == State.PENDING
 
 
 async def test_a_repeated_enrollment_after_its_device_is_gone_says_so(world: World) -> None:
     attempt = await world.attempt()
-    enrolled = await world.registry.register(attempt)
+    enrolled = await world.register(attempt)
     await world.delete_device(enrolled.device.device_id)
     with pytest.raises(RegistrationNotFound):
-        await world.registry.register(attempt)
+        await world.register(attempt)
 
 
 async def test_the_sweep_forgets_what_never_enrolled_and_what_ended_long_ago(world: World) -> None:
@@ -131,23 +130,23 @@ async def test_the_sweep_forgets_what_never_enrolled_and_what_ended_long_ago(wor
     active, revoked, deleted = (
         await world.enroll(user(), "laptop"),
         await world.enroll(user(), "tablet"),
-        await world.registry.register(attempt),
+        await world.register(attempt),
     )
     await world.revoke(name(revoked))
     world.clock.advance(HOUR)
     await world.delete(name(deleted))
     assert KEEP_ENDED > KEEP
     world.clock.advance(KEEP_ENDED / SECOND - HOUR - 60)
-    await world.registry.sweep_once()
+    await world.registry.enrollments.sweep_once()
     assert [row.state for row in await world.rows()] == ["ABORTED", "ACTIVE", "REVOKED", "DELETED"]
     assert await world.device_rows() == 4
     world.clock.advance(61)
-    await world.registry.sweep_once()
+    await world.registry.enrollments.sweep_once()
     assert [row.state for row in await world.rows()] == ["ACTIVE", "REVOKED", "DELETED"]
     assert {it.claims.hardware_id for it in await world.devices()} == {"laptop", "tablet", "desktop"}
     assert await world.device_rows() == 3
     world.clock.advance(HOUR)
-    await world.registry.sweep_once()
+    await world.registry.enrollments.sweep_once()
     assert await world.states(active, revoked, deleted) == ["ACTIVE", "REVOKED", "None"]
     # A device stays until it is deleted.
     assert await world.device_rows() == 3
@@ -155,9 +154,54 @@ async def test_the_sweep_forgets_what_never_enrolled_and_what_ended_long_ago(wor
 
 async def test_the_sweep_leaves_a_device_on_which_somebody_is_enrolling(world: World) -> None:
     attempt = await world.begin(user(), "laptop")
-    await world.registry.sweep_once()
+    await world.registry.enrollments.sweep_once()
     assert await world.device_rows() == 1
-    await world.registry.register(attempt)
+    await world.register(attempt)
+
+
+# Revoking a device
+
+
+async def test_a_revoked_device_keeps_its_addresses_and_may_enroll_again(world: World) -> None:
+    """Decision 16: every active registration, and no other device's."""
+    holder = user()
+    revoked = await world.enroll(holder, "laptop")
+    await world.revoke(name(revoked))
+    mine, token = await world.enroll(holder, "laptop"), await world.enroll(machine(), "laptop")
+    elsewhere, changes = await world.enroll(holder, "phone"), len(await world.changes())
+    device_id = mine.device.device_id
+    assert await world.revoke_device(device_id) == (2, 3)
+    assert await world.states(revoked, mine, token, elsewhere) == ["REVOKED"] * 3 + ["ACTIVE"]
+    assert sorted((await world.changes())[-1]) == sorted(("revoked", name(it)) for it in (mine, token))
+    assert (await world.find(name(mine))).lease == mine.registration.lease
+    assert await world.revoke_device(device_id) == (0, 3)
+    assert len(await world.changes()) == changes + 1
+    again = await world.enroll(holder, "laptop")
+    assert again.device.device_id == device_id
+    assert again.device.active_registrations == 1
+
+
+async def test_a_repeated_revocation_of_a_device_has_one_effect(world: World) -> None:
+    """I-07."""
+    enrolled = await world.enroll()
+    device_id, call = enrolled.device.device_id, world.call("once", "body")
+    first = await world.revoke_device(device_id, call)
+    await world.unrevoke(name(enrolled))
+    assert await world.revoke_device(device_id, call) == first == (1, 1)
+    assert await world.states(enrolled) == ["ACTIVE"]
+    with pytest.raises(RequestIdReused):
+        await world.revoke_device(device_id, world.call("once", "other"))
+
+
+async def test_what_is_no_device_cannot_be_revoked(world: World) -> None:
+    """Nor can one of another organization (I-27), or on which nobody has enrolled."""
+    elsewhere = await world.enroll(organization_id=await world.add_organization())
+    await world.begin(user(), "laptop")
+    (intent,) = [row for row in await world.rows() if row.state == State.PENDING]
+    for device_id in (elsewhere.device.device_id, intent.device_id, new(DEVICE)):
+        with pytest.raises(DeviceNotFound):
+            await world.revoke_device(device_id)
+    assert await world.states(elsewhere) == ["ACTIVE"]
 
 
 # Lists
@@ -171,11 +215,7 @@ async def test_registrations_are_listed_by_state_user_and_device(world: World) -
     await world.revoke(name(revoked))
     await world.delete(name(gone))
 
-    async def listed(*states: State, user_id: str = "", device_id: str = "") -> list[str]:
-        rows = await world.registry.registrations(world.organization, states, user_id, device_id, EVERYTHING)
-        return [row.registration_id for row in rows]
-
-    both = (State.ACTIVE, State.REVOKED)
+    listed, both = world.listed, (State.ACTIVE, State.REVOKED)
     assert await listed(State.ACTIVE) == [name(it) for it in (active, other, token)]
     assert await listed(State.REVOKED) == [name(revoked)]
     assert await listed(*both) == [name(it) for it in (active, revoked, other, token)]
@@ -196,23 +236,9 @@ async def test_devices_are_listed_by_their_active_registrations(world: World) ->
     await world.enroll(user(), "laptop", organization_id=await world.add_organization())
 
     async def listed(active: bool | None) -> list[tuple[str, int]]:
-        rows = await world.registry.devices(world.organization, active, EVERYTHING)
-        return [(row.device_id, row.active_registrations) for row in rows]
+        return [(row.device_id, row.active_registrations) for row in await world.listed_devices(active)]
 
     only, without = [(laptop.device.device_id, 2)], [(it.device.device_id, 0) for it in (phone, tablet)]
     assert await listed(True) == only
     assert await listed(False) == without
     assert await listed(None) == only + without
-
-
-async def test_a_page_shows_one_row_more_than_asked_and_goes_on_behind_the_last(world: World) -> None:
-    made = [await world.enroll() for _ in range(3)]
-
-    async def ids(after: str, size: int) -> list[str]:
-        rows = await world.registry.registrations(world.organization, (State.ACTIVE,), "", "", Page(after, size))
-        return [row.registration_id for row in rows]
-
-    assert await ids("", 1) == [name(made[0]), name(made[1])]
-    assert await ids(name(made[0]), 5) == [name(made[1]), name(made[2])]
-    devices = await world.registry.devices(world.organization, None, Page(made[0].device.device_id, 1))
-    assert [it.device_id for it in devices] == [made[1].device.device_id, made[2].device.device_id]

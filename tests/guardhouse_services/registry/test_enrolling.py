@@ -19,9 +19,8 @@ from guardhouse.errors import (
     SubnetExhausted,
 )
 from guardhouse.ids import REGISTRATION
-from guardhouse_services.paging import Page
 from guardhouse_services.registry.domain import State
-from tests.guardhouse_services.registry.world import ALL, World, is_down, machine, name, new, refuses, user
+from tests.guardhouse_services.registry.world import World, is_down, machine, name, new, refuses, user
 
 FULL = SubnetExhausted("all are held")
 
@@ -54,7 +53,7 @@ async def test_what_is_not_decided_is_never_shown(world: World) -> None:
     attempt = await world.begin()
     (intent,) = await world.rows(attempt.request_id)
     with pytest.raises(RegistrationNotFound):
-        await world.registry.registration(world.organization, intent.registration_id)
+        await world.registry.registrations.get(world.organization, intent.registration_id)
     assert await world.snapshot() == {}
     assert await world.devices() == []
     assert await world.unrevoke(intent.registration_id) == {intent.registration_id: "REGISTRATION_NOT_FOUND"}
@@ -67,8 +66,8 @@ async def test_what_is_not_decided_is_never_shown(world: World) -> None:
 
 async def test_a_repeated_enrollment_is_the_same_registration(world: World) -> None:
     attempt = await world.attempt()
-    first = await world.registry.register(attempt)
-    again = await world.registry.register(attempt)
+    first = await world.register(attempt)
+    again = await world.register(attempt)
     assert again == first
     assert len(world.calls) == 2
     assert len(await world.events()) == 1
@@ -76,15 +75,15 @@ async def test_a_repeated_enrollment_is_the_same_registration(world: World) -> N
 
 async def test_a_repeated_enrollment_shows_the_registration_as_it_is(world: World) -> None:
     attempt = await world.attempt()
-    first = await world.registry.register(attempt)
+    first = await world.register(attempt)
     await world.revoke(name(first))
-    again = await world.registry.register(attempt)
+    again = await world.register(attempt)
     assert (name(again), again.registration.state, again.token) == (name(first), State.REVOKED, first.token)
 
 
 async def test_the_same_enrollment_eight_times_at_once_is_one_registration(world: World) -> None:
     attempt = await world.attempt()
-    got = await asyncio.gather(*(world.registry.register(attempt) for _ in range(8)))
+    got = await asyncio.gather(*(world.register(attempt) for _ in range(8)))
     assert {(name(it), it.token) for it in got} == {(name(got[0]), got[0].token)}
     assert len(await world.rows()) == 1
     assert len(await world.events()) == 1
@@ -95,7 +94,7 @@ async def test_a_retry_goes_on_where_the_first_call_stopped(world: World) -> Non
     attempt = await world.begin()
     (intent,) = await world.rows()
     world.clock.advance(29)
-    enrolled = await world.registry.register(attempt)
+    enrolled = await world.register(attempt)
     assert name(enrolled) == intent.registration_id
 
 
@@ -104,20 +103,20 @@ async def test_a_retry_after_an_abort_is_a_new_attempt(world: World) -> None:
     attempt = await world.attempt()
     world.ipam.will("reserve", refuses(FULL))
     with pytest.raises(SubnetExhausted):
-        await world.registry.register(attempt)
-    enrolled = await world.registry.register(attempt)
+        await world.register(attempt)
+    enrolled = await world.register(attempt)
     first, second = await world.rows(attempt.request_id)
     assert (first.state, second.state) == (State.ABORTED, State.ACTIVE)
     assert name(enrolled) == second.registration_id != first.registration_id
-    assert await world.registry.register(attempt) == enrolled
+    assert await world.register(attempt) == enrolled
 
 
 async def test_a_request_whose_registration_was_deleted_makes_no_other(world: World) -> None:
     attempt = await world.attempt()
-    enrolled = await world.registry.register(attempt)
+    enrolled = await world.register(attempt)
     await world.delete(name(enrolled))
     with pytest.raises(RegistrationNotFound) as caught:
-        await world.registry.register(attempt)
+        await world.register(attempt)
     assert caught.value.metadata == {"registration_id": name(enrolled)}
     assert [row.state for row in await world.rows()] == [State.DELETED]
 
@@ -130,14 +129,14 @@ async def test_a_request_id_with_another_body_is_refused(world: World, state: St
     elif state is State.ABORTED:
         world.ipam.will("reserve", refuses(FULL))
         with pytest.raises(SubnetExhausted):
-            await world.registry.register(attempt)
+            await world.register(attempt)
     else:
-        enrolled = await world.registry.register(attempt)
+        enrolled = await world.register(attempt)
         if state is State.DELETED:
             await world.delete(name(enrolled))
     other = await world.attempt(request_id=attempt.request_id)
     with pytest.raises(RequestIdReused):
-        await world.registry.register(other)
+        await world.register(other)
     assert [row.state for row in await world.rows()] == [state]
 
 
@@ -181,7 +180,7 @@ async def test_a_key_that_nobody_holds_any_more_may_be_used_again(world: World, 
 async def test_one_key_in_eight_enrollments_at_once_is_one_registration(world: World) -> None:
     private = keys.new_private_key()
     attempts = [await world.attempt(private=private) for _ in range(8)]
-    got = await asyncio.gather(*map(world.registry.register, attempts), return_exceptions=True)
+    got = await asyncio.gather(*map(world.register, attempts), return_exceptions=True)
     assert sum(isinstance(it, KeyAlreadyRegistered) for it in got) == 7
     assert len(await world.snapshot()) == 1
 
@@ -195,41 +194,41 @@ async def test_a_proof_is_for_its_own_request_only(world: World) -> None:
         replace(attempt, proof=bytes(32)),
     ):
         with pytest.raises(ProofInvalid):
-            await world.registry.register(other)
+            await world.register(other)
     assert await world.rows() == []
 
 
 async def test_a_challenge_is_good_for_five_minutes_in_its_organization(world: World) -> None:
     attempt = await world.attempt()
     with pytest.raises(ChallengeInvalid):
-        await world.registry.register(replace(attempt, organization_id=await world.add_organization()))
+        await world.register(replace(attempt, organization_id=await world.add_organization()))
     for challenge in ("", "1", "x." + attempt.challenge.split(".")[1], "1." + attempt.challenge.split(".")[1], "²."):
         with pytest.raises(ChallengeInvalid):
-            await world.registry.register(replace(attempt, challenge=challenge))
+            await world.register(replace(attempt, challenge=challenge))
     world.clock.advance(301)
     with pytest.raises(ChallengeInvalid):
-        await world.registry.register(attempt)
+        await world.register(attempt)
     world.clock.advance(-5)
-    await world.registry.register(attempt)
+    await world.register(attempt)
     late = await world.attempt()
     world.clock.advance(-62)
     with pytest.raises(ChallengeInvalid):
-        await world.registry.register(late)
+        await world.register(late)
 
 
 async def test_the_servers_own_key_is_no_devices(world: World) -> None:
     """I-09."""
     attempt = await world.attempt()
     with pytest.raises(KeyInvalid):
-        await world.registry.register(replace(attempt, public_key=world.registry.proof_key))
+        await world.register(replace(attempt, public_key=world.registry.proof_key))
 
 
 async def test_an_unknown_organization_enrolls_nobody(world: World) -> None:
     attempt = await world.attempt()
     with pytest.raises(OrganizationNotFound):
-        await world.registry.register(replace(attempt, organization_id="org_" + "0" * 32))
+        await world.register(replace(attempt, organization_id="org_" + "0" * 32))
     with pytest.raises(OrganizationNotFound):
-        await world.registry.enrollment_info("org_" + "0" * 32)
+        await world.registry.enrollments.info("org_" + "0" * 32)
 
 
 # Deadlines
@@ -239,7 +238,7 @@ async def test_an_intent_past_its_deadline_is_aborted_by_a_retry(world: World) -
     attempt = await world.begin()
     (old,) = await world.rows()
     world.clock.advance(31)
-    enrolled = await world.registry.register(attempt)
+    enrolled = await world.register(attempt)
     assert name(enrolled) != old.registration_id
     assert [row.state for row in await world.rows()] == [State.ABORTED, State.ACTIVE]
 
@@ -248,20 +247,20 @@ async def test_an_intent_past_its_deadline_is_aborted_by_the_sweep(world: World)
     """The failure table's row 12."""
     await world.begin()
     world.clock.advance(29)
-    await world.registry.sweep_once()
+    await world.registry.enrollments.sweep_once()
     assert [row.state for row in await world.rows()] == [State.PENDING]
     world.clock.advance(2)
-    await world.registry.sweep_once()
+    await world.registry.enrollments.sweep_once()
     assert [row.state for row in await world.rows()] == [State.ABORTED]
 
 
 async def test_an_intent_past_its_deadline_is_aborted_by_the_question(world: World) -> None:
     await world.begin()
     (intent,) = await world.rows()
-    ask = (world.organization, intent.registration_id)
-    assert await world.registry.resolve_intent(*ask) == (State.PENDING, "")
+    ask = intent.registration_id
+    assert await world.resolve(ask) == (State.PENDING, "")
     world.clock.advance(31)
-    assert await world.registry.resolve_intent(*ask) == (State.ABORTED, "")
+    assert await world.resolve(ask) == (State.ABORTED, "")
     assert await world.state(intent.registration_id) == State.ABORTED
 
 
@@ -273,14 +272,14 @@ async def test_an_enrollment_that_was_aborted_meanwhile_does_not_become_active(w
     async def abort() -> None:
         world.clock.advance(31)
         if by == "sweep":
-            await world.registry.sweep_once()
+            await world.registry.enrollments.sweep_once()
         else:
             (intent,) = await world.rows()
-            await world.registry.resolve_intent(world.organization, intent.registration_id)
+            await world.resolve(intent.registration_id)
 
     async with world.before_write(2, abort):
         with pytest.raises(EnrollmentAborted):
-            await world.registry.register(attempt)
+            await world.register(attempt)
     assert [row.state for row in await world.rows()] == [State.ABORTED]
     assert await world.events() == []
     assert await world.devices() == []
@@ -291,7 +290,7 @@ async def test_a_sweep_decides_nothing_that_is_decided(world: World) -> None:
     await world.revoke(name(revoked))
     await world.delete(name(deleted))
     world.clock.advance(3600)
-    await world.registry.sweep_once()
+    await world.registry.enrollments.sweep_once()
     assert await world.states(active, revoked, deleted) == ["ACTIVE", "REVOKED", "DELETED"]
 
 
@@ -302,38 +301,38 @@ async def test_an_intent_that_was_never_seen_is_aborted_for_good(world: World) -
     """The failure table: a late create cannot revive it."""
     unknown = new(REGISTRATION)
     for _ in range(2):
-        assert await world.registry.resolve_intent(world.organization, unknown) == (State.ABORTED, "")
+        assert await world.resolve(unknown) == (State.ABORTED, "")
     assert [(row.registration_id, row.state) for row in await world.rows()] == [(unknown, State.ABORTED)]
-    assert await world.registry.registrations(world.organization, ALL, "", "", Page("", 1000)) == []
+    assert await world.listed() == []
     assert await world.events() == []
     world.clock.advance(3600)
-    await world.registry.sweep_once()
+    await world.registry.enrollments.sweep_once()
     assert await world.state(unknown) == State.ABORTED
 
 
 async def test_an_unknown_intent_asked_for_eight_times_at_once_has_one_answer(world: World) -> None:
     unknown = new(REGISTRATION)
-    got = await asyncio.gather(*(world.registry.resolve_intent(world.organization, unknown) for _ in range(8)))
+    got = await asyncio.gather(*(world.resolve(unknown) for _ in range(8)))
     assert set(got) == {(State.ABORTED, "")}
 
 
 async def test_an_intent_of_another_organization_says_nothing_of_this_one(world: World) -> None:
     enrolled = await world.enroll()
     other = await world.add_organization()
-    assert await world.registry.resolve_intent(other, name(enrolled)) == (State.ABORTED, "")
+    assert await world.resolve(name(enrolled), other) == (State.ABORTED, "")
     lease = enrolled.registration.lease.lease_id
-    assert await world.registry.resolve_intent(world.organization, name(enrolled)) == (State.ACTIVE, lease)
-    assert (await world.registry.device_caller(enrolled.token)).organization_id == world.organization
+    assert await world.resolve(name(enrolled)) == (State.ACTIVE, lease)
+    assert (await world.registry.callers.device(enrolled.token)).organization_id == world.organization
 
 
 async def test_the_question_tells_the_lease_and_the_end(world: World) -> None:
     enrolled = await world.enroll()
-    ask, lease = (world.organization, name(enrolled)), enrolled.registration.lease.lease_id
-    assert await world.registry.resolve_intent(*ask) == (State.ACTIVE, lease)
+    ask, lease = name(enrolled), enrolled.registration.lease.lease_id
+    assert await world.resolve(ask) == (State.ACTIVE, lease)
     await world.revoke(name(enrolled))
-    assert await world.registry.resolve_intent(*ask) == (State.REVOKED, lease)
+    assert await world.resolve(ask) == (State.REVOKED, lease)
     await world.delete(name(enrolled))
-    assert (await world.registry.resolve_intent(*ask))[0] == State.DELETED
+    assert (await world.resolve(ask))[0] == State.DELETED
 
 
 async def test_both_peers_down_leave_an_intent_that_is_aborted(world: World) -> None:
@@ -341,11 +340,11 @@ async def test_both_peers_down_leave_an_intent_that_is_aborted(world: World) -> 
         peer.always = dict.fromkeys(methods, is_down)
     attempt = await world.attempt()
     with pytest.raises(ServiceUnavailable):
-        await world.registry.register(attempt)
+        await world.register(attempt)
     assert [row.state for row in await world.rows()] == [State.ABORTED]
     world.identity.always.clear()
     world.ipam.always.clear()
-    await world.registry.register(attempt)
+    await world.register(attempt)
 
 
 async def test_a_new_attempt_counts_although_the_clock_went_back(world: World) -> None:
@@ -353,18 +352,18 @@ async def test_a_new_attempt_counts_although_the_clock_went_back(world: World) -
     world.ipam.will("reserve", refuses(FULL))
     attempt = await world.attempt()
     with pytest.raises(SubnetExhausted):
-        await world.registry.register(attempt)
+        await world.register(attempt)
     world.clock.advance(-2)
-    enrolled = await world.registry.register(attempt)
-    assert await world.registry.register(attempt) == enrolled
+    enrolled = await world.register(attempt)
+    assert await world.register(attempt) == enrolled
     await world.delete(name(enrolled))
     with pytest.raises(RegistrationNotFound):
-        await world.registry.register(attempt)
+        await world.register(attempt)
 
 
 async def test_a_repeated_enrollment_is_answered_after_its_challenge_has_expired(world: World) -> None:
     """I-07: for 24 hours, as the contract promises."""
     attempt = await world.attempt()
-    enrolled = await world.registry.register(attempt)
+    enrolled = await world.register(attempt)
     world.clock.advance(3600)
-    assert await world.registry.register(attempt) == enrolled
+    assert await world.register(attempt) == enrolled

@@ -45,14 +45,14 @@ async def test_a_failed_enrollment_is_aborted_first_and_given_back_then(
     (world.identity if method == "authorize" else world.ipam).will(method, behaviour)
     attempt = await world.attempt()
     with pytest.raises(error):
-        await world.registry.register(attempt)
+        await world.register(attempt)
     asked = [("authorize", State.PENDING), ("reserve", State.PENDING)][: 1 if method == "authorize" else 2]
     assert world.calls[: len(asked)] == asked
     assert sorted(world.calls[len(asked) :]) == [("cancel", State.ABORTED), ("release", State.ABORTED)]
     assert (world.identity.seats, world.ipam.leases) == ({}, {})
     assert await world.events() == []
     assert await world.devices() == []
-    enrolled = await world.registry.register(attempt)
+    enrolled = await world.register(attempt)
     assert list(world.identity.seats) == list(world.ipam.leases) == [name(enrolled)]
 
 
@@ -64,13 +64,13 @@ async def test_an_enrollment_that_identity_refuses_has_reserved_nothing(world: W
     world.identity.will("authorize", refuses(error))
     attempt = await world.attempt()
     with pytest.raises(type(error)):
-        await world.registry.register(attempt)
+        await world.register(attempt)
     assert ("reserve", State.PENDING) not in world.calls
     assert (world.identity.seats, world.ipam.leases) == ({}, {})
     assert {row.state for row in await world.rows()} <= {State.ABORTED}
     assert await world.events() == []
     assert await world.devices() == []
-    enrolled = await world.registry.register(attempt)
+    enrolled = await world.register(attempt)
     assert list(world.identity.seats) == list(world.ipam.leases) == [name(enrolled)]
 
 
@@ -86,20 +86,20 @@ async def test_one_peer_that_cannot_be_told_does_not_keep_the_other_from_being_t
     (world.identity if method == "cancel" else world.ipam).will(method, behaviour)
     attempt = await world.attempt()
     with pytest.raises(SubnetExhausted):
-        await world.registry.register(attempt)
+        await world.register(attempt)
     (intent,) = await world.rows()
     assert intent.state == State.ABORTED
     kept = {"cancel": world.identity.seats, "release": world.ipam.leases}
     is_kept = behaviour is is_down
     assert {it: bool(held) for it, held in kept.items()} == {"cancel": False, "release": False, method: is_kept}
-    assert await world.registry.resolve_intent(world.organization, intent.registration_id) == (State.ABORTED, "")
-    await world.registry.register(attempt)
+    assert await world.resolve(intent.registration_id) == (State.ABORTED, "")
+    await world.register(attempt)
 
 
 async def test_a_slow_peer_does_not_let_an_overdue_enrollment_through(world: World) -> None:
     async def takes_a_minute() -> None:
         world.clock.advance(60)
-        await world.registry.sweep_once()
+        await world.registry.enrollments.sweep_once()
 
     world.ipam.will("reserve", acts_and_then(takes_a_minute))
     with pytest.raises(EnrollmentAborted):
@@ -124,11 +124,11 @@ async def test_a_failure_after_the_same_enrollment_succeeded_is_a_success(world:
     got: list[str] = []
 
     async def retry() -> None:
-        got.append(name(await world.registry.register(attempt)))
+        got.append(name(await world.register(attempt)))
         raise ServiceUnavailable("the connection broke", service="ipam")
 
     world.ipam.will("reserve", acts_and_then(retry))
-    enrolled = await world.registry.register(attempt)
+    enrolled = await world.register(attempt)
     assert got == [name(enrolled)]
     assert [method for method, _ in world.calls] == ["authorize", "reserve", "authorize", "reserve"]
     assert list(world.identity.seats) == list(world.ipam.leases) == [name(enrolled)]
@@ -165,7 +165,7 @@ async def test_what_somebody_else_aborted_is_given_back_all_the_same(world: Worl
 
     async def takes_a_minute() -> None:
         world.clock.advance(60)
-        await world.registry.sweep_once()
+        await world.registry.enrollments.sweep_once()
 
     world.ipam.will("reserve", acts_and_then(takes_a_minute))
     with pytest.raises(EnrollmentAborted):
@@ -187,7 +187,7 @@ async def test_an_aborted_enrollment_leaves_the_users_other_one_alone(world: Wor
 
 async def test_an_id_token_is_good_for_the_retries_of_its_request_only(world: World) -> None:
     attempt = await world.attempt()
-    await world.registry.register(attempt)
+    await world.register(attempt)
     other = await world.attempt()
     with pytest.raises(IdTokenInvalid):
-        await world.registry.register(replace(other, credential=attempt.credential))
+        await world.register(replace(other, credential=attempt.credential))

@@ -24,7 +24,7 @@ async def test_a_revocation_takes_the_keys_and_keeps_the_addresses(world: World)
     holder = user()
     mine, theirs = await world.enroll(holder), await world.enroll()
     await world.follow(world.identity.revocation(holder))
-    found = await world.registry.registration(world.organization, name(mine))
+    found = await world.registry.registrations.get(world.organization, name(mine))
     assert (found.state, found.lease) == (State.REVOKED, mine.registration.lease)
     assert found.revoke_time is not None
     assert await world.states(theirs) == ["ACTIVE"]
@@ -40,12 +40,12 @@ async def test_a_user_who_was_removed_while_enrolling_is_refused(world: World) -
     world.identity.will("authorize", acts_and_then(remove))
     attempt = await world.attempt(holder)
     with pytest.raises(UserRemoved):
-        await world.registry.register(attempt)
+        await world.register(attempt)
     assert sorted(world.calls[-2:]) == [("cancel", State.ABORTED), ("release", State.ABORTED)]
     assert (world.identity.seats, world.ipam.leases) == ({}, {})
     assert await world.events() == []
     # Removed and still admitted: the next one is authorized behind the removal.
-    assert (await world.registry.register(attempt)).registration.state == State.ACTIVE
+    assert (await world.register(attempt)).registration.state == State.ACTIVE
 
 
 async def test_a_user_who_was_revoked_while_enrolling_starts_over(world: World) -> None:

@@ -29,7 +29,7 @@ async def test_a_second_enrollment_takes_over_the_addresses_of_the_first(world: 
     assert (await world.changes())[1:] == [[("active", name(new)), ("deleted", name(old))]]
     assert [method for method, _ in world.calls] == ["authorize", "reserve", "authorize"]
     lease = old.registration.lease.lease_id
-    assert await world.registry.resolve_intent(world.organization, name(new)) == (State.ACTIVE, lease)
+    assert await world.resolve(name(new)) == (State.ACTIVE, lease)
 
 
 async def test_another_device_of_the_user_is_untouched(world: World) -> None:
@@ -44,14 +44,14 @@ async def test_another_user_is_refused_and_given_back(world: World) -> None:
     old = await world.enroll(user(), "laptop", name="Anna's")
     second = await world.attempt(user(), "laptop", name="Ben's")
     with pytest.raises(DeviceHeldByAnotherUser) as caught:
-        await world.registry.register(second)
+        await world.register(second)
     assert caught.value.metadata == {"device_id": old.device.device_id}
     assert sorted(world.calls[-2:]) == [("cancel", State.ABORTED), ("release", State.ABORTED)]
     assert list(world.identity.seats) == [name(old)]
     assert await world.states(old) == ["ACTIVE"]
     assert [it.claims.display_name for it in await world.devices()] == ["Anna's"]
     await world.revoke(name(old))
-    new = await world.registry.register(second)
+    new = await world.register(second)
     assert new.registration.lease != old.registration.lease
     assert await world.states(old, new) == ["REVOKED", "ACTIVE"]
 
@@ -93,7 +93,7 @@ async def test_a_predecessor_that_is_revoked_meanwhile_keeps_its_addresses(world
         await world.revoke(name(old))
 
     async with world.before_write(2, revoke):
-        new = await world.registry.register(attempt)
+        new = await world.register(attempt)
     assert await world.states(old, new) == ["REVOKED", "ACTIVE"]
     assert new.registration.lease.lease_id == world.ipam.leases[name(new)].lease_id
     assert (await world.find(name(old))).lease == old.registration.lease
@@ -109,7 +109,7 @@ async def test_a_predecessor_that_is_deleted_meanwhile_hands_nothing_over(world:
         await world.delete(name(old))
 
     async with world.before_write(2, delete):
-        new = await world.registry.register(attempt)
+        new = await world.register(attempt)
     assert new.registration.lease != old.registration.lease
     assert await world.events() == [("active", name(old)), ("deleted", name(old)), ("active", name(new))]
 
@@ -148,7 +148,7 @@ async def test_a_predecessor_that_is_revoked_and_back_is_the_same(world: World) 
         await world.unrevoke(name(old))
 
     async with world.before_write(2, revoke_and_restore):
-        new = await world.registry.register(attempt)
+        new = await world.register(attempt)
     assert new.registration.lease == old.registration.lease
 
 
@@ -164,7 +164,7 @@ async def test_a_place_that_never_stands_still_is_a_conflict_in_the_end(world: W
 
     world.database.before[world.database.writes + 2] = change
     with pytest.raises(Conflict):
-        await world.registry.register(attempt)
+        await world.register(attempt)
     world.database.before.clear()
     (intent,) = await world.rows(attempt.request_id)
     assert intent.state == State.ABORTED
@@ -192,8 +192,8 @@ async def test_a_handover_that_is_asked_for_again_changes_nothing(world: World) 
     holder = user()
     await world.enroll(holder, "laptop")
     attempt = await world.attempt(holder, "laptop")
-    new = await world.registry.register(attempt)
-    assert await world.registry.register(attempt) == new
+    new = await world.register(attempt)
+    assert await world.register(attempt) == new
     assert len(await world.changes()) == 2
 
 
@@ -201,7 +201,7 @@ async def test_eight_enrollments_of_one_user_on_one_device_leave_one(world: Worl
     """Decision 18 under concurrency: one place, one lease that moves along."""
     holder = user()
     attempts = [await world.attempt(holder, "laptop") for _ in range(8)]
-    got = await asyncio.gather(*map(world.registry.register, attempts), return_exceptions=True)
+    got = await asyncio.gather(*map(world.register, attempts), return_exceptions=True)
     assert all(isinstance(it, Conflict) for it in got if isinstance(it, GuardhouseError))
     assert not [it for it in got if isinstance(it, BaseException) and not isinstance(it, GuardhouseError)]
     assert len(await world.snapshot()) == 1
@@ -209,7 +209,7 @@ async def test_eight_enrollments_of_one_user_on_one_device_leave_one(world: Worl
 
 async def test_eight_users_on_one_device_leave_one(world: World) -> None:
     attempts = [await world.attempt(user(), "laptop") for _ in range(8)]
-    got = await asyncio.gather(*map(world.registry.register, attempts), return_exceptions=True)
+    got = await asyncio.gather(*map(world.register, attempts), return_exceptions=True)
     assert sum(isinstance(it, DeviceHeldByAnotherUser) for it in got) == 7
     assert len(await world.snapshot()) == 1
     assert len(world.identity.seats) == 1
@@ -227,5 +227,5 @@ async def test_an_enrollment_that_fails_in_the_end_changes_no_claims(world: Worl
     world.ipam.will("reserve", refuses(SubnetExhausted("all are held")))
     async with world.before_write(2, revoke):
         with pytest.raises(SubnetExhausted):
-            await world.registry.register(attempt)
+            await world.register(attempt)
     assert [it.claims.display_name for it in await world.devices()] == ["old"]

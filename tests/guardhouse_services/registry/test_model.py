@@ -169,7 +169,7 @@ class Forest(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         self.world.clock.advance(40)
-        self.run(self.world.registry.sweep_once())
+        self.run(self.world.registry.enrollments.sweep_once())
 
     # What is so
 

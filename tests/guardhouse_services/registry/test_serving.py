@@ -1,26 +1,18 @@
 """The contract's side: batches, lists and tokens, on both engines (decisions 15, 16, 22 and 36)."""
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from guardhouse import revisions
-from guardhouse.errors import CredentialsInvalid, FieldRequired, InvalidField, PageTokenInvalid
-from guardhouse.ids import REGISTRATION
+from guardhouse.errors import CredentialsInvalid, DeviceNotFound, FieldRequired, InvalidField, PageTokenInvalid
+from guardhouse.ids import DEVICE, REGISTRATION
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services.credentials import hash_secret
-from guardhouse_services.feed import Feed
-from guardhouse_services.paging import Pages
 from guardhouse_services.registry.servicer import RegistryServicer
-from guardhouse_services.registry.usecases import snapshot
-from tests.guardhouse_services.registry.world import MASTER_KEY, World, machine, name, new, user
-
-
-@pytest.fixture
-def servicer(world: World) -> RegistryServicer:
-    feed = Feed(world.database, cast("Any", pb), snapshot, 1.0)
-    return RegistryServicer(world.clock, world.registry, Pages(MASTER_KEY), feed)
+from guardhouse_services.registry.usecases.callers import LEAVE
+from tests.guardhouse_services.registry.world import World, machine, name, new, user
 
 
 def outcomes(results: Any) -> list[tuple[str, str]]:
@@ -72,6 +64,42 @@ async def test_an_answer_names_the_revision_of_its_change(world: World, servicer
     device = pb.DeleteDeviceRequest(organization_id=world.organization, device_id=enrolled.device.device_id)
     gone = await servicer.DeleteDevice(device, world.call())
     assert (gone.registrations_deleted, revisions.decode(gone.revision_token).position.revision) == (1, 3)
+
+
+async def test_what_would_happen_is_answered_and_does_not(world: World, servicer: RegistryServicer) -> None:
+    """AIP-163, decision 16: with the counts, and without a revision token."""
+    first, second = await world.enroll(), await world.enroll()
+    await world.revoke(name(second))
+    ids = [name(first), name(second), new(REGISTRATION)]
+    about: dict[str, Any] = {"organization_id": world.organization, "request_id": "once", "validate_only": True}
+    states = {
+        "Revoke": [pb.REGISTRATION_STATE_REVOKED, pb.REGISTRATION_STATE_REVOKED],
+        "Unrevoke": [pb.REGISTRATION_STATE_ACTIVE, pb.REGISTRATION_STATE_ACTIVE],
+        "Delete": [pb.REGISTRATION_STATE_UNSPECIFIED, pb.REGISTRATION_STATE_UNSPECIFIED],
+    }
+    for verb, expected in states.items():
+        request = getattr(pb, f"{verb}RegistrationsRequest")(registration_ids=ids, **about)
+        answer = await getattr(servicer, f"{verb}Registrations")(request, world.call("once"))
+        assert [it.registration.state for it in answer.results[:2]] == expected
+        assert outcomes(answer.results)[2] == (ids[2], "error")
+        assert answer.revision_token == ""
+        if verb != "Unrevoke":
+            assert answer.addresses_held == 4 if verb == "Revoke" else answer.addresses_released == 4
+    of_device: dict[str, Any] = about | {"device_id": first.device.device_id}
+    revoked = await servicer.RevokeDevice(pb.RevokeDeviceRequest(**of_device), world.call("once"))
+    assert (revoked.registrations_revoked, revoked.addresses_held, revoked.revision_token) == (1, 2, "")
+    deleted = await servicer.DeleteDevice(pb.DeleteDeviceRequest(**of_device), world.call("once"))
+    assert (deleted.registrations_deleted, deleted.addresses_released, deleted.revision_token) == (1, 2, "")
+    with pytest.raises(DeviceNotFound):
+        await servicer.DeleteDevice(pb.DeleteDeviceRequest(**about | {"device_id": new(DEVICE)}), world.call())
+    assert await world.states(first, second) == ["ACTIVE", "REVOKED"]
+    assert len(await world.changes()) == 3
+    # Nothing of it is remembered: the same request_id does what it says.
+    really = pb.DeleteRegistrationsRequest(organization_id=world.organization, registration_ids=ids)
+    for _ in range(2):
+        answer = await servicer.DeleteRegistrations(really, world.call("once"))
+        assert answer.addresses_released == 4
+    assert await world.states(first, second) == ["DELETED", "DELETED"]
 
 
 # Lists
@@ -161,18 +189,17 @@ async def test_a_revoked_registration_resolves_as_active(world: World, servicer:
 async def test_a_device_is_recognised_while_its_registration_is_active(world: World) -> None:
     """Decision 22."""
     enrolled, other = await world.enroll(), await world.enroll(machine())
-    caller = await world.registry.device_caller(enrolled.token)
+    caller = await world.registry.callers.device(enrolled.token)
     assert (caller.kind, caller.id, caller.organization_id) == ("device", name(enrolled), world.organization)
-    assert (await world.registry.device_caller(other.token)).id == name(other)
+    assert (await world.registry.callers.device(other.token)).id == name(other)
     await world.revoke(name(enrolled))
     with pytest.raises(CredentialsInvalid):
-        await world.registry.device_caller(enrolled.token)
+        await world.registry.callers.device(enrolled.token)
     await world.unrevoke(name(enrolled))
-    await world.registry.device_caller(enrolled.token)
+    await world.registry.callers.device(enrolled.token)
     await world.delete(name(enrolled))
-    with pytest.raises(CredentialsInvalid):
-        await world.registry.device_caller(enrolled.token)
-    await world.registry.device_caller(other.token)
+    assert (await world.registry.callers.device(enrolled.token)).only == LEAVE
+    assert (await world.registry.callers.device(other.token)).only == ""
 
 
 async def test_a_device_is_not_recognised_by_anything_else(world: World) -> None:
@@ -188,11 +215,11 @@ async def test_a_device_is_not_recognised_by_anything_else(world: World) -> None
         "",
     ):
         with pytest.raises(CredentialsInvalid):
-            await world.registry.device_caller(bearer)
+            await world.registry.callers.device(bearer)
     attempt = await world.begin()
     (pending,) = await world.rows(attempt.request_id)
     with pytest.raises(CredentialsInvalid):
-        await world.registry.device_caller(world.registry._token(pending))
+        await world.registry.callers.device(world.registry.enrollments._token(pending))
 
 
 async def test_a_token_is_stored_as_its_hash_only(world: World) -> None:

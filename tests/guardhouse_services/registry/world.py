@@ -11,21 +11,38 @@ import sqlalchemy as sa
 
 from guardhouse import keys
 from guardhouse.common.v1 import access_pb2, credential_pb2
+from guardhouse.common.v1.audit_pb2 import AuditRecord
 from guardhouse.errors import EnrollmentAborted, IdTokenInvalid, ServiceUnavailable
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import DEVICE, LEASE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, new_id
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2 as pb
-from guardhouse_services.access import Call, Caller
+from guardhouse_services.access import ANONYMOUS, Call, Caller, RequestKey
+from guardhouse_services.audit import audit_record
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database, Transaction, change, head, sqlite_engine
 from guardhouse_services.directory import Directory
 from guardhouse_services.migrate import migrate
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import Claims, Device, Registration, State
+from guardhouse_services.registry.domain import (
+    LISTED,
+    Claims,
+    Device,
+    DeviceFilter,
+    Range,
+    Registration,
+    RegistrationFilter,
+    State,
+)
 from guardhouse_services.registry.messages import to_event
-from guardhouse_services.registry.usecases import Enrolled, Enrollment, Registry, follow_identity, snapshot
-from guardhouse_services.requests import RequestKey, request
+from guardhouse_services.registry.store import tables
+from guardhouse_services.registry.usecases import Registry
+from guardhouse_services.registry.usecases.effects import follow_identity
+from guardhouse_services.registry.usecases.enrollments import Enrolled, Enrollment
+from guardhouse_services.registry.usecases.proofs import Proofs
+from guardhouse_services.registry.usecases.rotations import Rotation
+from guardhouse_services.registry.usecases.snapshot import snapshot
+from guardhouse_services.requests import request
 from guardhouse_services.times import to_timestamp
 from tests.clock import FakeClock
 
@@ -36,7 +53,7 @@ Action = Callable[[], Awaitable[Any]]
 
 EPOCH = "epoch"
 MASTER_KEY = MasterKey(b"k" * 32)
-ALL = (State.ACTIVE, State.REVOKED)
+EVERYTHING = Range(1001)
 
 
 def new(prefix: str) -> str:
@@ -209,12 +226,12 @@ class WatchedDatabase(Database):
     before: dict[int, Action]
     writes = 0
 
-    async def write(self, function: Callable[[Transaction], T]) -> T:
+    async def write(self, function: Callable[[Transaction], T], *, validate_only: bool = False) -> T:
         self.writes += 1
         action = self.before.pop(self.writes, None)
         if action is not None:
             await action()
-        return await super().write(function)
+        return await super().write(function, validate_only=validate_only)
 
 
 class Fresh:
@@ -251,6 +268,7 @@ class World:
             self.identity,  # type: ignore[arg-type]
             self.ipam,  # type: ignore[arg-type]
         )
+        self.proofs = Proofs(clock, MASTER_KEY)
         self.organization = ""
 
     async def start(self) -> None:
@@ -280,21 +298,23 @@ class World:
         request_id: str = "",
         private: bytes = b"",
         organization_id: str = "",
+        key_type: keys.KeyType = keys.CURVE25519,
     ) -> Enrollment:
         """An enrollment that can be asked for as often as one likes; everything that is not said is new."""
         organization_id, holder = organization_id or self.organization, holder or user()
         hardware, request_id = hardware or secrets.token_hex(8), request_id or secrets.token_hex(8)
-        private = private or keys.new_private_key()
-        _, challenge, _ = await self.registry.enrollment_info(organization_id)
+        private = private or key_type.new_private_key()
+        _, challenge, _ = await self.registry.enrollments.info(organization_id)
         if holder.startswith(USER):
             credential = credential_pb2.Credential(id_token=f"{holder}.{secrets.token_hex(8)}")
         else:
             secret = credential_pb2.ServiceTokenCredential(client_id=holder, client_secret="secret")
             credential = credential_pb2.Credential(service_token=secret)
-        public = keys.public_key(private)
-        transcript = keys.transcript(
+        public = key_type.public_key(private)
+        transcript = keys.enrollment_transcript(
             organization_id=organization_id,
             challenge=challenge,
+            key_type=key_type,
             public_key=public,
             hardware_id=hardware,
             request_id=request_id,
@@ -302,17 +322,78 @@ class World:
         return Enrollment(
             organization_id=organization_id,
             request_id=request_id,
-            fingerprint=hashlib.sha256(transcript + credential.SerializeToString(deterministic=True)).digest(),
+            fingerprint=hashlib.sha256(transcript.data + credential.SerializeToString(deterministic=True)).digest(),
             credential=credential,
             claims=Claims(hardware, name or hardware, 3, "6.1", "1.0", "", "", ""),
-            key_type=pb.KEY_TYPE_CURVE25519,
+            key_type=key_type.number,
             public_key=public,
             challenge=challenge,
-            proof=keys.prove(private, self.registry.proof_key, transcript),
+            proof=key_type.prove(private, self.registry.proof_key, transcript),
         )
 
     async def enroll(self, holder: str = "", hardware: str = "", **kwargs: Any) -> Enrolled:
-        return await self.registry.register(await self.attempt(holder, hardware, **kwargs))
+        return await self.register(await self.attempt(holder, hardware, **kwargs))
+
+    async def register(self, attempt: Enrollment) -> Enrolled:
+        method = f"/{pb.DESCRIPTOR.package}.EnrollmentService/Register"
+        key = RequestKey(attempt.organization_id, ANONYMOUS.name, "Register", attempt.request_id, attempt.fingerprint)
+        return await self.registry.enrollments.register(Call(ANONYMOUS, method, "trace", key), attempt)
+
+    def device_call(self, enrolled: Enrolled, method: str, request_id: str = "", body: str = "") -> Call:
+        """A call of a method of RegistrationService by the device."""
+        caller = Caller("device", name(enrolled), self.organization)
+        fingerprint = hashlib.sha256(body.encode()).digest()
+        key = RequestKey(self.organization, caller.name, method, request_id or secrets.token_hex(8), fingerprint)
+        return Call(caller, f"/{pb.DESCRIPTOR.package}.RegistrationService/{method}", "trace", key)
+
+    def rotation(
+        self,
+        enrolled: Enrolled,
+        *,
+        current: bytes = b"",
+        private: bytes = b"",
+        key_type: keys.KeyType = keys.CURVE25519,
+        request_id: str = "",
+    ) -> tuple[Call, Rotation]:
+        """A rotation that can be asked for as often as one likes; everything that is not said is new."""
+        request_id = request_id or secrets.token_hex(8)
+        current = current or enrolled.registration.public_key
+        private = private or key_type.new_private_key()
+        challenge, _ = self.proofs.challenge(self.organization)
+        public = key_type.public_key(private)
+        transcript = keys.rotation_transcript(
+            organization_id=self.organization,
+            challenge=challenge,
+            key_type=key_type,
+            public_key=public,
+            registration_id=name(enrolled),
+            current_public_key=current,
+            request_id=request_id,
+        )
+        wanted = Rotation(
+            organization_id=self.organization,
+            registration_id=name(enrolled),
+            current_public_key=current,
+            key_type=key_type.number,
+            public_key=public,
+            challenge=challenge,
+            proof=key_type.prove(private, self.registry.proof_key, transcript),
+        )
+        return self.device_call(enrolled, "RotateKey", request_id, str(wanted)), wanted
+
+    async def rotate(self, enrolled: Enrolled, **kwargs: Any) -> Registration:
+        rotated, _ = await self.registry.rotations.rotate(*self.rotation(enrolled, **kwargs))
+        return rotated
+
+    async def leave(self, enrolled: Enrolled, request_id: str = "", body: str = "") -> str:
+        call = self.device_call(enrolled, "Leave", request_id, body)
+        return await self.registry.registrations.leave(call, self.organization, name(enrolled))
+
+    async def beat(self, *enrolled: Enrolled, os_version: str = "", client_version: str = "") -> None:
+        """Heartbeats of these, written at once."""
+        for it in enrolled:
+            self.registry.heartbeats.take(self.organization, name(it), os_version, client_version)
+        await self.registry.heartbeats.flush()
 
     async def begin(self, holder: str = "", hardware: str = "", **kwargs: Any) -> Enrollment:
         """An enrollment whose registry died when the intent was written."""
@@ -323,7 +404,7 @@ class World:
         attempt = await self.attempt(holder, hardware, **kwargs)
         self.identity.will("authorize", dies)
         try:
-            await self.registry.register(attempt)
+            await self.register(attempt)
         except RuntimeError:
             return attempt
         raise AssertionError("identity was not asked")
@@ -338,35 +419,53 @@ class World:
     # What an admin does
 
     async def revoke(self, *ids: str, call: Call | None = None) -> dict[str, str]:
-        batch = await self.registry.revoke(call or self.call(), self.organization, ids)
+        batch = await self.registry.registrations.revoke(call or self.call(), self.organization, ids)
         return dict(map(told, batch.outcomes))
 
     async def unrevoke(self, *ids: str, call: Call | None = None) -> dict[str, str]:
-        batch = await self.registry.unrevoke(call or self.call(), self.organization, ids)
+        batch = await self.registry.registrations.unrevoke(call or self.call(), self.organization, ids)
         return dict(map(told, batch.outcomes))
 
     async def delete(self, *ids: str, call: Call | None = None) -> dict[str, str]:
-        batch = await self.registry.delete(call or self.call(), self.organization, ids)
+        batch = await self.registry.registrations.delete(call or self.call(), self.organization, ids)
         return dict(map(told, batch.outcomes))
 
+    async def revoke_device(self, device_id: str, call: Call | None = None) -> tuple[int, int]:
+        """How many were active, and how many it has now that are revoked."""
+        done = await self.registry.devices.revoke(call or self.call(), self.organization, device_id)
+        return done.revoked, done.held
+
     async def delete_device(self, device_id: str, call: Call | None = None) -> int:
-        deleted, _ = await self.registry.delete_device(call or self.call(), self.organization, device_id)
+        deleted, _ = await self.registry.devices.delete(call or self.call(), self.organization, device_id)
         return deleted
 
     async def follow(self, *events: identity_pb2.Event) -> None:
         await self.database.write(lambda tx: follow_identity(tx, self.organization, events))
 
+    async def resolve(self, intent_id: str, organization_id: str = "") -> tuple[State, str]:
+        return await self.registry.enrollments.resolve(self.call(), organization_id or self.organization, intent_id)
+
     # What is so
+
+    async def listed(
+        self, *states: State, page: Range = EVERYTHING, user_id: str = "", token_id: str = "", device_id: str = ""
+    ) -> list[str]:
+        wanted = RegistrationFilter(states or LISTED, user_id, token_id, device_id)
+        rows = await self.registry.registrations.page(self.organization, wanted, page)
+        return [row.registration_id for row in rows]
+
+    async def listed_devices(self, active: bool | None, page: Range = EVERYTHING, platform: int = 0) -> list[Device]:
+        return list(await self.registry.devices.page(self.organization, DeviceFilter(active, platform), page))
 
     async def rows(self, request_id: str = "") -> list[Registration]:
         """Registrations and intents in any state, of one request or all, by creation."""
-        table = store.registration
+        table = tables.registration
         query = sa.select(table.c.organization_id, table.c.registration_id).order_by(table.c.registration_id)
         if request_id:
             query = query.where(table.c.request_id == request_id)
 
         def read(tx: Transaction) -> list[Registration]:
-            found = [store.find_registration(tx, *row) for row in tx.execute(query).all()]
+            found = [store.registrations.find(tx, *row) for row in tx.execute(query).all()]
             return [row for row in found if row is not None]
 
         return await self.database.read(read)
@@ -375,7 +474,7 @@ class World:
         return next(row for row in await self.rows() if row.registration_id == registration_id)
 
     async def state(self, registration_id: str) -> State | None:
-        table = store.registration
+        table = tables.registration
         query = sa.select(table.c.state).where(table.c.registration_id == registration_id).limit(1)
         found = await self.database.read(lambda tx: tx.execute(query).scalar_one_or_none())
         return State(found) if found else None
@@ -384,13 +483,13 @@ class World:
         return [str(await self.state(name(it))) for it in registrations]
 
     async def devices(self) -> list[Device]:
-        query = sa.select(store.device.c.device_id).where(store.device.c.organization_id == self.organization)
+        query = sa.select(tables.device.c.device_id).where(tables.device.c.organization_id == self.organization)
         ids = await self.database.read(lambda tx: tx.execute(query).scalars().all())
-        found = await self.database.read(lambda tx: [store.find_device(tx, self.organization, it) for it in ids])
+        found = await self.database.read(lambda tx: [store.devices.find(tx, self.organization, it) for it in ids])
         return [device for device in found if device is not None]
 
     async def device_rows(self) -> int:
-        query = sa.select(sa.func.count()).select_from(store.device)
+        query = sa.select(sa.func.count()).select_from(tables.device)
         return int(await self.database.read(lambda tx: tx.execute(query).scalar_one()))
 
     async def changes(self) -> list[list[tuple[str, str]]]:
@@ -404,6 +503,13 @@ class World:
         query = sa.select(change.c.payload).where(change.c.organization_id == self.organization)
         payloads = await self.database.read(lambda tx: tx.execute(query.order_by(change.c.revision)).scalars().all())
         return [pb.Change.FromString(payload) for payload in payloads]
+
+    async def records(self) -> list[AuditRecord]:
+        """The audit log of the organization."""
+        query = sa.select(audit_record.c.payload).where(audit_record.c.organization_id == self.organization)
+        query = query.order_by(audit_record.c.sequence)
+        payloads = await self.database.read(lambda tx: tx.execute(query).scalars().all())
+        return [AuditRecord.FromString(payload) for payload in payloads]
 
     async def snapshot(self, limit: int = 2) -> dict[str, pb.RegistrationRecord]:
         """The feed's snapshot, read in pages."""
@@ -445,7 +551,7 @@ class World:
         """Empties the database for the next world."""
 
         def delete(tx: Transaction) -> None:
-            for table in (*store.metadata.sorted_tables, change, head, request):
+            for table in (*store.metadata.sorted_tables, change, head, request, audit_record):
                 tx.execute(table.delete())
 
         await self.database.write(delete)
@@ -490,10 +596,10 @@ async def insert_many(world: World, count: int) -> list[str]:
     def write(tx: Transaction) -> None:
         rows = []
         for it in made:
-            row = {column.name: getattr(it, column.name, None) for column in store.registration.columns}
+            row = {column.name: getattr(it, column.name, None) for column in tables.registration.columns}
             lease = {"lease_id": it.lease.lease_id, "ipv4": it.lease.ipv4, "ipv6": it.lease.ipv6}
             rows.append(row | {"service_token_id": it.holder.service_token_id} | lease)
-        tx.execute(store.registration.insert(), rows)
+        tx.execute(tables.registration.insert(), rows)
         tx.publish(world.organization, [to_event(it) for it in made])
 
     await world.database.write(write)

@@ -1,20 +1,25 @@
 """Checks: what a replica makes of its three feeds, whatever comes first, and when it refuses to judge."""
 
+import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse import decisions
 from guardhouse.durations import format_duration
-from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField
+from guardhouse.errors import DeadlineTooShort, DurationInvalid, FieldRequired, InvalidField
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services.clock import SECOND
 from guardhouse_services.follower import Freshness
-from guardhouse_services.session.replica import parse_max_staleness
+from guardhouse_services.session import servicer as servicers
+from guardhouse_services.session.domain import StalenessMode
+from guardhouse_services.session.replica import PolicyState, parse_max_staleness
 from guardhouse_services.session.servicer import SessionServicer
 from guardhouse_services.session.usecases import Session
 from guardhouse_services.times import from_timestamp, to_duration, to_timestamp
@@ -69,9 +74,8 @@ async def world(clock: FakeClock) -> AsyncIterator[World]:
 def servicer(world: World) -> SessionServicer:
     # A check touches no database, no feed of its own and no other service.
     nothing: Any = None
-    return SessionServicer(
-        world.clock, Session(world.clock, nothing, world.directory, world.replica, nothing), nothing, nothing
-    )
+    session = Session(world.clock, nothing, world.directory, world.replica, nothing)
+    return SessionServicer(world.clock, session, nothing, nothing, nothing)
 
 
 async def ask(world: World, registration_id: str = LAPTOP, policy_id: str = HOURLY) -> pb.CheckSessionResponse:
@@ -90,7 +94,7 @@ async def batch(world: World, *items: tuple[str, str]) -> pb.BatchCheckSessionsR
     return await servicer(world).BatchCheckSessions(request, call())
 
 
-def reasons(response: pb.BatchCheckSessionsResponse) -> list[tuple[int, int]]:
+def reasons(response: pb.BatchCheckSessionsResponse | pb.StreamCheckSessionsResponse) -> list[tuple[int, int]]:
     return [(answer.decision, answer.reason) for answer in response.answers]
 
 
@@ -394,6 +398,121 @@ async def test_an_organization_knows_nothing_of_another(world: World) -> None:
         assert (answer.decision, answer.reason, answer.user_id) == (*UNKNOWN, "")
 
 
+def full_batch(*items: tuple[str, str], mask: Sequence[str] = (), **fields: Any) -> pb.BatchCheckSessionsRequest:
+    asked = [pb.CheckSessionItem(registration_id=one, policy_id=other) for one, other in items]
+    read_mask = FieldMask(paths=mask) if mask else None
+    return pb.BatchCheckSessionsRequest(organization_id=ORGANIZATION, items=asked, read_mask=read_mask, **fields)
+
+
+async def test_a_batch_has_the_fields_that_are_wanted(world: World) -> None:
+    """AIP-157: those and no others, of every kind of answer; ids that the items hold when the mask names them."""
+    began = await enrolled(world)
+    items = [(LAPTOP, HOURLY), (NO_REGISTRATION, HOURLY), (LAPTOP, NO_POLICY), (LAPTOP, UNLIMITED)]
+    alone = [(await ask(world, *item)).answer for item in items]
+    assert alone[0].session_expire_time == to_timestamp(began + HOUR)
+    names = [field.name for field in pb.CheckAnswer.DESCRIPTOR.fields]
+    for mask in (*([name] for name in names), ["decision", "reason", "session_expire_time"], names, names[::-1]):
+        response = await servicer(world).BatchCheckSessions(full_batch(*items, mask=mask), call())
+        for answer, whole in zip(response.answers, alone, strict=True):
+            wanted = pb.CheckAnswer()
+            FieldMask(paths=mask).MergeMessage(whole, wanted)
+            assert answer == wanted
+    default = [name for name in names if name not in ("policy_id", "registration_id")]
+    asked = [await servicer(world).BatchCheckSessions(full_batch(*items, mask=mask), call()) for mask in ((), default)]
+    assert asked[0].answers == asked[1].answers
+
+
+@pytest.mark.parametrize("path", ["answer", "decisions", "valid_for.seconds", "*", "", "Decision"])
+async def test_a_mask_that_names_no_field_is_refused(world: World, path: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        await servicer(world).BatchCheckSessions(full_batch((LAPTOP, HOURLY), mask=["decision", path]), call())
+    assert caught.value.field == "read_mask"
+
+
+class Caller:
+    """Who streams checks: sends what it is told to, and takes an answer when it is told to."""
+
+    def __init__(self, world: World) -> None:
+        self.asked: asyncio.Queue[pb.StreamCheckSessionsRequest | None] = asyncio.Queue()
+        self.taken = 0
+        self.answers: asyncio.Queue[bytes] = asyncio.Queue()
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.served = asyncio.create_task(servicer(world).StreamCheckSessions(self._requests(), self._send))
+
+    def ask(self, nonce: int, *items: tuple[str, str], **fields: Any) -> None:
+        batched = full_batch(*items or ((LAPTOP, HOURLY),), **fields)
+        request = pb.StreamCheckSessionsRequest.FromString(batched.SerializeToString())
+        request.nonce = nonce
+        self.asked.put_nowait(request)
+
+    async def answer(self) -> pb.StreamCheckSessionsResponse:
+        return pb.StreamCheckSessionsResponse.FromString(await self.answers.get())
+
+    async def _requests(self) -> AsyncIterator[pb.StreamCheckSessionsRequest]:
+        while (request := await self.asked.get()) is not None:
+            self.taken += 1
+            yield request
+
+    async def _send(self, message: bytes) -> None:
+        await self.reads.wait()
+        self.answers.put_nowait(message)
+
+
+async def test_a_stream_answers_each_batch_in_order_by_the_state_of_then(world: World) -> None:
+    """Decision 36: as a batch is answered, nonce and all; a change between two shows in the second."""
+    await enrolled(world)
+    caller = Caller(world)
+    caller.ask(7, (LAPTOP, HOURLY), (NO_REGISTRATION, HOURLY))
+    first = await caller.answer()
+    assert (first.nonce, reasons(first)) == (7, [FRESH, UNKNOWN])
+    alone = await batch(world, (LAPTOP, HOURLY), (NO_REGISTRATION, HOURLY))
+    assert (first.answers, first.degraded) == (alone.answers, False)
+    assert first.HasField("fresh_as_of")
+    world.identity.publish(user(revoked=30))
+    await world.settle()
+    for nonce in (-1, 0, 3):
+        caller.ask(nonce, (LAPTOP, UNLIMITED), (LAPTOP, HOURLY), mask=["reason"])
+    for nonce in (-1, 0, 3):
+        answer = await caller.answer()
+        assert (answer.nonce, [each.decision for each in answer.answers]) == (nonce, [0, 0])
+        assert [each.reason for each in answer.answers] == [NO_LIMIT[1], SESSION_REVOKED[1]]
+    caller.asked.put_nowait(None)
+    await caller.served
+
+
+async def test_an_error_ends_the_stream(world: World) -> None:
+    await enrolled(world)
+    caller = Caller(world)
+    caller.ask(1)
+    caller.ask(2, (LAPTOP, HOURLY), (ALICE, HOURLY))
+    caller.ask(3)
+    assert (await caller.answer()).nonce == 1
+    with pytest.raises(InvalidField) as caught:
+        await caller.served
+    assert caught.value.field == "items[1].registration_id"
+    assert (caller.taken, caller.answers.qsize()) == (2, 0)
+
+
+async def test_who_does_not_read_is_not_read_from(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I-26, I-34: one request and one answer are held for a caller, however much it sends; and not for ever, because an
+    answer holds for ten seconds at most."""
+    await enrolled(world)
+    monkeypatch.setattr(servicers, "SEND_SECONDS", 0.3)
+    caller = Caller(world)
+    caller.reads.clear()
+    for nonce in range(100):
+        caller.ask(nonce)
+    await asyncio.sleep(0.1)
+    assert caller.taken == 1
+    caller.reads.set()
+    assert [(await caller.answer()).nonce for _ in range(100)] == list(range(100))
+    caller.reads.clear()
+    caller.ask(100)
+    with pytest.raises(DeadlineTooShort):
+        await caller.served
+
+
 @pytest.mark.parametrize("cut", ["identity", "registry", "own"])
 async def test_nothing_is_allowed_once_one_feed_is_no_longer_fresh(world: World, clock: FakeClock, cut: str) -> None:
     """I-16: with any one link cut there is no ALLOW later than max_staleness after the last proof, under any policy."""
@@ -447,6 +566,112 @@ async def test_the_state_is_stale_from_exactly_max_staleness_on() -> None:
         assert response.fresh_as_of == to_timestamp(began - 29 * SECOND)
 
 
+def opened(max_open: str = "1h") -> pb.Staleness:
+    return pb.Staleness(mode=pb.STALENESS_MODE_OPEN_BOUNDED, max_open=max_open)
+
+
+@contextlib.asynccontextmanager
+async def cut_off(clock: StillClock, seconds: float, **fields: Any) -> AsyncIterator[World]:
+    """A replica that last heard of anything so long ago. Its hourly policy, which allows three hours, is open."""
+    async with World(clock) as world:
+        await enrolled(world, **fields)
+        world.own.publish(policy(duration="3h0m0s", staleness=opened()), policy(UNLIMITED, duration=""))
+        await world.settle()
+        world.identity.up = world.registry.up = world.own.up = False
+        steady = clock.steady()
+        for follower in world.replica.followers:
+            follower.fresh_as_of = steady
+        clock.advance(seconds)
+        yield world
+
+
+@pytest.mark.parametrize("off", [-0.001, -0.000001, 0, 0.000001, 0.001])
+async def test_an_open_policy_decides_by_what_was_last_proven_until_max_open(off: float) -> None:
+    """Section 6.5: one that is not open refuses meanwhile, and after max_open both do."""
+    clock = StillClock()
+    async with cut_off(clock, MAX_STALENESS / SECOND + off) as world:
+        response = await ask(world)
+        assert ((response.answer.decision, response.answer.reason), response.degraded) == (FRESH, off > 0)
+        assert await check(world, policy_id=UNLIMITED) == (STALE if off > 0 else NO_LIMIT)
+        clock.advance(3600 - MAX_STALENESS / SECOND)
+        response = await ask(world)
+        assert ((response.answer.decision, response.answer.reason), response.degraded) == (
+            (STALE, False) if off > 0 else (FRESH, True)
+        )
+        assert response.fresh_as_of == to_timestamp(clock.now() - HOUR - round(off * SECOND))
+        assert response.answer.valid_for == to_duration(max(0, -round(off * SECOND)))
+        assert bool(response.answer.user_id) == (off <= 0)
+
+
+async def test_an_open_policy_refuses_what_was_refused_or_not_known(caplog: pytest.LogCaptureFixture) -> None:
+    """Section 6.5: a revoked or unknown registration, a revoked or removed user, and a session that has ended."""
+    clock = StillClock()
+    async with cut_off(clock, 600) as world:
+        assert await check(world) == FRESH
+        assert await check(world, NO_REGISTRATION) == UNKNOWN
+        assert await check(world, policy_id=NO_POLICY) == STALE
+        for event, refusal in ((user(revoked=30), SESSION_REVOKED), (user(removed=30), REMOVED)):
+            world.identity.publish(event)
+            await asyncio.sleep(0.05)
+            assert await check(world) == refusal
+        world.registry.publish(registration(clock.now(), PHONE, user_id=BOB))
+        await asyncio.sleep(0.05)
+        assert await check(world, PHONE) == UNKNOWN
+    async with cut_off(clock, 600, revoked=True) as world:
+        assert await check(world) == REVOKED
+    async with cut_off(clock, 600, service_token_id=MACHINE) as world:
+        world.identity.publish(authentication(clock.now() - 3 * HOUR, revision=20))
+        await asyncio.sleep(0.05)
+        assert await check(world) == EXPIRED
+
+
+@pytest.mark.parametrize("restored", ["identity", "registry", "own"])
+async def test_an_open_policy_decides_nothing_by_another_history(restored: str) -> None:
+    """I-25, section 6.5: once a service has said that its database was restored, until its snapshot is whole."""
+    clock = StillClock()
+    async with cut_off(clock, 600) as world:
+        assert await check(world) == FRESH
+        getattr(world, restored).change_epoch()
+        await asyncio.sleep(0.05)
+        response = await ask(world)
+        assert (response.answer.decision, response.answer.reason) == STALE
+        assert not response.HasField("fresh_as_of")
+
+
+async def test_degraded_answers_are_counted_and_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """Section 6.5: and a batch says that one of its answers is."""
+    clock = StillClock()
+    async with cut_off(clock, 29) as world:
+        assert not (await batch(world, (LAPTOP, HOURLY))).degraded
+        clock.advance(2)
+        assert not (await batch(world, (LAPTOP, UNLIMITED))).degraded
+        assert (world.replica.degraded_answers, caplog.messages) == (0, [])
+        for _ in range(3):
+            assert (await batch(world, (LAPTOP, HOURLY), (LAPTOP, UNLIMITED), (NO_REGISTRATION, HOURLY))).degraded
+            clock.advance(29)
+        said = [message for message in caplog.messages if "31s" in message or "old" in message]
+        assert (world.replica.degraded_answers, len(said)) == (6, 1)
+        await ask(world)
+        clock.advance(2)
+        await ask(world)
+        assert (world.replica.degraded_answers, len(caplog.messages)) == (8, 2)
+
+
+async def test_a_user_that_a_snapshot_replaces_is_the_one_that_decides(world: World) -> None:
+    """I-22, decision 5: what a check put together is not kept past a snapshot of identity, nor past an event."""
+    await enrolled(world)
+    assert await check(world) == FRESH
+    world.identity.snapshot(user(BOB))
+    await world.settle()
+    assert await check(world) == UNKNOWN
+    world.identity.publish(user(removed=10))
+    await world.settle()
+    assert await check(world) == REMOVED
+    world.identity.snapshot(user())
+    await world.settle()
+    assert await check(world) == FRESH
+
+
 @pytest.mark.parametrize("missing", [0, 1, 2])
 async def test_a_feed_that_never_loaded_is_not_fresh_on_a_machine_that_just_started(missing: int) -> None:
     """I-16: no proof is no proof, however small the steady time still is."""
@@ -456,6 +681,8 @@ async def test_a_feed_that_never_loaded_is_not_fresh_on_a_machine_that_just_star
     for follower in world.replica.followers:
         follower.fresh_as_of = SECOND
     assert await check(world) == UNKNOWN
+    world.replica.policies.states[ORGANIZATION] = state = PolicyState(ORGANIZATION, max_open=HOUR)
+    state.apply(policy(staleness=opened()))
     world.replica.followers[missing].fresh_as_of = 0
     assert await check(world) == STALE
     assert not (await ask(world)).HasField("fresh_as_of")
@@ -498,6 +725,7 @@ def test_the_contract_and_the_decisions_have_the_same_numbers() -> None:
         (decisions.Reason, "DECISION_REASON_", pb.DecisionReason),
         (decisions.PolicyFilter, "POLICY_FILTER_", pb.PolicyFilter),
         (decisions.PolicyAction, "POLICY_ACTION_", pb.PolicyAction),
+        (StalenessMode, "STALENESS_MODE_", pb.StalenessMode),
     ):
         assert {f"{prefix}{each.name}": each.value for each in ours} == {
             name: value for name, value in theirs.items() if value

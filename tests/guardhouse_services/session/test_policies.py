@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from guardhouse import revisions
+from guardhouse.common.v1.audit_pb2 import AuditRecord
 from guardhouse.errors import (
     DurationInvalid,
+    EtagMismatch,
     FieldRequired,
     InvalidField,
     OrganizationNotFound,
@@ -22,17 +25,21 @@ from guardhouse.errors import (
     RequestIdReused,
 )
 from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse_services import requests
 from guardhouse_services.access import Call
+from guardhouse_services.audit import Audit
 from guardhouse_services.clock import SECOND
+from guardhouse_services.config import Settings
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.feed import Feed
 from guardhouse_services.follower import Follower, View
 from guardhouse_services.migrate import migrate
 from guardhouse_services.paging import Pages
+from guardhouse_services.session.domain import Staleness, StalenessMode
 from guardhouse_services.session.replica import PolicyState
 from guardhouse_services.session.servicer import SessionServicer
-from guardhouse_services.session.usecases import Session, snapshot
+from guardhouse_services.session.usecases import Session, check_quarantine, snapshot
 from tests.clock import FakeClock
 from tests.conftest import DatabaseUrl
 from tests.guardhouse_services.session import world as facts
@@ -47,8 +54,10 @@ class Service:
     def __init__(self, clock: FakeClock, database: Database, world: World) -> None:
         nothing: Any = None
         session = Session(clock, database, world.directory, world.replica, nothing)
+        master_key = MasterKey(bytes(32))
         self.feed = Feed(database, pb, snapshot)
-        self.servicer = SessionServicer(clock, session, Pages(MasterKey(bytes(32))), self.feed)
+        audit = Audit(clock, database, "session", pb, master_key, Settings())
+        self.servicer = SessionServicer(clock, session, Pages(master_key), self.feed, audit)
         self.database = database
         self.world = world
 
@@ -71,8 +80,11 @@ class Service:
         )
         return await self(request, request_id)
 
-    async def delete(self, policy_id: str, request_id: str = "", organization_id: str = ORGANIZATION) -> Reply:
-        return await self(pb.DeletePolicyRequest(organization_id=organization_id, policy_id=policy_id), request_id)
+    async def delete(
+        self, policy_id: str, request_id: str = "", organization_id: str = ORGANIZATION, **fields: Any
+    ) -> Reply:
+        request = pb.DeletePolicyRequest(organization_id=organization_id, policy_id=policy_id, **fields)
+        return await self(request, request_id)
 
     async def get(self, policy_id: str, organization_id: str = ORGANIZATION) -> pb.Policy:
         reply = await self(pb.GetPolicyRequest(organization_id=organization_id, policy_id=policy_id))
@@ -82,6 +94,9 @@ class Service:
     async def names(self) -> list[str]:
         reply = await self(pb.ListPoliciesRequest(organization_id=ORGANIZATION))
         return [policy.display_name for policy in reply.policies]
+
+    async def records(self) -> list[AuditRecord]:
+        return list((await self(pb.ListAuditRecordsRequest(organization_id=ORGANIZATION))).records)
 
     async def revision(self) -> int:
         return await self.database.read(lambda tx: tx.revision(ORGANIZATION))
@@ -95,6 +110,10 @@ def wanted(**fields: Any) -> pb.Policy:
         "action": pb.POLICY_ACTION_ALLOW,
     }
     return pb.Policy(**{**values, **fields})
+
+
+def opened(max_open: str) -> pb.Staleness:
+    return pb.Staleness(mode=pb.STALENESS_MODE_OPEN_BOUNDED, max_open=max_open)
 
 
 def hours(number: int) -> pb.CheckSession:
@@ -162,6 +181,86 @@ async def test_a_duration_that_is_none_is_refused(service: Service, duration: st
     with pytest.raises(DurationInvalid) as caught:
         await service.create(check_session=pb.CheckSession(enforce=enforce, duration=duration))
     assert caught.value.field == "policy.check_session.duration"
+
+
+CLOSED = pb.Staleness(mode=pb.STALENESS_MODE_CLOSED)
+
+
+async def test_a_staleness_is_kept_as_it_was_said(service: Service) -> None:
+    """Section 6.5: absent is closed, and not the same thing as CLOSED; and what the feed tells is what was written."""
+    async with following(service) as (view, follower):
+        for sent, kept, max_open in (
+            (None, None, 0),
+            (CLOSED, CLOSED, 0),
+            (opened("31s"), opened("31s"), 31 * SECOND),
+            (opened("60m"), opened("1h0m0s"), facts.HOUR),
+        ):
+            made = await service.create(staleness=sent)
+            found = await service.get(made.policy.policy_id)
+            assert found.HasField("staleness") == (kept is not None)
+            assert found.staleness == (kept or pb.Staleness())
+            position = revisions.decode(made.revision_token).position
+            assert await follower.reached("session", ORGANIZATION, (position.epoch, position.revision))
+            assert view.states[ORGANIZATION].policies[found.policy_id].max_open == max_open
+
+
+async def test_a_staleness_that_cannot_be_is_refused(service: Service) -> None:
+    """Decision 25, section 6.5: longer than max_staleness, and no longer than released addresses rest."""
+    made = (await service.create()).policy
+    refused: list[tuple[pb.Staleness, str, type[InvalidField]]] = [
+        (pb.Staleness(), "mode", FieldRequired),
+        (pb.Staleness(mode=3), "mode", InvalidField),  # type: ignore[arg-type]
+        (pb.Staleness(mode=pb.STALENESS_MODE_CLOSED, max_open="1h"), "max_open", InvalidField),
+        (opened(""), "max_open", FieldRequired),
+        *((opened(text), "max_open", DurationInvalid) for text in ("an hour", "-1h", "0s")),
+        # max_staleness, and the quarantine, are 30s and 1h.
+        *((opened(text), "max_open", DurationInvalid) for text in ("30s", "1h0m0.001s")),
+    ]
+    for staleness, field, error in refused:
+        for call in (
+            service.create(staleness=staleness),
+            service.update(made.policy_id, "staleness", staleness=staleness),
+        ):
+            with pytest.raises(error) as caught:
+                await call
+            assert (type(caught.value), caught.value.field) == (error, f"policy.staleness.{field}")
+    assert await service.get(made.policy_id) == made
+    assert await service.revision() == 1
+
+
+def test_no_policy_stays_open_for_longer_than_a_day() -> None:
+    """Section 6.5: however long addresses rest."""
+    for hours_open, accepted in ((24, True), (24.0001, False)):
+        staleness = Staleness(StalenessMode.OPEN_BOUNDED, round(hours_open * facts.HOUR))
+        with contextlib.nullcontext() if accepted else pytest.raises(DurationInvalid, match="24h0m0s"):
+            staleness.check(facts.MAX_STALENESS, 1000 * facts.HOUR)
+
+
+async def test_a_staleness_is_changed_and_taken_away(service: Service) -> None:
+    made = (await service.create(staleness=opened("1h"), check_session=hours(1))).policy
+    shorter = await service.update(made.policy_id, "staleness", staleness=opened("1m"))
+    assert shorter.policy.staleness.max_open == "1m0s"
+    assert shorter.policy.check_session == made.check_session
+    assert not (await service.update(made.policy_id, "staleness")).policy.HasField("staleness")
+
+
+async def test_a_quarantine_that_is_shorter_than_a_policy_is_open_is_refused(service: Service) -> None:
+    """Decision 25: also the other way round, when the service starts with another setting."""
+    check_quarantine(service.database, 0)
+    made = (await service.create(staleness=opened("20m"))).policy
+    check_quarantine(service.database, 20 * 60 * SECOND)
+    with pytest.raises(DurationInvalid, match="20m0s") as caught:
+        check_quarantine(service.database, 20 * 60 * SECOND - 1)
+    assert caught.value.field == "quarantine"
+    await service.delete(made.policy_id)
+    check_quarantine(service.database, 0)
+
+
+def test_another_replicas_longer_quarantine_opens_nothing_here() -> None:
+    """Decision 25: while replicas with two settings run side by side, each holds to its own."""
+    state = PolicyState(ORGANIZATION, max_open=facts.HOUR)
+    state.apply(facts.policy(staleness=opened("2h")))
+    assert state.policies[facts.HOURLY].max_open == facts.HOUR
 
 
 async def test_an_enforced_duration_is_required(service: Service) -> None:
@@ -297,17 +396,123 @@ async def test_policies_of_another_organization_do_not_exist(service: Service) -
     assert (await service.get(foreign, OTHER_ORGANIZATION)).enabled
 
 
+async def test_a_policy_is_changed_as_it_was_read(service: Service, clock: FakeClock) -> None:
+    """AIP-154: an etag is of one state, the same in every answer; without one the last change wins."""
+    made = (await service.create()).policy
+    assert made.etag
+    assert (await service.get(made.policy_id)).etag == made.etag
+    (listed,) = (await service(pb.ListPoliciesRequest(organization_id=ORGANIZATION))).policies
+    assert listed.etag == made.etag
+    clock.advance(1)
+    changed = (await service.update(made.policy_id, "enabled", enabled=False, etag=made.etag)).policy
+    assert changed.etag != made.etag
+    for call in (
+        service.update(made.policy_id, "enabled", enabled=True, etag=made.etag),
+        service.delete(made.policy_id, etag=made.etag),
+        service.delete(made.policy_id, etag=made.etag, validate_only=True),
+    ):
+        with pytest.raises(EtagMismatch):
+            await call
+    assert await service.get(made.policy_id) == changed
+    assert (await service.update(made.policy_id, "enabled", enabled=True)).policy.enabled
+    assert len(await service.records()) == 3
+    last = await service.get(made.policy_id)
+    assert (await service.delete(made.policy_id, etag=last.etag)).policy == last
+
+
+async def test_of_two_changes_to_the_same_state_one_wins(service: Service) -> None:
+    """AIP-154: at once, ten times over."""
+    made = (await service.create(display_name="0")).policy
+    for number in range(1, 11):
+        etag = (await service.get(made.policy_id)).etag
+        results = await asyncio.gather(
+            *(service.update(made.policy_id, "display_name", display_name=f"{number}{who}", etag=etag) for who in "ab"),
+            return_exceptions=True,
+        )
+        (lost,) = (each for each in results if isinstance(each, BaseException))
+        assert isinstance(lost, EtagMismatch)
+    assert await service.revision() == 11
+
+
+async def test_a_repeated_change_is_answered_as_the_first_time(service: Service) -> None:
+    """I-07 before AIP-154: its own change is no reason to refuse it."""
+    made = (await service.create()).policy
+    fields = {"display_name": "Wiki", "etag": made.etag, "request_id": "r1"}
+    first = await service.update(made.policy_id, "display_name", **fields)
+    assert await service.update(made.policy_id, "display_name", **fields) == first
+    gone = await service.delete(made.policy_id, "r2", etag=first.policy.etag)
+    assert gone.policy == first.policy
+    assert await service.delete(made.policy_id, "r2", etag=first.policy.etag) == gone
+    assert await service.update(made.policy_id, "display_name", **fields) == first
+
+
+async def test_a_deletion_can_be_tried_out(service: Service) -> None:
+    """AIP-163: it answers what would go, and nothing goes, is on record or is remembered."""
+    made = (await service.create("r1", check_session=hours(1))).policy
+    reply = await service.delete(made.policy_id, "r2", validate_only=True)
+    assert reply == pb.DeletePolicyResponse(policy=made)
+    assert await service.get(made.policy_id) == made
+    assert (len(await service.records()), await service.revision()) == (1, 1)
+    assert (await service.delete(made.policy_id, "r2")).revision_token
+    with pytest.raises(PolicyNotFound):
+        await service.delete(made.policy_id, validate_only=True)
+
+
+async def test_every_change_is_on_record_once(service: Service) -> None:
+    """I-33: with the policy's id and the revisions around it, also when nothing changed; and a repetition is not."""
+    policy_id = (await service.create("r1")).policy.policy_id
+    await service.create("r1")
+    for _ in range(2):
+        await service.update(policy_id, "enabled", enabled=True)
+    with pytest.raises(InvalidField):
+        await service.update(policy_id, "display_name")
+    await service.delete(policy_id, "r2")
+    await service.delete(policy_id, "r2")
+    with pytest.raises(PolicyNotFound):
+        await service.delete(policy_id)
+    records = await service.records()
+    assert [record.method for record in records] == ["/CreatePolicy", "/UpdatePolicy", "/UpdatePolicy", "/DeletePolicy"]
+    assert [record.request_id for record in records] == ["r1", "", "", "r2"]
+    assert {tuple(record.objects) for record in records} == {(policy_id,)}
+    assert {record.actor for record in records} == {facts.call().caller.name}
+    assert [(record.before_revision, record.after_revision) for record in records] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
+async def test_what_the_release_before_recorded_is_still_answered(service: Service) -> None:
+    """I-07: it remembered ids only, and a day of its requests may be repeated here."""
+    made = (await service.create()).policy
+
+    async def recorded(method: str, **result: Any) -> None:
+        request = getattr(pb, f"{method}Request")(organization_id=ORGANIZATION, **fields[method])
+        call = facts.call(method, "r1", hashlib.sha256(request.SerializeToString(deterministic=True)).digest())
+        await service.database.write(lambda tx: requests.record(tx, call, **result))
+
+    fields: dict[str, dict[str, Any]] = {
+        "CreatePolicy": {"policy": wanted()},
+        "DeletePolicy": {"policy_id": made.policy_id},
+    }
+    await recorded("CreatePolicy", policy_id=made.policy_id, revision=1)
+    assert (await service.create("r1")).policy == made
+    await recorded("DeletePolicy", revision=1)
+    reply = await service.delete(made.policy_id, "r1")
+    assert reply.revision_token
+    assert not reply.HasField("policy")
+
+
 async def test_a_repeated_request_has_one_effect(service: Service) -> None:
-    """I-07: the answer is the present state, its token at least as new as the effect."""
+    """I-07: and the answer of the first time, whatever has become of the policy since."""
     first, again = await service.create("r1"), await service.create("r1")
     assert again == first
     policy_id = first.policy.policy_id
     update = {"display_name": "Wiki", "request_id": "r2"}
     changed = await service.update(policy_id, "display_name", **update)
     assert await service.update(policy_id, "display_name", **update) == changed
-    assert (await service.create("r1")).policy == changed.policy
+    assert await service.create("r1") == first
     gone = await service.delete(policy_id, "r3")
     assert await service.delete(policy_id, "r3") == gone
+    assert gone.policy == changed.policy
+    assert await service.create("r1") == first
+    assert await service.update(policy_id, "display_name", **update) == changed
     assert await service.revision() == 3
     with pytest.raises(RequestIdReused):
         await service.create("r1", display_name="Another")
@@ -364,7 +569,7 @@ class Loop:
 
 @contextlib.asynccontextmanager
 async def following(service: Service) -> AsyncIterator[tuple[View, Follower]]:
-    view = View(PolicyState)
+    view = View(partial(PolicyState, max_open=facts.HOUR))
     follower = Follower("own", Loop(service.feed).watch, pb.WatchRequest, view, service.world.clock)
     task = asyncio.create_task(follower.run())
     yield view, follower

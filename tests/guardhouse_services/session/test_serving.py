@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from demo.plane import free_port_base
+from guardhouse import revisions
 from guardhouse.channel import AioChannel, Policy
 from guardhouse.common.v1 import access_pb2
 from guardhouse.errors import (
@@ -20,11 +22,13 @@ from guardhouse.errors import (
     CredentialsMissing,
     DurationInvalid,
     RegistrationRevoked,
+    StateStale,
 )
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.session.v1 import session_pb2_grpc as rpc
+from guardhouse.status import from_rpc_error
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import API_KEY_PREFIX, REGISTRATION_PREFIX, format_secret, hash_secret
 from guardhouse_services.node import Node
@@ -32,11 +36,13 @@ from guardhouse_services.run import prepare
 from guardhouse_services.session.__main__ import build
 from guardhouse_services.tls import service_credentials
 from tests.clock import FakeClock
+from tests.conftest import DatabaseUrl
 from tests.guardhouse_services.session.world import (
     ALICE,
     LAPTOP,
     NO_POLICY,
     ORGANIZATION,
+    OTHER_ORGANIZATION,
     PHONE,
     Link,
     organization,
@@ -84,17 +90,17 @@ class Replica:
         await server.start()
         self._stack.push_async_callback(server.stop, 0)
 
-    def channel(self, bearer: str) -> AioChannel:
+    def channel(self, bearer: str, **policy: Any) -> AioChannel:
         metadata = (("authorization", f"Bearer {bearer}"),) if bearer else ()
         authority = (self.settings.tls_path / "ca.crt").read_bytes()
         address = f"127.0.0.1:{self.settings.public_port('session')}"
         channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority))
         self._stack.push_async_callback(channel.close, None)
         # It sends the tokens of what was done through it.
-        return AioChannel(channel, Policy(lambda: metadata))
+        return AioChannel(channel, Policy(lambda: metadata, **policy))
 
-    def stub(self, stub: Any, bearer: str) -> Any:
-        return stub(self.channel(bearer))
+    def stub(self, stub: Any, bearer: str, **policy: Any) -> Any:
+        return stub(self.channel(bearer, **policy))
 
     async def health(self) -> int:
         authority = (self.settings.tls_path / "ca.crt").read_bytes()
@@ -112,7 +118,12 @@ def prepared(tmp_path: Path, clock: FakeClock, **fields: Any) -> Settings:
 
 @pytest.fixture
 async def replica(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Replica]:
-    settings = prepared(tmp_path, clock, port_base=free_port_base())
+    async with replica_of(prepared(tmp_path, clock, port_base=free_port_base()), clock) as replica:
+        yield replica
+
+
+@contextlib.asynccontextmanager
+async def replica_of(settings: Settings, clock: FakeClock) -> AsyncIterator[Replica]:
     async with contextlib.AsyncExitStack() as stack:
         node = build(settings, clock)
         await stack.enter_async_context(node)
@@ -197,6 +208,112 @@ async def test_a_revocation_is_refused_by_the_next_check_with_its_token_and_soon
     assert await reason() == pb.DECISION_REASON_REGISTRATION_UNKNOWN
 
 
+async def test_a_token_that_is_not_reached_in_three_seconds_is_refused(
+    tmp_path: Path, clock: FakeClock, database_url: DatabaseUrl
+) -> None:
+    """I-35: behind a cut feed nothing is answered from older state than was asked for, check or read, and in time:
+    whatever the number of tokens."""
+    settings = prepared(tmp_path, clock, port_base=free_port_base(), database_url=database_url("session"))
+    async with replica_of(settings, clock) as replica:
+        await loaded(replica, clock)
+        admin = key(access_pb2.ROLE_ADMIN)
+        policy_id = await create_policy(replica.channel(admin))
+        await asyncio.sleep(0.3)
+        channel = replica.channel(admin, attempts=1, keep_tokens=False)
+        check: Any = rpc.CheckServiceStub(channel)
+        about = {"organization_id": ORGANIZATION, "registration_id": LAPTOP}
+        asked = pb.CheckSessionRequest(policy_id=policy_id, **about)
+        replica.registry.hold()
+        ahead = [replica.registry.publish(registration(clock.now(), revoked=True)) for _ in range(3)]
+        own = revisions.decode(await _token(replica, admin))
+        ahead_of_own = revisions.encode("session", ORGANIZATION, own.position.epoch, own.position.revision + 1)
+        assert (await check.CheckSession(asked)).answer.reason == pb.DECISION_REASON_SESSION_FRESH
+
+        async def stale(call: Any) -> None:
+            began = time.monotonic()
+            with pytest.raises(StateStale):
+                await call
+            assert 2.5 < time.monotonic() - began < 4.5
+
+        item = pb.CheckSessionItem(registration_id=LAPTOP, policy_id=policy_id)
+        batch: dict[str, Any] = {"organization_id": ORGANIZATION, "items": [item]}
+        policies: Any = rpc.PolicyServiceStub(channel)
+        await asyncio.gather(
+            stale(check.CheckSession(pb.CheckSessionRequest(policy_id=policy_id, at_least=ahead, **about))),
+            stale(check.BatchCheckSessions(pb.BatchCheckSessionsRequest(at_least=ahead[:1], **batch))),
+            stale(check.BatchCheckSessions(pb.BatchCheckSessionsRequest(at_least=[ahead_of_own], **batch))),
+            stale(
+                policies.GetPolicy(
+                    pb.GetPolicyRequest(organization_id=ORGANIZATION, policy_id=policy_id, at_least=[ahead_of_own])
+                )
+            ),
+        )
+        replica.registry.release()
+        answer = await check.CheckSession(pb.CheckSessionRequest(policy_id=policy_id, at_least=ahead, **about))
+        assert answer.answer.reason == pb.DECISION_REASON_REGISTRATION_REVOKED
+
+
+async def _token(replica: Replica, bearer: str) -> str:
+    """Of a change of session's own."""
+    made = pb.Policy(display_name="Other", filter=pb.POLICY_FILTER_DNS, action=pb.POLICY_ACTION_BLOCK)
+    request = pb.CreatePolicyRequest(organization_id=ORGANIZATION, policy=made)
+    return str((await replica.stub(rpc.PolicyServiceStub, bearer).CreatePolicy(request)).revision_token)
+
+
+async def test_each_message_of_a_stream_is_judged_as_a_call(replica: Replica, clock: FakeClock) -> None:
+    """I-27, I-35: by its own tokens, its own organization, and whether its key still holds."""
+    await loaded(replica, clock)
+    policy_id = await create_policy(replica.channel(key(access_pb2.ROLE_ADMIN)))
+    item = pb.CheckSessionItem(registration_id=LAPTOP, policy_id=policy_id)
+    checks = replica.stub(rpc.CheckServiceStub, key(access_pb2.ROLE_GATEWAY))
+    stream, foreign = checks.StreamCheckSessions(), checks.StreamCheckSessions()
+
+    async def reason(call: Any, *at_least: str, organization_id: str = ORGANIZATION) -> int:
+        request = pb.StreamCheckSessionsRequest(organization_id=organization_id, items=[item], at_least=at_least)
+        await call.write(request)
+        return int((await call.read()).answers[0].reason)
+
+    assert await reason(stream) == pb.DECISION_REASON_SESSION_FRESH
+    token = replica.registry.publish(registration(clock.now(), revoked=True))
+    assert await reason(stream, token) == pb.DECISION_REASON_REGISTRATION_REVOKED
+    assert await reason(foreign) == pb.DECISION_REASON_REGISTRATION_REVOKED
+    with pytest.raises(grpc.RpcError) as caught:
+        await reason(foreign, organization_id=OTHER_ORGANIZATION)
+    assert isinstance(from_rpc_error(caught.value, "session"), AccessDenied)
+    revoked = api_key(access_pb2.ROLE_GATEWAY)
+    revoked.api_key.api_key.revoke_time.GetCurrentTime()
+    replica.identity.publish(revoked)
+    with pytest.raises(grpc.RpcError) as caught:
+        for _ in range(100):
+            await reason(stream)
+            await asyncio.sleep(0.01)
+    assert isinstance(from_rpc_error(caught.value, "session"), CredentialsInvalid)
+
+
+async def test_a_stream_that_nobody_reads_holds_little(replica: Replica, clock: FakeClock) -> None:
+    """I-26, I-34: over the wire as well, who does not read is soon not read from; and then nothing is lost."""
+    await loaded(replica, clock)
+    policy_id = await create_policy(replica.channel(key(access_pb2.ROLE_ADMIN)))
+    items = [pb.CheckSessionItem(registration_id=LAPTOP, policy_id=policy_id)] * 1000
+    sent = 0
+
+    async def requests() -> AsyncIterator[pb.StreamCheckSessionsRequest]:
+        nonlocal sent
+        while sent < 1000:
+            yield pb.StreamCheckSessionsRequest(organization_id=ORGANIZATION, items=items, nonce=sent)
+            sent += 1
+
+    call = replica.stub(rpc.CheckServiceStub, key(access_pb2.ROLE_GATEWAY)).StreamCheckSessions(requests())
+    before = -1
+    while sent != before:
+        before = sent
+        await asyncio.sleep(0.5)
+    assert 0 < sent < 500
+    for nonce in range(sent):
+        assert (await call.read()).nonce == nonce
+    call.cancel()
+
+
 async def test_a_device_asks_about_its_own_registration_only(replica: Replica, clock: FakeClock) -> None:
     """Decision 22: with its registration's token, which is nothing once the registration is revoked."""
     await loaded(replica, clock)
@@ -239,6 +356,23 @@ async def test_only_gateways_and_admins_check(
     request = pb.CheckSessionRequest(organization_id=ORGANIZATION, registration_id=LAPTOP, policy_id=NO_POLICY)
     with pytest.raises(error):
         await check.CheckSession(request)
+
+
+async def test_a_replica_does_not_start_with_a_quarantine_that_a_policy_outlasts(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """Decision 25: the operator is told, and the policies' answers stay safe."""
+    settings = prepared(tmp_path, clock, port_base=free_port_base(), quarantine="24h")
+    async with replica_of(settings, clock) as replica:
+        await loaded(replica, clock)
+        open_for = pb.Staleness(mode=pb.STALENESS_MODE_OPEN_BOUNDED, max_open="2h")
+        made = pb.Policy(
+            display_name="Open", filter=pb.POLICY_FILTER_L4, action=pb.POLICY_ACTION_ALLOW, staleness=open_for
+        )
+        request = pb.CreatePolicyRequest(organization_id=ORGANIZATION, policy=made)
+        await replica.stub(rpc.PolicyServiceStub, key(access_pb2.ROLE_ADMIN)).CreatePolicy(request)
+    with pytest.raises(DurationInvalid, match="2h0m0s"):
+        build(settings.model_copy(update={"quarantine": "119m"}), clock)
 
 
 async def test_a_replica_with_no_bound_on_staleness_does_not_start(tmp_path: Path, clock: FakeClock) -> None:

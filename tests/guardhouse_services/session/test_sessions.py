@@ -32,10 +32,11 @@ from guardhouse.identity.v1 import identity_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.status import DETAILS_KEY, to_status
-from guardhouse_services import server
 from guardhouse_services.access import Caller
+from guardhouse_services.calls import Callers
 from guardhouse_services.clock import SECOND
 from guardhouse_services.credentials import REGISTRATION_PREFIX, format_secret, hash_secret
+from guardhouse_services.rate_limit import RateLimit
 from guardhouse_services.session.servicer import SessionServicer
 from guardhouse_services.session.usecases import Session
 from guardhouse_services.times import from_timestamp, to_timestamp
@@ -132,7 +133,9 @@ async def plane(clock: FakeClock) -> AsyncIterator[Plane]:
         stub: Any = identity_pb2_grpc.AuthenticationServiceStub(channel)
         nothing: Any = None
         session = Session(clock, nothing, world.directory, world.replica, stub.RecordAuthentication)
-        yield Plane(world, peer, SessionServicer(clock, session, nothing, nothing), lambda: grpc_server.stop(0))
+        yield Plane(
+            world, peer, SessionServicer(clock, session, nothing, nothing, nothing), lambda: grpc_server.stop(0)
+        )
     await grpc_server.stop(0)
 
 
@@ -226,7 +229,7 @@ async def test_stale_state_answers_nothing(plane: Plane, clock: FakeClock) -> No
 
 
 async def test_a_reauthentication_is_recorded_by_identity(plane: Plane) -> None:
-    """Decision 27: for the registration's own holder, and answered with what identity made of it."""
+    """Decision 27, I-33: for the registration's own holder, on behalf of who asked for it."""
     began = await enrolled(plane)
     plane.identity.authenticate_time = began + 5 * SECOND
     reply = await plane.reauthenticate()
@@ -234,6 +237,7 @@ async def test_a_reauthentication_is_recorded_by_identity(plane: Plane) -> None:
     (asked,) = plane.identity.requests
     assert (asked.organization_id, asked.registration_id) == (ORGANIZATION, LAPTOP)
     assert (asked.user_id, asked.service_token_id, asked.credential) == (ALICE, "", ID_TOKEN)
+    assert asked.actor == call().caller.name
 
 
 async def test_a_machine_reauthenticates_with_its_service_token(plane: Plane) -> None:
@@ -339,7 +343,8 @@ async def test_a_reauthentication_says_what_it_lacks(plane: Plane) -> None:
 
 async def authenticate(plane: Plane, bearer: str) -> Caller:
     """As the listener does it."""
-    return await server.authenticate_keys(bearer, plane.world.directory.caller, plane.world.replica.device)
+    callers = Callers(plane.world.directory, plane.world.replica.device, RateLimit(rate=1, burst=1))
+    return await callers.recognise(f"Bearer {bearer}", "ipv4:127.0.0.1:1")
 
 
 async def test_a_registration_token_is_its_device(plane: Plane) -> None:

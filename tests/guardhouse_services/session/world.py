@@ -9,11 +9,10 @@ from guardhouse.common.v1 import access_pb2, feed_pb2
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as pb
-from guardhouse_services.access import Call, Caller
+from guardhouse_services.access import Call, Caller, RequestKey
 from guardhouse_services.clock import SECOND, Clock
 from guardhouse_services.directory import Directory
 from guardhouse_services.follower import Follower
-from guardhouse_services.requests import RequestKey
 from guardhouse_services.session.replica import IdentityState, Replica
 from guardhouse_services.times import to_timestamp
 
@@ -66,6 +65,10 @@ class Link:
         position = feed_pb2.Position(epoch=EPOCH, revision=revision)
         self._send(organization_id, snapshot_end=feed_pb2.SnapshotEnd(position=position))
 
+    def change_epoch(self, organization_id: str = ORGANIZATION) -> None:
+        """Says that the service's database was restored; no snapshot follows."""
+        self._send(organization_id, epoch_changed=feed_pb2.EpochChanged(epoch="another"))
+
     def watch(self, requests: AsyncIterator[Any]) -> Self:
         self._reader = asyncio.create_task(self._answer(requests))
         return self
@@ -94,12 +97,12 @@ class Link:
 class World:
     """Started with `async with`; then every feed has answered once."""
 
-    def __init__(self, clock: Clock, max_staleness: int = MAX_STALENESS) -> None:
+    def __init__(self, clock: Clock, max_staleness: int = MAX_STALENESS, max_open: int = HOUR) -> None:
         self.clock = clock
         self.identity, self.registry = Link("identity", identity), Link("registry", registry)
         self.own = Link("session", pb)
         self.directory = Directory(clock, IdentityState)
-        self.replica = Replica(clock, self.directory, max_staleness)
+        self.replica = Replica(clock, self.directory, max_staleness, max_open)
         self.directory.follower = Follower(
             "identity", self.identity.watch, identity.WatchRequest, self.directory.view, clock
         )

@@ -100,12 +100,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the registration is revoked and cannot do this."""
     ERROR_REASON_EPOCH_CHANGED: _ErrorReason.ValueType  # 76
     """FAILED_PRECONDITION: a revision token is of another epoch of the database. Metadata: service."""
+    ERROR_REASON_KEY_NOT_CURRENT: _ErrorReason.ValueType  # 77
+    """FAILED_PRECONDITION: the key that was to be replaced is not the registration's key. Metadata: registration_id."""
     ERROR_REASON_SEATS_EXHAUSTED: _ErrorReason.ValueType  # 80
     """RESOURCE_EXHAUSTED: every purchased seat is taken."""
     ERROR_REASON_SUBNET_EXHAUSTED: _ErrorReason.ValueType  # 81
     """RESOURCE_EXHAUSTED: the subnet has no free address. Metadata: subnet."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 82
-    """RESOURCE_EXHAUSTED: too many anonymous calls from this address; RetryInfo says when to return."""
+    """RESOURCE_EXHAUSTED: too many anonymous, unrecognised or refused calls; RetryInfo says when to return."""
     ERROR_REASON_FOLLOWER_TOO_SLOW: _ErrorReason.ValueType  # 83
     """RESOURCE_EXHAUSTED: the follower reads slower than the feed writes; it must start again."""
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 84
@@ -114,6 +116,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED: the enrollment was aborted before this step; a retry starts a new attempt."""
     ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 91
     """ABORTED: another change won; read again and retry."""
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 92
+    """ABORTED: the resource has changed since the etag was read; read it again and decide anew. Metadata: etag, the
+    present one.
+    """
     ERROR_REASON_STATE_STALE: _ErrorReason.ValueType  # 100
     """UNAVAILABLE: the replica cannot prove the freshness that the call asks for."""
     ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 101
@@ -215,12 +221,14 @@ ERROR_REASON_REGISTRATION_REVOKED: ErrorReason.ValueType  # 75
 """FAILED_PRECONDITION: the registration is revoked and cannot do this."""
 ERROR_REASON_EPOCH_CHANGED: ErrorReason.ValueType  # 76
 """FAILED_PRECONDITION: a revision token is of another epoch of the database. Metadata: service."""
+ERROR_REASON_KEY_NOT_CURRENT: ErrorReason.ValueType  # 77
+"""FAILED_PRECONDITION: the key that was to be replaced is not the registration's key. Metadata: registration_id."""
 ERROR_REASON_SEATS_EXHAUSTED: ErrorReason.ValueType  # 80
 """RESOURCE_EXHAUSTED: every purchased seat is taken."""
 ERROR_REASON_SUBNET_EXHAUSTED: ErrorReason.ValueType  # 81
 """RESOURCE_EXHAUSTED: the subnet has no free address. Metadata: subnet."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 82
-"""RESOURCE_EXHAUSTED: too many anonymous calls from this address; RetryInfo says when to return."""
+"""RESOURCE_EXHAUSTED: too many anonymous, unrecognised or refused calls; RetryInfo says when to return."""
 ERROR_REASON_FOLLOWER_TOO_SLOW: ErrorReason.ValueType  # 83
 """RESOURCE_EXHAUSTED: the follower reads slower than the feed writes; it must start again."""
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 84
@@ -229,6 +237,10 @@ ERROR_REASON_ENROLLMENT_ABORTED: ErrorReason.ValueType  # 90
 """ABORTED: the enrollment was aborted before this step; a retry starts a new attempt."""
 ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 91
 """ABORTED: another change won; read again and retry."""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 92
+"""ABORTED: the resource has changed since the etag was read; read it again and decide anew. Metadata: etag, the
+present one.
+"""
 ERROR_REASON_STATE_STALE: ErrorReason.ValueType  # 100
 """UNAVAILABLE: the replica cannot prove the freshness that the call asks for."""
 ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 101

@@ -10,6 +10,9 @@ Fields that mean the same everywhere:
                    and an equivalent answer for 24 hours (AIP-155), another body is REQUEST_ID_REUSED
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
+  validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
+  etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
+                   resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
 MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
 REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
@@ -24,6 +27,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from guardhouse.common.v1 import access_pb2 as _access_pb2
+from guardhouse.common.v1 import audit_pb2 as _audit_pb2
 from guardhouse.common.v1 import credential_pb2 as _credential_pb2
 from guardhouse.common.v1 import feed_pb2 as _feed_pb2
 import builtins as _builtins
@@ -100,12 +104,15 @@ class Organization(_message.Message):
     SEAT_LIMIT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """org_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
     """What people read; 1 to 100 characters."""
     seat_limit: _builtins.int
     """The seats purchased. Absent: unlimited."""
+    etag: _builtins.str
+    """See the package. Set by the server."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
@@ -122,10 +129,11 @@ class Organization(_message.Message):
         seat_limit: _builtins.int | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "display_name", b"display_name", "organization_id", b"organization_id", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "organization_id", b"organization_id", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seat_limit: _TypeAlias = _typing.Literal["seat_limit"]  # noqa: Y015
     _WhichOneofArgType__seat_limit: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit"]  # noqa: Y015
@@ -556,11 +564,14 @@ class RevokeApiKeyRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     API_KEY_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Empty: a key of the whole installation."""
     api_key_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     def __init__(
         self,
@@ -568,10 +579,11 @@ class RevokeApiKeyRequest(_message.Message):
         organization_id: _builtins.str = ...,
         api_key_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -836,11 +848,14 @@ class DeleteIdentityProviderRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     IDENTITY_PROVIDER_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     identity_provider_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     def __init__(
         self,
@@ -848,10 +863,11 @@ class DeleteIdentityProviderRequest(_message.Message):
         organization_id: _builtins.str = ...,
         identity_provider_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_provider_id", b"identity_provider_id", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_provider_id", b"identity_provider_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -864,16 +880,30 @@ class DeleteIdentityProviderResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    IDENTITY_PROVIDER_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
+    users: _builtins.int
+    """The users who signed in with it. They stay, and cannot sign in again."""
+    registrations: _builtins.int
+    """Their live registrations. They live until they are deleted (decision 13)."""
+    @_builtins.property
+    def identity_provider(self) -> Global___IdentityProvider:
+        """As it was."""
+
     def __init__(
         self,
         *,
         revision_token: _builtins.str = ...,
+        identity_provider: Global___IdentityProvider | None = ...,
+        users: _builtins.int = ...,
+        registrations: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identity_provider", b"identity_provider"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_provider", b"identity_provider", "registrations", b"registrations", "revision_token", b"revision_token", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1116,11 +1146,14 @@ class DeleteServiceTokenRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     service_token_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     def __init__(
         self,
@@ -1128,10 +1161,11 @@ class DeleteServiceTokenRequest(_message.Message):
         organization_id: _builtins.str = ...,
         service_token_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "service_token_id", b"service_token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1144,16 +1178,26 @@ class DeleteServiceTokenResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
+    registrations: _builtins.int
+    """The live registrations that were made with it. They live until they are deleted, and cannot re-authenticate."""
+    @_builtins.property
+    def service_token(self) -> Global___ServiceToken:
+        """As it was."""
+
     def __init__(
         self,
         *,
         revision_token: _builtins.str = ...,
+        service_token: Global___ServiceToken | None = ...,
+        registrations: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service_token", b"service_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registrations", b"registrations", "revision_token", b"revision_token", "service_token", b"service_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1260,6 +1304,7 @@ class EnrollmentPolicy(_message.Message):
     EXCLUDE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     enrollment_policy_id: _builtins.str
     """enp_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
@@ -1268,6 +1313,8 @@ class EnrollmentPolicy(_message.Message):
     """What it decides."""
     precedence: _builtins.int
     """Lower is tried first; unique in the organization; 1 or more."""
+    etag: _builtins.str
+    """See the package. Set by the server."""
     @_builtins.property
     def include(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnrollmentRule]:
         """At least one must match; 1 to 1000 rules."""
@@ -1300,10 +1347,11 @@ class EnrollmentPolicy(_message.Message):
         exclude: _abc.Iterable[Global___EnrollmentRule] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "display_name", b"display_name", "enrollment_policy_id", b"enrollment_policy_id", "exclude", b"exclude", "include", b"include", "precedence", b"precedence", "require", b"require", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "display_name", b"display_name", "enrollment_policy_id", b"enrollment_policy_id", "etag", b"etag", "exclude", b"exclude", "include", b"include", "precedence", b"precedence", "require", b"require", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1564,11 +1612,17 @@ class DeleteEnrollmentPolicyRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     ENROLLMENT_POLICY_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     enrollment_policy_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    etag: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     def __init__(
         self,
@@ -1576,10 +1630,12 @@ class DeleteEnrollmentPolicyRequest(_message.Message):
         organization_id: _builtins.str = ...,
         enrollment_policy_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy_id", b"enrollment_policy_id", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy_id", b"enrollment_policy_id", "etag", b"etag", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1592,16 +1648,32 @@ class DeleteEnrollmentPolicyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    ENROLLMENT_POLICY_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
+    registrations: _builtins.int
+    """The live registrations that it admitted. They live until they are deleted (decision 13)."""
+    @_builtins.property
+    def enrollment_policy(self) -> Global___EnrollmentPolicy:
+        """As it was."""
+
+    @_builtins.property
+    def registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first 100 of them."""
+
     def __init__(
         self,
         *,
         revision_token: _builtins.str = ...,
+        enrollment_policy: Global___EnrollmentPolicy | None = ...,
+        registrations: _builtins.int = ...,
+        registration_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy", "registration_ids", b"registration_ids", "registrations", b"registrations", "revision_token", b"revision_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1915,6 +1987,7 @@ class RevokeUserRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     REVOKE_REGISTRATIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     user_id: _builtins.str
@@ -1923,6 +1996,8 @@ class RevokeUserRequest(_message.Message):
     """Revoke the user's registrations as well; they can be unrevoked."""
     request_id: _builtins.str
     """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
     def __init__(
         self,
         *,
@@ -1930,10 +2005,11 @@ class RevokeUserRequest(_message.Message):
         user_id: _builtins.str = ...,
         revoke_registrations: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "revoke_registrations", b"revoke_registrations", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "revoke_registrations", b"revoke_registrations", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1947,8 +2023,11 @@ class RevokeUserResponse(_message.Message):
 
     USER_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
+    registrations: _builtins.int
+    """The live registrations whose sessions end; with revoke_registrations they are revoked as well."""
     @_builtins.property
     def user(self) -> Global___User:
         """As it is now."""
@@ -1958,10 +2037,11 @@ class RevokeUserResponse(_message.Message):
         *,
         user: Global___User | None = ...,
         revision_token: _builtins.str = ...,
+        registrations: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registrations", b"registrations", "revision_token", b"revision_token", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1977,11 +2057,14 @@ class RemoveUsersRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     ALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     all: _builtins.bool
     """Remove every user of the organization; user_ids is empty then."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1994,10 +2077,11 @@ class RemoveUsersRequest(_message.Message):
         user_ids: _abc.Iterable[_builtins.str] | None = ...,
         all: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "organization_id", b"organization_id", "request_id", b"request_id", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "organization_id", b"organization_id", "request_id", b"request_id", "user_ids", b"user_ids", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2015,7 +2099,7 @@ class RemoveUsersResponse(_message.Message):
     """See the package."""
     @_builtins.property
     def removal(self) -> Global___Removal:
-        """What began."""
+        """What began; with validate_only what would begin, without an id."""
 
     def __init__(
         self,
@@ -2343,6 +2427,7 @@ class RecordAuthenticationRequest(_message.Message):
     SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     registration_id: _builtins.str
@@ -2353,6 +2438,8 @@ class RecordAuthenticationRequest(_message.Message):
     """A machine."""
     request_id: _builtins.str
     """See the package."""
+    actor: _builtins.str
+    """Who asked session for it, for the audit log: the kind and the id."""
     @_builtins.property
     def credential(self) -> _credential_pb2.Credential:
         """The proof."""
@@ -2366,10 +2453,11 @@ class RecordAuthenticationRequest(_message.Message):
         service_token_id: _builtins.str = ...,
         credential: _credential_pb2.Credential | None = ...,
         request_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "holder", b"holder", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "credential", b"credential", "holder", b"holder", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -2404,6 +2492,130 @@ class RecordAuthenticationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordAuthenticationResponse: _TypeAlias = RecordAuthenticationResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsRequest(_message.Message):
+    """See AuditService.ListAuditRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Empty: the installation's."""
+    after_sequence: _builtins.int
+    """Only records behind this one."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsRequest: _TypeAlias = ListAuditRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsResponse(_message.Message):
+    """See AuditService.ListAuditRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditRecord]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_audit_pb2.AuditRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsResponse: _TypeAlias = ListAuditRecordsResponse  # noqa: Y015
+
+@_typing.final
+class GetAuditCheckpointRequest(_message.Message):
+    """See AuditService.GetAuditCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Empty: the installation's."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditCheckpointRequest: _TypeAlias = GetAuditCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class GetAuditCheckpointResponse(_message.Message):
+    """See AuditService.GetAuditCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    """32 bytes: what the signature is checked with. Note it once, out of reach of the server."""
+    @_builtins.property
+    def checkpoint(self) -> _audit_pb2.AuditCheckpoint:
+        """Signed now."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: _audit_pb2.AuditCheckpoint | None = ...,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditCheckpointResponse: _TypeAlias = GetAuditCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):

@@ -85,7 +85,8 @@ class OrganizationServiceServicer:
 
     def UpdateOrganization(self, request, context):
         """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use (decision 4).
+        Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
+        (decision 4).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -269,7 +270,7 @@ class ApiKeyServiceServicer:
     def CreateApiKey(self, request, context):
         """Creates a key; the answer holds its secret, which is stored nowhere. Callers: ADMIN keys; a key of the whole
         installation can only be made by such a key. Idempotent by request_id, the secret included.
-        Errors: ORGANIZATION_NOT_FOUND.
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 1000 keys that are not revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -652,7 +653,8 @@ class ServiceTokenServiceServicer:
 
     def CreateServiceToken(self, request, context):
         """Creates a token; the answer holds its secret, which is stored only as a hash (decision 10). Callers: ADMIN keys.
-        Idempotent by request_id, the secret included. Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID.
+        Idempotent by request_id, the secret included. Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID; LIMIT_REACHED with
+        1000 tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -898,7 +900,7 @@ class EnrollmentPolicyServiceServicer:
     def UpdateEnrollmentPolicy(self, request, context):
         """Changes the fields that the mask names. It decides about new enrollments only: existing registrations live until
         they are deleted (decision 13). Callers: ADMIN keys. Idempotent by request_id.
-        Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND.
+        Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND and ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -906,7 +908,7 @@ class EnrollmentPolicyServiceServicer:
 
     def DeleteEnrollmentPolicy(self, request, context):
         """Deletes a policy. It decides about new enrollments only: existing registrations live until they are deleted
-        (decision 13). Callers: ADMIN keys. Idempotent by request_id. Errors: ENROLLMENT_POLICY_NOT_FOUND.
+        (decision 13). Callers: ADMIN keys. Idempotent by request_id. Errors: ENROLLMENT_POLICY_NOT_FOUND, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1624,6 +1626,130 @@ class AuthenticationService:
             '/guardhouse.identity.v1.AuthenticationService/RecordAuthentication',
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationRequest.SerializeToString,
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AuditServiceStub:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListAuditRecords = channel.unary_unary(
+                '/guardhouse.identity.v1.AuditService/ListAuditRecords',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsResponse.FromString,
+                _registered_method=True)
+        self.GetAuditCheckpoint = channel.unary_unary(
+                '/guardhouse.identity.v1.AuditService/GetAuditCheckpoint',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetAuditCheckpointRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetAuditCheckpointResponse.FromString,
+                _registered_method=True)
+
+
+class AuditServiceServicer:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def ListAuditRecords(self, request, context):
+        """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+        and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuditCheckpoint(self, request, context):
+        """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AuditServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListAuditRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditRecords,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsResponse.SerializeToString,
+            ),
+            'GetAuditCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditCheckpoint,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetAuditCheckpointRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetAuditCheckpointResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.identity.v1.AuditService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.identity.v1.AuditService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AuditService:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @staticmethod
+    def ListAuditRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.AuditService/ListAuditRecords',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListAuditRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.AuditService/GetAuditCheckpoint',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetAuditCheckpointRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetAuditCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

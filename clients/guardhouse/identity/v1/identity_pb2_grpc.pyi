@@ -10,6 +10,9 @@ Fields that mean the same everywhere:
                    and an equivalent answer for 24 hours (AIP-155), another body is REQUEST_ID_REUSED
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
+  validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
+  etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
+                   resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
 MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
 REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
@@ -56,7 +59,8 @@ class OrganizationServiceStub:
     """
     UpdateOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.UpdateOrganizationResponse]
     """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use (decision 4).
+    Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
+    (decision 4).
     """
 
 @_typing.type_check_only
@@ -74,7 +78,8 @@ class OrganizationServiceAsyncStub(OrganizationServiceStub):
     """
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.UpdateOrganizationResponse]  # type: ignore[assignment]
     """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use (decision 4).
+    Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
+    (decision 4).
     """
 
 class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -113,7 +118,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.UpdateOrganizationResponse, _abc.Awaitable[_identity_pb2.UpdateOrganizationResponse]]:
         """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use (decision 4).
+        Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
+        (decision 4).
         """
 
 def add_OrganizationServiceServicer_to_server(servicer: OrganizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -128,7 +134,7 @@ class ApiKeyServiceStub:
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateApiKeyRequest, _identity_pb2.CreateApiKeyResponse]
     """Creates a key; the answer holds its secret, which is stored nowhere. Callers: ADMIN keys; a key of the whole
     installation can only be made by such a key. Idempotent by request_id, the secret included.
-    Errors: ORGANIZATION_NOT_FOUND.
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 1000 keys that are not revoked.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListApiKeysRequest, _identity_pb2.ListApiKeysResponse]
     """Lists the keys of an organization, or with an empty organization_id those of the installation, revoked ones
@@ -147,7 +153,7 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateApiKeyRequest, _identity_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates a key; the answer holds its secret, which is stored nowhere. Callers: ADMIN keys; a key of the whole
     installation can only be made by such a key. Idempotent by request_id, the secret included.
-    Errors: ORGANIZATION_NOT_FOUND.
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 1000 keys that are not revoked.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListApiKeysRequest, _identity_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists the keys of an organization, or with an empty organization_id those of the installation, revoked ones
@@ -169,7 +175,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.CreateApiKeyResponse, _abc.Awaitable[_identity_pb2.CreateApiKeyResponse]]:
         """Creates a key; the answer holds its secret, which is stored nowhere. Callers: ADMIN keys; a key of the whole
         installation can only be made by such a key. Idempotent by request_id, the secret included.
-        Errors: ORGANIZATION_NOT_FOUND.
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 1000 keys that are not revoked.
         """
 
     @_abc_1.abstractmethod
@@ -285,7 +291,8 @@ class ServiceTokenServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ServiceTokenServiceAsyncStub: ...
     CreateServiceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateServiceTokenRequest, _identity_pb2.CreateServiceTokenResponse]
     """Creates a token; the answer holds its secret, which is stored only as a hash (decision 10). Callers: ADMIN keys.
-    Idempotent by request_id, the secret included. Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID.
+    Idempotent by request_id, the secret included. Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID; LIMIT_REACHED with
+    1000 tokens.
     """
     GetServiceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetServiceTokenRequest, _identity_pb2.GetServiceTokenResponse]
     """Gets a token, without its secret. Callers: ADMIN and AUDITOR keys. Errors: SERVICE_TOKEN_NOT_FOUND."""
@@ -304,7 +311,8 @@ class ServiceTokenServiceAsyncStub(ServiceTokenServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateServiceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateServiceTokenRequest, _identity_pb2.CreateServiceTokenResponse]  # type: ignore[assignment]
     """Creates a token; the answer holds its secret, which is stored only as a hash (decision 10). Callers: ADMIN keys.
-    Idempotent by request_id, the secret included. Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID.
+    Idempotent by request_id, the secret included. Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID; LIMIT_REACHED with
+    1000 tokens.
     """
     GetServiceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetServiceTokenRequest, _identity_pb2.GetServiceTokenResponse]  # type: ignore[assignment]
     """Gets a token, without its secret. Callers: ADMIN and AUDITOR keys. Errors: SERVICE_TOKEN_NOT_FOUND."""
@@ -326,7 +334,8 @@ class ServiceTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.CreateServiceTokenResponse, _abc.Awaitable[_identity_pb2.CreateServiceTokenResponse]]:
         """Creates a token; the answer holds its secret, which is stored only as a hash (decision 10). Callers: ADMIN keys.
-        Idempotent by request_id, the secret included. Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID.
+        Idempotent by request_id, the secret included. Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID; LIMIT_REACHED with
+        1000 tokens.
         """
 
     @_abc_1.abstractmethod
@@ -378,11 +387,11 @@ class EnrollmentPolicyServiceStub:
     UpdateEnrollmentPolicy: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateEnrollmentPolicyRequest, _identity_pb2.UpdateEnrollmentPolicyResponse]
     """Changes the fields that the mask names. It decides about new enrollments only: existing registrations live until
     they are deleted (decision 13). Callers: ADMIN keys. Idempotent by request_id.
-    Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND.
+    Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeleteEnrollmentPolicy: _grpc.UnaryUnaryMultiCallable[_identity_pb2.DeleteEnrollmentPolicyRequest, _identity_pb2.DeleteEnrollmentPolicyResponse]
     """Deletes a policy. It decides about new enrollments only: existing registrations live until they are deleted
-    (decision 13). Callers: ADMIN keys. Idempotent by request_id. Errors: ENROLLMENT_POLICY_NOT_FOUND.
+    (decision 13). Callers: ADMIN keys. Idempotent by request_id. Errors: ENROLLMENT_POLICY_NOT_FOUND, ETAG_MISMATCH.
     """
     TestEnrollment: _grpc.UnaryUnaryMultiCallable[_identity_pb2.TestEnrollmentRequest, _identity_pb2.TestEnrollmentResponse]
     """Says what would become of an enrollment, and why. Takes no seat, uses up no token, changes nothing.
@@ -408,11 +417,11 @@ class EnrollmentPolicyServiceAsyncStub(EnrollmentPolicyServiceStub):
     UpdateEnrollmentPolicy: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateEnrollmentPolicyRequest, _identity_pb2.UpdateEnrollmentPolicyResponse]  # type: ignore[assignment]
     """Changes the fields that the mask names. It decides about new enrollments only: existing registrations live until
     they are deleted (decision 13). Callers: ADMIN keys. Idempotent by request_id.
-    Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND.
+    Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeleteEnrollmentPolicy: _aio.UnaryUnaryMultiCallable[_identity_pb2.DeleteEnrollmentPolicyRequest, _identity_pb2.DeleteEnrollmentPolicyResponse]  # type: ignore[assignment]
     """Deletes a policy. It decides about new enrollments only: existing registrations live until they are deleted
-    (decision 13). Callers: ADMIN keys. Idempotent by request_id. Errors: ENROLLMENT_POLICY_NOT_FOUND.
+    (decision 13). Callers: ADMIN keys. Idempotent by request_id. Errors: ENROLLMENT_POLICY_NOT_FOUND, ETAG_MISMATCH.
     """
     TestEnrollment: _aio.UnaryUnaryMultiCallable[_identity_pb2.TestEnrollmentRequest, _identity_pb2.TestEnrollmentResponse]  # type: ignore[assignment]
     """Says what would become of an enrollment, and why. Takes no seat, uses up no token, changes nothing.
@@ -459,7 +468,7 @@ class EnrollmentPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.UpdateEnrollmentPolicyResponse, _abc.Awaitable[_identity_pb2.UpdateEnrollmentPolicyResponse]]:
         """Changes the fields that the mask names. It decides about new enrollments only: existing registrations live until
         they are deleted (decision 13). Callers: ADMIN keys. Idempotent by request_id.
-        Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND.
+        Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND and ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -469,7 +478,7 @@ class EnrollmentPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.DeleteEnrollmentPolicyResponse, _abc.Awaitable[_identity_pb2.DeleteEnrollmentPolicyResponse]]:
         """Deletes a policy. It decides about new enrollments only: existing registrations live until they are deleted
-        (decision 13). Callers: ADMIN keys. Idempotent by request_id. Errors: ENROLLMENT_POLICY_NOT_FOUND.
+        (decision 13). Callers: ADMIN keys. Idempotent by request_id. Errors: ENROLLMENT_POLICY_NOT_FOUND, ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -706,6 +715,61 @@ class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_AuthenticationServiceServicer_to_server(servicer: AuthenticationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class AuditServiceStub:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
+    ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListAuditRecordsRequest, _identity_pb2.ListAuditRecordsResponse]
+    """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+    and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+    """
+    GetAuditCheckpoint: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetAuditCheckpointRequest, _identity_pb2.GetAuditCheckpointResponse]
+    """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+@_typing.type_check_only
+class AuditServiceAsyncStub(AuditServiceStub):
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListAuditRecords: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListAuditRecordsRequest, _identity_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
+    """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+    and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+    """
+    GetAuditCheckpoint: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetAuditCheckpointRequest, _identity_pb2.GetAuditCheckpointResponse]  # type: ignore[assignment]
+    """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @_abc_1.abstractmethod
+    def ListAuditRecords(
+        self,
+        request: _identity_pb2.ListAuditRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListAuditRecordsResponse, _abc.Awaitable[_identity_pb2.ListAuditRecordsResponse]]:
+        """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+        and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAuditCheckpoint(
+        self,
+        request: _identity_pb2.GetAuditCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.GetAuditCheckpointResponse, _abc.Awaitable[_identity_pb2.GetAuditCheckpointResponse]]:
+        """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class IdentityFeedServiceStub:
     """The feed of identity: organizations, providers, credentials, users and authentications."""

@@ -237,6 +237,130 @@ class AddressService:
             _registered_method=True)
 
 
+class AuditServiceStub:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListAuditRecords = channel.unary_unary(
+                '/guardhouse.ipam.v1.AuditService/ListAuditRecords',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAuditRecordsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAuditRecordsResponse.FromString,
+                _registered_method=True)
+        self.GetAuditCheckpoint = channel.unary_unary(
+                '/guardhouse.ipam.v1.AuditService/GetAuditCheckpoint',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAuditCheckpointRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAuditCheckpointResponse.FromString,
+                _registered_method=True)
+
+
+class AuditServiceServicer:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def ListAuditRecords(self, request, context):
+        """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+        and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuditCheckpoint(self, request, context):
+        """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AuditServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListAuditRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditRecords,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAuditRecordsRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAuditRecordsResponse.SerializeToString,
+            ),
+            'GetAuditCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditCheckpoint,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAuditCheckpointRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAuditCheckpointResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.ipam.v1.AuditService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.ipam.v1.AuditService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AuditService:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @staticmethod
+    def ListAuditRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.AuditService/ListAuditRecords',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAuditRecordsRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAuditRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.AuditService/GetAuditCheckpoint',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAuditCheckpointRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAuditCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class IpamFeedServiceStub:
     """The feed of ipam: leases.
     """

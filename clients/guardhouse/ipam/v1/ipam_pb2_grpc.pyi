@@ -124,6 +124,61 @@ class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_AddressServiceServicer_to_server(servicer: AddressServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class AuditServiceStub:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
+    ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListAuditRecordsRequest, _ipam_pb2.ListAuditRecordsResponse]
+    """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+    and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+    """
+    GetAuditCheckpoint: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.GetAuditCheckpointRequest, _ipam_pb2.GetAuditCheckpointResponse]
+    """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+@_typing.type_check_only
+class AuditServiceAsyncStub(AuditServiceStub):
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListAuditRecords: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListAuditRecordsRequest, _ipam_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
+    """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+    and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+    """
+    GetAuditCheckpoint: _aio.UnaryUnaryMultiCallable[_ipam_pb2.GetAuditCheckpointRequest, _ipam_pb2.GetAuditCheckpointResponse]  # type: ignore[assignment]
+    """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @_abc_1.abstractmethod
+    def ListAuditRecords(
+        self,
+        request: _ipam_pb2.ListAuditRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ListAuditRecordsResponse, _abc.Awaitable[_ipam_pb2.ListAuditRecordsResponse]]:
+        """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+        and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAuditCheckpoint(
+        self,
+        request: _ipam_pb2.GetAuditCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.GetAuditCheckpointResponse, _abc.Awaitable[_ipam_pb2.GetAuditCheckpointResponse]]:
+        """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class IpamFeedServiceStub:
     """The feed of ipam: leases."""
 

@@ -9,6 +9,7 @@ Fields that mean the same everywhere:
                    and an equivalent answer for 24 hours (AIP-155), another body is REQUEST_ID_REUSED
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
+  validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
 MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
 REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
@@ -21,6 +22,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from guardhouse.common.v1 import audit_pb2 as _audit_pb2
 from guardhouse.common.v1 import credential_pb2 as _credential_pb2
 from guardhouse.common.v1 import feed_pb2 as _feed_pb2
 from guardhouse.common.v1 import results_pb2 as _results_pb2
@@ -45,6 +47,10 @@ class _KeyTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyType.Value
     """Never stored."""
     KEY_TYPE_CURVE25519: _KeyType.ValueType  # 1
     """X25519 (RFC 7748): 32 bytes, canonical, not of low order. What WireGuard uses."""
+    KEY_TYPE_SECP256R1: _KeyType.ValueType  # 2
+    """ECDSA on P-256 (FIPS 186-5, also secp256r1): the DER of a SubjectPublicKeyInfo (RFC 5480) with the named curve and the
+    uncompressed point, 91 bytes, byte for byte as it is encoded again.
+    """
 
 class KeyType(_KeyType, metaclass=_KeyTypeEnumTypeWrapper):
     """The kind of a public key (decision 21)."""
@@ -53,6 +59,10 @@ KEY_TYPE_UNSPECIFIED: KeyType.ValueType  # 0
 """Never stored."""
 KEY_TYPE_CURVE25519: KeyType.ValueType  # 1
 """X25519 (RFC 7748): 32 bytes, canonical, not of low order. What WireGuard uses."""
+KEY_TYPE_SECP256R1: KeyType.ValueType  # 2
+"""ECDSA on P-256 (FIPS 186-5, also secp256r1): the DER of a SubjectPublicKeyInfo (RFC 5480) with the named curve and the
+uncompressed point, 91 bytes, byte for byte as it is encoded again.
+"""
 Global___KeyType: _TypeAlias = KeyType  # noqa: Y015
 
 class _Platform:
@@ -376,10 +386,11 @@ class RegisterRequest(_message.Message):
     challenge: _builtins.str
     """From GetEnrollmentInfo. Required."""
     proof: _builtins.bytes
-    """Shows possession of the private key. Required; 32 bytes.
+    """Shows possession of the private key. Required; 32 bytes with CURVE25519, at most 72 with SECP256R1.
 
-    HMAC-SHA256 over the transcript, under the key HKDF-SHA256 (RFC 5869) makes of the X25519 shared secret of the
-    device's private key and proof_key: 32 bytes, salt = SHA-256(public_key || proof_key), info = CONTEXT.
+    With CURVE25519: HMAC-SHA256 over the transcript, under the key HKDF-SHA256 (RFC 5869) makes of the X25519 shared
+    secret of the device's private key and proof_key: 32 bytes, salt = SHA-256(public_key || proof_key), info = CONTEXT.
+    With SECP256R1: an ECDSA signature over SHA-256 of the transcript, as DER (RFC 3279, section 2.2.3).
     The transcript is CONTEXT followed by each of organization_id, challenge, the name of key_type, public_key,
     hardware_id and request_id, every one behind its length as four bytes, big-endian.
     CONTEXT is the ASCII text "guardhouse proof of possession v1".
@@ -527,6 +538,7 @@ class Registration(_message.Message):
     IPV6_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    SEEN_TIME_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
     """reg_ and a UUIDv7. Not the device's id (decision 14)."""
     device_id: _builtins.str
@@ -553,6 +565,10 @@ class Registration(_message.Message):
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
         """When it was revoked. Absent: it is not."""
 
+    @_builtins.property
+    def seen_time(self) -> _timestamp_pb2.Timestamp:
+        """When its device was last heard of, in minutes. Absent: not since it became active."""
+
     def __init__(
         self,
         *,
@@ -567,10 +583,11 @@ class Registration(_message.Message):
         ipv6: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        seen_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "holder", b"holder", "revoke_time", b"revoke_time", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "holder", b"holder", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_id", b"device_id", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "service_token_id", b"service_token_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_id", b"device_id", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -647,6 +664,10 @@ class ListRegistrationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    SEEN_AFTER_FIELD_NUMBER: _builtins.int
+    SEEN_BEFORE_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     state: Global___RegistrationFilter.ValueType
@@ -659,9 +680,21 @@ class ListRegistrationsRequest(_message.Message):
     """See the package."""
     page_token: _builtins.str
     """See the package."""
+    service_token_id: _builtins.str
+    """Only those of this service token. Empty: all."""
+    order_by: _builtins.str
+    """create_time or seen_time, followed by " desc" for the newest first (AIP-132). Empty: create_time."""
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
+
+    @_builtins.property
+    def seen_after(self) -> _timestamp_pb2.Timestamp:
+        """Only those last heard of at this time or later; one never heard of counts from its activation."""
+
+    @_builtins.property
+    def seen_before(self) -> _timestamp_pb2.Timestamp:
+        """Only those last heard of before this time, which must be later than seen_after."""
 
     def __init__(
         self,
@@ -673,10 +706,14 @@ class ListRegistrationsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         at_least: _abc.Iterable[_builtins.str] | None = ...,
+        service_token_id: _builtins.str = ...,
+        seen_after: _timestamp_pb2.Timestamp | None = ...,
+        seen_before: _timestamp_pb2.Timestamp | None = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seen_after", b"seen_after", "seen_before", b"seen_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "device_id", b"device_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "device_id", b"device_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "seen_after", b"seen_after", "seen_before", b"seen_before", "service_token_id", b"service_token_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -755,9 +792,12 @@ class RevokeRegistrationsRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     @_builtins.property
     def registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -769,10 +809,11 @@ class RevokeRegistrationsRequest(_message.Message):
         organization_id: _builtins.str = ...,
         registration_ids: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "registration_ids", b"registration_ids", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "registration_ids", b"registration_ids", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -819,9 +860,12 @@ class UnrevokeRegistrationsRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     @_builtins.property
     def registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -833,10 +877,11 @@ class UnrevokeRegistrationsRequest(_message.Message):
         organization_id: _builtins.str = ...,
         registration_ids: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "registration_ids", b"registration_ids", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "registration_ids", b"registration_ids", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -879,9 +924,12 @@ class DeleteRegistrationsRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     @_builtins.property
     def registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -893,10 +941,11 @@ class DeleteRegistrationsRequest(_message.Message):
         organization_id: _builtins.str = ...,
         registration_ids: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "registration_ids", b"registration_ids", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "registration_ids", b"registration_ids", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -910,8 +959,11 @@ class DeleteRegistrationsResponse(_message.Message):
 
     RESULTS_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    ADDRESSES_RELEASED_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
+    addresses_released: _builtins.int
+    """The addresses, of both families, that are released."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistrationResult]:
         """One for each id, in order."""
@@ -921,14 +973,200 @@ class DeleteRegistrationsResponse(_message.Message):
         *,
         results: _abc.Iterable[Global___RegistrationResult] | None = ...,
         revision_token: _builtins.str = ...,
+        addresses_released: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_released", b"addresses_released", "results", b"results", "revision_token", b"revision_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteRegistrationsResponse: _TypeAlias = DeleteRegistrationsResponse  # noqa: Y015
+
+@_typing.final
+class RotateKeyRequest(_message.Message):
+    """See RegistrationService.RotateKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    CURRENT_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    KEY_TYPE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """Required: the caller's own."""
+    current_public_key: _builtins.bytes
+    """Required: the key to be replaced, as the registration shows it."""
+    key_type: Global___KeyType.ValueType
+    """Required; it may differ from that of the key before."""
+    public_key: _builtins.bytes
+    """Required: a fresh key in its canonical form."""
+    challenge: _builtins.str
+    """From GetEnrollmentInfo. Required."""
+    proof: _builtins.bytes
+    """Shows possession of the new private key. Required.
+
+    As RegisterRequest.proof, with the CONTEXT "guardhouse key rotation v1" and a transcript of organization_id, challenge,
+    the name of key_type, public_key, registration_id, current_public_key and request_id.
+    """
+    request_id: _builtins.str
+    """Required: see the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        current_public_key: _builtins.bytes = ...,
+        key_type: Global___KeyType.ValueType = ...,
+        public_key: _builtins.bytes = ...,
+        challenge: _builtins.str = ...,
+        proof: _builtins.bytes = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "current_public_key", b"current_public_key", "key_type", b"key_type", "organization_id", b"organization_id", "proof", b"proof", "public_key", b"public_key", "registration_id", b"registration_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateKeyResponse(_message.Message):
+    """See RegistrationService.RotateKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATION_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def registration(self) -> Global___Registration:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        registration: Global___Registration | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registration", b"registration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registration", b"registration", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
+
+@_typing.final
+class HeartbeatRequest(_message.Message):
+    """See RegistrationService.Heartbeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    OS_VERSION_FIELD_NUMBER: _builtins.int
+    CLIENT_VERSION_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """Required: the caller's own."""
+    os_version: _builtins.str
+    """At most 255 characters. Empty: as before."""
+    client_version: _builtins.str
+    """At most 255 characters. Empty: as before."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        os_version: _builtins.str = ...,
+        client_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "organization_id", b"organization_id", "os_version", b"os_version", "registration_id", b"registration_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
+
+@_typing.final
+class HeartbeatResponse(_message.Message):
+    """See RegistrationService.Heartbeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeartbeatResponse: _TypeAlias = HeartbeatResponse  # noqa: Y015
+
+@_typing.final
+class LeaveRequest(_message.Message):
+    """See RegistrationService.Leave."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """Required: the caller's own."""
+    request_id: _builtins.str
+    """Required: see the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveRequest: _TypeAlias = LeaveRequest  # noqa: Y015
+
+@_typing.final
+class LeaveResponse(_message.Message):
+    """See RegistrationService.Leave."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveResponse: _TypeAlias = LeaveResponse  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):
@@ -940,6 +1178,7 @@ class Device(_message.Message):
     CLAIMS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ACTIVE_REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    SEEN_TIME_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """dev_ and a UUIDv7. Not a registration's id (decision 14)."""
     active_registrations: _builtins.int
@@ -952,6 +1191,10 @@ class Device(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """The first enrollment."""
 
+    @_builtins.property
+    def seen_time(self) -> _timestamp_pb2.Timestamp:
+        """When any of its registrations was last heard of, in minutes."""
+
     def __init__(
         self,
         *,
@@ -959,10 +1202,11 @@ class Device(_message.Message):
         claims: Global___DeviceClaims | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         active_registrations: _builtins.int = ...,
+        seen_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["claims", b"claims", "create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claims", b"claims", "create_time", b"create_time", "seen_time", b"seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "claims", b"claims", "create_time", b"create_time", "device_id", b"device_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "claims", b"claims", "create_time", b"create_time", "device_id", b"device_id", "seen_time", b"seen_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1035,6 +1279,10 @@ class ListDevicesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    SEEN_AFTER_FIELD_NUMBER: _builtins.int
+    SEEN_BEFORE_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     active_registrations: Global___ActiveRegistrations.ValueType
@@ -1043,9 +1291,21 @@ class ListDevicesRequest(_message.Message):
     """See the package."""
     page_token: _builtins.str
     """See the package."""
+    platform: Global___Platform.ValueType
+    """Only devices with this platform. Unspecified: all."""
+    order_by: _builtins.str
+    """create_time or seen_time, followed by " desc" for the newest first (AIP-132). Empty: create_time."""
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
+
+    @_builtins.property
+    def seen_after(self) -> _timestamp_pb2.Timestamp:
+        """Only those last heard of at this time or later; one never heard of counts from its newest enrollment."""
+
+    @_builtins.property
+    def seen_before(self) -> _timestamp_pb2.Timestamp:
+        """Only those last heard of before this time, which must be later than seen_after."""
 
     def __init__(
         self,
@@ -1055,10 +1315,14 @@ class ListDevicesRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         at_least: _abc.Iterable[_builtins.str] | None = ...,
+        platform: Global___Platform.ValueType = ...,
+        seen_after: _timestamp_pb2.Timestamp | None = ...,
+        seen_before: _timestamp_pb2.Timestamp | None = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seen_after", b"seen_after", "seen_before", b"seen_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "at_least", b"at_least", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "platform", b"platform", "seen_after", b"seen_after", "seen_before", b"seen_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1093,6 +1357,70 @@ class ListDevicesResponse(_message.Message):
 Global___ListDevicesResponse: _TypeAlias = ListDevicesResponse  # noqa: Y015
 
 @_typing.final
+class RevokeDeviceRequest(_message.Message):
+    """See DeviceService.RevokeDevice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    device_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeDeviceRequest: _TypeAlias = RevokeDeviceRequest  # noqa: Y015
+
+@_typing.final
+class RevokeDeviceResponse(_message.Message):
+    """See DeviceService.RevokeDevice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATIONS_REVOKED_FIELD_NUMBER: _builtins.int
+    ADDRESSES_HELD_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    registrations_revoked: _builtins.int
+    """The registrations that were active."""
+    addresses_held: _builtins.int
+    """The addresses, of both families, that the device's revoked registrations hold. Deleting them would free these."""
+    revision_token: _builtins.str
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        registrations_revoked: _builtins.int = ...,
+        addresses_held: _builtins.int = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_held", b"addresses_held", "registrations_revoked", b"registrations_revoked", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeDeviceResponse: _TypeAlias = RevokeDeviceResponse  # noqa: Y015
+
+@_typing.final
 class DeleteDeviceRequest(_message.Message):
     """See DeviceService.DeleteDevice."""
 
@@ -1101,11 +1429,14 @@ class DeleteDeviceRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     device_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     def __init__(
         self,
@@ -1113,10 +1444,11 @@ class DeleteDeviceRequest(_message.Message):
         organization_id: _builtins.str = ...,
         device_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1130,23 +1462,151 @@ class DeleteDeviceResponse(_message.Message):
 
     REGISTRATIONS_DELETED_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    ADDRESSES_RELEASED_FIELD_NUMBER: _builtins.int
     registrations_deleted: _builtins.int
     """The registrations that went with it."""
     revision_token: _builtins.str
     """See the package."""
+    addresses_released: _builtins.int
+    """The addresses, of both families, that are released."""
     def __init__(
         self,
         *,
         registrations_deleted: _builtins.int = ...,
         revision_token: _builtins.str = ...,
+        addresses_released: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["registrations_deleted", b"registrations_deleted", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_released", b"addresses_released", "registrations_deleted", b"registrations_deleted", "revision_token", b"revision_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDeviceResponse: _TypeAlias = DeleteDeviceResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsRequest(_message.Message):
+    """See AuditService.ListAuditRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Empty: the installation's."""
+    after_sequence: _builtins.int
+    """Only records behind this one."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsRequest: _TypeAlias = ListAuditRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsResponse(_message.Message):
+    """See AuditService.ListAuditRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditRecord]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_audit_pb2.AuditRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsResponse: _TypeAlias = ListAuditRecordsResponse  # noqa: Y015
+
+@_typing.final
+class GetAuditCheckpointRequest(_message.Message):
+    """See AuditService.GetAuditCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Empty: the installation's."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditCheckpointRequest: _TypeAlias = GetAuditCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class GetAuditCheckpointResponse(_message.Message):
+    """See AuditService.GetAuditCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    """32 bytes: what the signature is checked with. Note it once, out of reach of the server."""
+    @_builtins.property
+    def checkpoint(self) -> _audit_pb2.AuditCheckpoint:
+        """Signed now."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: _audit_pb2.AuditCheckpoint | None = ...,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditCheckpointResponse: _TypeAlias = GetAuditCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):

@@ -235,6 +235,21 @@ class RegistrationServiceStub:
                 request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteRegistrationsRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteRegistrationsResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/guardhouse.registry.v1.RegistrationService/RotateKey',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
+        self.Heartbeat = channel.unary_unary(
+                '/guardhouse.registry.v1.RegistrationService/Heartbeat',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.HeartbeatRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.HeartbeatResponse.FromString,
+                _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/guardhouse.registry.v1.RegistrationService/Leave',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.LeaveResponse.FromString,
+                _registered_method=True)
 
 
 class RegistrationServiceServicer:
@@ -283,6 +298,35 @@ class RegistrationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Replaces the key of a registration by a fresh one. Its id, addresses, token and session stay; the new key is live and
+        the old one refused once this is answered (decision 21). Callers: the device itself. Idempotent by request_id; a late
+        call for a key that has been replaced since is refused.
+        Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
+        KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Heartbeat(self, request, context):
+        """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
+        within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
+        itself. Errors: REGISTRATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Leave(self, request, context):
+        """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
+        request_id: a retry with the token of the registration that is gone answers the same for 24 hours.
+        Errors: REGISTRATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistrationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -310,6 +354,21 @@ def add_RegistrationServiceServicer_to_server(servicer, server):
                     servicer.DeleteRegistrations,
                     request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteRegistrationsRequest.FromString,
                     response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteRegistrationsResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'Heartbeat': grpc.unary_unary_rpc_method_handler(
+                    servicer.Heartbeat,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.HeartbeatRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.HeartbeatResponse.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.LeaveRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.LeaveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -458,6 +517,87 @@ class RegistrationService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.RegistrationService/RotateKey',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Heartbeat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.RegistrationService/Heartbeat',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.HeartbeatRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.RegistrationService/Leave',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.LeaveRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.LeaveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class DeviceServiceStub:
     """Devices: machines, told apart by the hardware id that they claim.
@@ -478,6 +618,11 @@ class DeviceServiceStub:
                 '/guardhouse.registry.v1.DeviceService/ListDevices',
                 request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesResponse.FromString,
+                _registered_method=True)
+        self.RevokeDevice = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceService/RevokeDevice',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RevokeDeviceRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RevokeDeviceResponse.FromString,
                 _registered_method=True)
         self.DeleteDevice = channel.unary_unary(
                 '/guardhouse.registry.v1.DeviceService/DeleteDevice',
@@ -505,6 +650,15 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeDevice(self, request, context):
+        """Revokes every active registration of a device, as RevokeRegistrations does. Enrolling again stays possible for whoever
+        may. Callers: ADMIN keys. Idempotent by request_id; revoking a device without active registrations changes nothing.
+        Errors: DEVICE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteDevice(self, request, context):
         """Deletes a device with all its registrations, and aborts enrollments under way on it (decision 16). The machine gets
         a new device id when it enrolls again. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND.
@@ -525,6 +679,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ListDevices,
                     request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesRequest.FromString,
                     response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesResponse.SerializeToString,
+            ),
+            'RevokeDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeDevice,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RevokeDeviceRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RevokeDeviceResponse.SerializeToString,
             ),
             'DeleteDevice': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDevice,
@@ -598,6 +757,33 @@ class DeviceService:
             _registered_method=True)
 
     @staticmethod
+    def RevokeDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceService/RevokeDevice',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.RevokeDeviceRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.RevokeDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteDevice(request,
             target,
             options=(),
@@ -614,6 +800,130 @@ class DeviceService:
             '/guardhouse.registry.v1.DeviceService/DeleteDevice',
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceRequest.SerializeToString,
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AuditServiceStub:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListAuditRecords = channel.unary_unary(
+                '/guardhouse.registry.v1.AuditService/ListAuditRecords',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListAuditRecordsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListAuditRecordsResponse.FromString,
+                _registered_method=True)
+        self.GetAuditCheckpoint = channel.unary_unary(
+                '/guardhouse.registry.v1.AuditService/GetAuditCheckpoint',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetAuditCheckpointRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetAuditCheckpointResponse.FromString,
+                _registered_method=True)
+
+
+class AuditServiceServicer:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def ListAuditRecords(self, request, context):
+        """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+        and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuditCheckpoint(self, request, context):
+        """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AuditServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListAuditRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditRecords,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListAuditRecordsRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListAuditRecordsResponse.SerializeToString,
+            ),
+            'GetAuditCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditCheckpoint,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetAuditCheckpointRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetAuditCheckpointResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.registry.v1.AuditService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.registry.v1.AuditService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AuditService:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @staticmethod
+    def ListAuditRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.AuditService/ListAuditRecords',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListAuditRecordsRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListAuditRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.AuditService/GetAuditCheckpoint',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetAuditCheckpointRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetAuditCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

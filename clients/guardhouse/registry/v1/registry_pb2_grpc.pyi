@@ -9,6 +9,7 @@ Fields that mean the same everywhere:
                    and an equivalent answer for 24 hours (AIP-155), another body is REQUEST_ID_REUSED
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
+  validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
 MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
 REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
@@ -163,6 +164,23 @@ class RegistrationServiceStub:
     Whoever may still enroll can come back with a new one. Callers: ADMIN keys. Idempotent by request_id.
     Errors per item: REGISTRATION_NOT_FOUND, a second time too.
     """
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RotateKeyRequest, _registry_pb2.RotateKeyResponse]
+    """Replaces the key of a registration by a fresh one. Its id, addresses, token and session stay; the new key is live and
+    the old one refused once this is answered (decision 21). Callers: the device itself. Idempotent by request_id; a late
+    call for a key that has been replaced since is refused.
+    Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
+    KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
+    """
+    Heartbeat: _grpc.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]
+    """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
+    within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
+    itself. Errors: REGISTRATION_NOT_FOUND.
+    """
+    Leave: _grpc.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]
+    """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
+    request_id: a retry with the token of the registration that is gone answers the same for 24 hours.
+    Errors: REGISTRATION_NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class RegistrationServiceAsyncStub(RegistrationServiceStub):
@@ -189,6 +207,23 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     """Deletes registrations for good: their addresses are released, siblings and seats are untouched (decision 16).
     Whoever may still enroll can come back with a new one. Callers: ADMIN keys. Idempotent by request_id.
     Errors per item: REGISTRATION_NOT_FOUND, a second time too.
+    """
+    RotateKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.RotateKeyRequest, _registry_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Replaces the key of a registration by a fresh one. Its id, addresses, token and session stay; the new key is live and
+    the old one refused once this is answered (decision 21). Callers: the device itself. Idempotent by request_id; a late
+    call for a key that has been replaced since is refused.
+    Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
+    KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
+    """
+    Heartbeat: _aio.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]  # type: ignore[assignment]
+    """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
+    within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
+    itself. Errors: REGISTRATION_NOT_FOUND.
+    """
+    Leave: _aio.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]  # type: ignore[assignment]
+    """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
+    request_id: a retry with the token of the registration that is gone answers the same for 24 hours.
+    Errors: REGISTRATION_NOT_FOUND.
     """
 
 class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -245,6 +280,41 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors per item: REGISTRATION_NOT_FOUND, a second time too.
         """
 
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _registry_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RotateKeyResponse, _abc.Awaitable[_registry_pb2.RotateKeyResponse]]:
+        """Replaces the key of a registration by a fresh one. Its id, addresses, token and session stay; the new key is live and
+        the old one refused once this is answered (decision 21). Callers: the device itself. Idempotent by request_id; a late
+        call for a key that has been replaced since is refused.
+        Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
+        KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
+        """
+
+    @_abc_1.abstractmethod
+    def Heartbeat(
+        self,
+        request: _registry_pb2.HeartbeatRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.HeartbeatResponse, _abc.Awaitable[_registry_pb2.HeartbeatResponse]]:
+        """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
+        within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
+        itself. Errors: REGISTRATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def Leave(
+        self,
+        request: _registry_pb2.LeaveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.LeaveResponse, _abc.Awaitable[_registry_pb2.LeaveResponse]]:
+        """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
+        request_id: a retry with the token of the registration that is gone answers the same for 24 hours.
+        Errors: REGISTRATION_NOT_FOUND.
+        """
+
 def add_RegistrationServiceServicer_to_server(servicer: RegistrationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class DeviceServiceStub:
@@ -259,6 +329,11 @@ class DeviceServiceStub:
     ListDevices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDevicesRequest, _registry_pb2.ListDevicesResponse]
     """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
     and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    """
+    RevokeDevice: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeDeviceRequest, _registry_pb2.RevokeDeviceResponse]
+    """Revokes every active registration of a device, as RevokeRegistrations does. Enrolling again stays possible for whoever
+    may. Callers: ADMIN keys. Idempotent by request_id; revoking a device without active registrations changes nothing.
+    Errors: DEVICE_NOT_FOUND.
     """
     DeleteDevice: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteDeviceRequest, _registry_pb2.DeleteDeviceResponse]
     """Deletes a device with all its registrations, and aborts enrollments under way on it (decision 16). The machine gets
@@ -275,6 +350,11 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     ListDevices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDevicesRequest, _registry_pb2.ListDevicesResponse]  # type: ignore[assignment]
     """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
     and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    """
+    RevokeDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeDeviceRequest, _registry_pb2.RevokeDeviceResponse]  # type: ignore[assignment]
+    """Revokes every active registration of a device, as RevokeRegistrations does. Enrolling again stays possible for whoever
+    may. Callers: ADMIN keys. Idempotent by request_id; revoking a device without active registrations changes nothing.
+    Errors: DEVICE_NOT_FOUND.
     """
     DeleteDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteDeviceRequest, _registry_pb2.DeleteDeviceResponse]  # type: ignore[assignment]
     """Deletes a device with all its registrations, and aborts enrollments under way on it (decision 16). The machine gets
@@ -303,6 +383,17 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RevokeDevice(
+        self,
+        request: _registry_pb2.RevokeDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RevokeDeviceResponse, _abc.Awaitable[_registry_pb2.RevokeDeviceResponse]]:
+        """Revokes every active registration of a device, as RevokeRegistrations does. Enrolling again stays possible for whoever
+        may. Callers: ADMIN keys. Idempotent by request_id; revoking a device without active registrations changes nothing.
+        Errors: DEVICE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteDevice(
         self,
         request: _registry_pb2.DeleteDeviceRequest,
@@ -313,6 +404,61 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class AuditServiceStub:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
+    ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAuditRecordsRequest, _registry_pb2.ListAuditRecordsResponse]
+    """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+    and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+    """
+    GetAuditCheckpoint: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAuditCheckpointRequest, _registry_pb2.GetAuditCheckpointResponse]
+    """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+@_typing.type_check_only
+class AuditServiceAsyncStub(AuditServiceStub):
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListAuditRecords: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAuditRecordsRequest, _registry_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
+    """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+    and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+    """
+    GetAuditCheckpoint: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuditCheckpointRequest, _registry_pb2.GetAuditCheckpointResponse]  # type: ignore[assignment]
+    """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @_abc_1.abstractmethod
+    def ListAuditRecords(
+        self,
+        request: _registry_pb2.ListAuditRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListAuditRecordsResponse, _abc.Awaitable[_registry_pb2.ListAuditRecordsResponse]]:
+        """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+        and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAuditCheckpoint(
+        self,
+        request: _registry_pb2.GetAuditCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetAuditCheckpointResponse, _abc.Awaitable[_registry_pb2.GetAuditCheckpointResponse]]:
+        """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class RegistryFeedServiceStub:
     """The feed of the registry: registrations with what the other services act on."""

@@ -10,6 +10,9 @@ Fields that mean the same everywhere:
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   at_least         tokens of any service; a replica that cannot reach them within 3 seconds answers STATE_STALE
   page_size        at most 1000; 0 means 50 (AIP-158)
+  validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
+  etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
+                   resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
 MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
 REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
@@ -24,6 +27,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from guardhouse.common.v1 import audit_pb2 as _audit_pb2
 from guardhouse.common.v1 import credential_pb2 as _credential_pb2
 from guardhouse.common.v1 import feed_pb2 as _feed_pb2
 import builtins as _builtins
@@ -88,6 +92,34 @@ POLICY_ACTION_ALLOW: PolicyAction.ValueType  # 1
 POLICY_ACTION_BLOCK: PolicyAction.ValueType  # 2
 """Refuses it."""
 Global___PolicyAction: _TypeAlias = PolicyAction  # noqa: Y015
+
+class _StalenessMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StalenessModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StalenessMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STALENESS_MODE_UNSPECIFIED: _StalenessMode.ValueType  # 0
+    """Never stored."""
+    STALENESS_MODE_CLOSED: _StalenessMode.ValueType  # 1
+    """It refuses, with STATE_STALE."""
+    STALENESS_MODE_OPEN_BOUNDED: _StalenessMode.ValueType  # 2
+    """For at most max_open it decides by the last proven state, and says so by `degraded`. It refuses all the same what that
+    state refused or did not know.
+    """
+
+class StalenessMode(_StalenessMode, metaclass=_StalenessModeEnumTypeWrapper):
+    """What a policy decides while a replica's state is older than max_staleness."""
+
+STALENESS_MODE_UNSPECIFIED: StalenessMode.ValueType  # 0
+"""Never stored."""
+STALENESS_MODE_CLOSED: StalenessMode.ValueType  # 1
+"""It refuses, with STATE_STALE."""
+STALENESS_MODE_OPEN_BOUNDED: StalenessMode.ValueType  # 2
+"""For at most max_open it decides by the last proven state, and says so by `degraded`. It refuses all the same what that
+state refused or did not know.
+"""
+Global___StalenessMode: _TypeAlias = StalenessMode  # noqa: Y015
 
 class _Decision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -212,6 +244,34 @@ class CheckSession(_message.Message):
 Global___CheckSession: _TypeAlias = CheckSession  # noqa: Y015
 
 @_typing.final
+class Staleness(_message.Message):
+    """See Policy.staleness."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    MAX_OPEN_FIELD_NUMBER: _builtins.int
+    mode: Global___StalenessMode.ValueType
+    """Required."""
+    max_open: _builtins.str
+    """With OPEN_BOUNDED, and only then, required: how old the state may be, in Go's form; answered in its normal form. Longer
+    than max_staleness, at most 24h, and no longer than released addresses rest (decision 25).
+    """
+    def __init__(
+        self,
+        *,
+        mode: Global___StalenessMode.ValueType = ...,
+        max_open: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_open", b"max_open", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Staleness: _TypeAlias = Staleness  # noqa: Y015
+
+@_typing.final
 class Policy(_message.Message):
     """A gateway policy."""
 
@@ -226,6 +286,8 @@ class Policy(_message.Message):
     CHECK_SESSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    STALENESS_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     """pol_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
@@ -238,6 +300,8 @@ class Policy(_message.Message):
     """The kind of traffic."""
     action: Global___PolicyAction.ValueType
     """What it does."""
+    etag: _builtins.str
+    """See the package. Set by the server."""
     @_builtins.property
     def check_session(self) -> Global___CheckSession:
         """Absent: sessions are unlimited."""
@@ -249,6 +313,10 @@ class Policy(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
+
+    @_builtins.property
+    def staleness(self) -> Global___Staleness:
+        """What the policy decides while a replica cannot prove that its state is fresh. Absent: it refuses."""
 
     def __init__(
         self,
@@ -262,10 +330,12 @@ class Policy(_message.Message):
         check_session: Global___CheckSession | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+        staleness: Global___Staleness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["check_session", b"check_session", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check_session", b"check_session", "create_time", b"create_time", "staleness", b"staleness", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "check_session", b"check_session", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "enabled", b"enabled", "filter", b"filter", "policy_id", b"policy_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "check_session", b"check_session", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "enabled", b"enabled", "etag", b"etag", "filter", b"filter", "policy_id", b"policy_id", "staleness", b"staleness", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,7 +541,7 @@ class UpdatePolicyRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, description, enabled, filter, action and check_session; required."""
+        """Of display_name, description, enabled, filter, action, check_session and staleness; required."""
 
     def __init__(
         self,
@@ -526,11 +596,17 @@ class DeletePolicyRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     POLICY_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     policy_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    etag: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     def __init__(
         self,
@@ -538,10 +614,12 @@ class DeletePolicyRequest(_message.Message):
         organization_id: _builtins.str = ...,
         policy_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "policy_id", b"policy_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "organization_id", b"organization_id", "policy_id", b"policy_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -554,16 +632,22 @@ class DeletePolicyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
+    @_builtins.property
+    def policy(self) -> Global___Policy:
+        """As it was."""
+
     def __init__(
         self,
         *,
         revision_token: _builtins.str = ...,
+        policy: Global___Policy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "revision_token", b"revision_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -900,6 +984,7 @@ class BatchCheckSessionsRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    READ_MASK_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     @_builtins.property
@@ -910,16 +995,21 @@ class BatchCheckSessionsRequest(_message.Message):
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
 
+    @_builtins.property
+    def read_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields of CheckAnswer that are wanted (AIP-157). Empty: all that a batch has."""
+
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         items: _abc.Iterable[Global___CheckSessionItem] | None = ...,
         at_least: _abc.Iterable[_builtins.str] | None = ...,
+        read_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_mask", b"read_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "items", b"items", "organization_id", b"organization_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "items", b"items", "organization_id", b"organization_id", "read_mask", b"read_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -935,7 +1025,7 @@ class BatchCheckSessionsResponse(_message.Message):
     FRESH_AS_OF_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     degraded: _builtins.bool
-    """As in CheckSessionResponse."""
+    """One of the answers is: see CheckSessionResponse."""
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckAnswer]:
         """One for each item, in order. Ids that the item holds are not repeated."""
@@ -958,6 +1048,212 @@ class BatchCheckSessionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchCheckSessionsResponse: _TypeAlias = BatchCheckSessionsResponse  # noqa: Y015
+
+@_typing.final
+class StreamCheckSessionsRequest(_message.Message):
+    """See CheckService.StreamCheckSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    READ_MASK_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    nonce: _builtins.int
+    """Returned in the answer."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckSessionItem]:
+        """1 to 1000."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    @_builtins.property
+    def read_mask(self) -> _field_mask_pb2.FieldMask:
+        """As in BatchCheckSessionsRequest."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        items: _abc.Iterable[Global___CheckSessionItem] | None = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+        read_mask: _field_mask_pb2.FieldMask | None = ...,
+        nonce: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_mask", b"read_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "items", b"items", "nonce", b"nonce", "organization_id", b"organization_id", "read_mask", b"read_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamCheckSessionsRequest: _TypeAlias = StreamCheckSessionsRequest  # noqa: Y015
+
+@_typing.final
+class StreamCheckSessionsResponse(_message.Message):
+    """See CheckService.StreamCheckSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    FRESH_AS_OF_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.int
+    """The request's nonce."""
+    degraded: _builtins.bool
+    """One of the answers is: see CheckSessionResponse."""
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckAnswer]:
+        """One for each item, in order. Ids that the item holds are not repeated."""
+
+    @_builtins.property
+    def fresh_as_of(self) -> _timestamp_pb2.Timestamp:
+        """As in CheckSessionResponse."""
+
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.int = ...,
+        answers: _abc.Iterable[Global___CheckAnswer] | None = ...,
+        fresh_as_of: _timestamp_pb2.Timestamp | None = ...,
+        degraded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fresh_as_of", b"fresh_as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "degraded", b"degraded", "fresh_as_of", b"fresh_as_of", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamCheckSessionsResponse: _TypeAlias = StreamCheckSessionsResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsRequest(_message.Message):
+    """See AuditService.ListAuditRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Empty: the installation's."""
+    after_sequence: _builtins.int
+    """Only records behind this one."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsRequest: _TypeAlias = ListAuditRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsResponse(_message.Message):
+    """See AuditService.ListAuditRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditRecord]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_audit_pb2.AuditRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsResponse: _TypeAlias = ListAuditRecordsResponse  # noqa: Y015
+
+@_typing.final
+class GetAuditCheckpointRequest(_message.Message):
+    """See AuditService.GetAuditCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Empty: the installation's."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditCheckpointRequest: _TypeAlias = GetAuditCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class GetAuditCheckpointResponse(_message.Message):
+    """See AuditService.GetAuditCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    """32 bytes: what the signature is checked with. Note it once, out of reach of the server."""
+    @_builtins.property
+    def checkpoint(self) -> _audit_pb2.AuditCheckpoint:
+        """Signed now."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: _audit_pb2.AuditCheckpoint | None = ...,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditCheckpointResponse: _TypeAlias = GetAuditCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):

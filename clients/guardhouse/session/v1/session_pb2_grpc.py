@@ -91,7 +91,7 @@ class PolicyServiceServicer:
 
     def UpdatePolicy(self, request, context):
         """Changes the fields that the mask names. A shorter duration acts on existing sessions (decision 28). Callers: ADMIN
-        keys. Idempotent by request_id. Errors: as CreatePolicy, and POLICY_NOT_FOUND.
+        keys. Idempotent by request_id. Errors: as CreatePolicy, POLICY_NOT_FOUND and ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -425,6 +425,11 @@ class CheckServiceStub:
                 request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckSessionsRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckSessionsResponse.FromString,
                 _registered_method=True)
+        self.StreamCheckSessions = channel.stream_stream(
+                '/guardhouse.session.v1.CheckService/StreamCheckSessions',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsResponse.FromString,
+                _registered_method=True)
 
 
 class CheckServiceServicer:
@@ -440,7 +445,17 @@ class CheckServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchCheckSessions(self, request, context):
-        """Decides many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession.
+        """Decides many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession; FIELD_INVALID for a
+        read_mask that names no field of CheckAnswer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamCheckSessions(self, request_iterator, context):
+        """Decides batches one after the other over one call, each at one state; an answer comes for each request, in order. An
+        error ends the stream. Callers: GATEWAY and ADMIN keys. Errors: as BatchCheckSessions; CREDENTIALS_INVALID once the
+        key is revoked or has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -458,6 +473,11 @@ def add_CheckServiceServicer_to_server(servicer, server):
                     servicer.BatchCheckSessions,
                     request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckSessionsRequest.FromString,
                     response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckSessionsResponse.SerializeToString,
+            ),
+            'StreamCheckSessions': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamCheckSessions,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -515,6 +535,157 @@ class CheckService:
             '/guardhouse.session.v1.CheckService/BatchCheckSessions',
             guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckSessionsRequest.SerializeToString,
             guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamCheckSessions(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/guardhouse.session.v1.CheckService/StreamCheckSessions',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AuditServiceStub:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListAuditRecords = channel.unary_unary(
+                '/guardhouse.session.v1.AuditService/ListAuditRecords',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListAuditRecordsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListAuditRecordsResponse.FromString,
+                _registered_method=True)
+        self.GetAuditCheckpoint = channel.unary_unary(
+                '/guardhouse.session.v1.AuditService/GetAuditCheckpoint',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetAuditCheckpointRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetAuditCheckpointResponse.FromString,
+                _registered_method=True)
+
+
+class AuditServiceServicer:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def ListAuditRecords(self, request, context):
+        """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+        and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuditCheckpoint(self, request, context):
+        """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AuditServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListAuditRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditRecords,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListAuditRecordsRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListAuditRecordsResponse.SerializeToString,
+            ),
+            'GetAuditCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditCheckpoint,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetAuditCheckpointRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetAuditCheckpointResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.session.v1.AuditService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.session.v1.AuditService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AuditService:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @staticmethod
+    def ListAuditRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.AuditService/ListAuditRecords',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListAuditRecordsRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListAuditRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.AuditService/GetAuditCheckpoint',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.GetAuditCheckpointRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.GetAuditCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,6 +10,9 @@ Fields that mean the same everywhere:
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   at_least         tokens of any service; a replica that cannot reach them within 3 seconds answers STATE_STALE
   page_size        at most 1000; 0 means 50 (AIP-158)
+  validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
+  etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
+                   resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
 MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
 REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
@@ -57,7 +60,7 @@ class PolicyServiceStub:
     """Lists the policies by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
     UpdatePolicy: _grpc.UnaryUnaryMultiCallable[_session_pb2.UpdatePolicyRequest, _session_pb2.UpdatePolicyResponse]
     """Changes the fields that the mask names. A shorter duration acts on existing sessions (decision 28). Callers: ADMIN
-    keys. Idempotent by request_id. Errors: as CreatePolicy, and POLICY_NOT_FOUND.
+    keys. Idempotent by request_id. Errors: as CreatePolicy, POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeletePolicy: _grpc.UnaryUnaryMultiCallable[_session_pb2.DeletePolicyRequest, _session_pb2.DeletePolicyResponse]
     """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND."""
@@ -78,7 +81,7 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """Lists the policies by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
     UpdatePolicy: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdatePolicyRequest, _session_pb2.UpdatePolicyResponse]  # type: ignore[assignment]
     """Changes the fields that the mask names. A shorter duration acts on existing sessions (decision 28). Callers: ADMIN
-    keys. Idempotent by request_id. Errors: as CreatePolicy, and POLICY_NOT_FOUND.
+    keys. Idempotent by request_id. Errors: as CreatePolicy, POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeletePolicy: _aio.UnaryUnaryMultiCallable[_session_pb2.DeletePolicyRequest, _session_pb2.DeletePolicyResponse]  # type: ignore[assignment]
     """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND."""
@@ -120,7 +123,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.UpdatePolicyResponse, _abc.Awaitable[_session_pb2.UpdatePolicyResponse]]:
         """Changes the fields that the mask names. A shorter duration acts on existing sessions (decision 28). Callers: ADMIN
-        keys. Idempotent by request_id. Errors: as CreatePolicy, and POLICY_NOT_FOUND.
+        keys. Idempotent by request_id. Errors: as CreatePolicy, POLICY_NOT_FOUND and ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -209,7 +212,14 @@ class CheckServiceStub:
     Errors: REVISION_TOKEN_INVALID, EPOCH_CHANGED, STATE_STALE for at_least that is not reached.
     """
     BatchCheckSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.BatchCheckSessionsRequest, _session_pb2.BatchCheckSessionsResponse]
-    """Decides many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession."""
+    """Decides many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession; FIELD_INVALID for a
+    read_mask that names no field of CheckAnswer.
+    """
+    StreamCheckSessions: _grpc.StreamStreamMultiCallable[_session_pb2.StreamCheckSessionsRequest, _session_pb2.StreamCheckSessionsResponse]
+    """Decides batches one after the other over one call, each at one state; an answer comes for each request, in order. An
+    error ends the stream. Callers: GATEWAY and ADMIN keys. Errors: as BatchCheckSessions; CREDENTIALS_INVALID once the
+    key is revoked or has expired.
+    """
 
 @_typing.type_check_only
 class CheckServiceAsyncStub(CheckServiceStub):
@@ -221,7 +231,14 @@ class CheckServiceAsyncStub(CheckServiceStub):
     Errors: REVISION_TOKEN_INVALID, EPOCH_CHANGED, STATE_STALE for at_least that is not reached.
     """
     BatchCheckSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.BatchCheckSessionsRequest, _session_pb2.BatchCheckSessionsResponse]  # type: ignore[assignment]
-    """Decides many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession."""
+    """Decides many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession; FIELD_INVALID for a
+    read_mask that names no field of CheckAnswer.
+    """
+    StreamCheckSessions: _aio.StreamStreamMultiCallable[_session_pb2.StreamCheckSessionsRequest, _session_pb2.StreamCheckSessionsResponse]  # type: ignore[assignment]
+    """Decides batches one after the other over one call, each at one state; an answer comes for each request, in order. An
+    error ends the stream. Callers: GATEWAY and ADMIN keys. Errors: as BatchCheckSessions; CREDENTIALS_INVALID once the
+    key is revoked or has expired.
+    """
 
 class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
     """Decisions. A refusal is an answer, never an error (decision 36)."""
@@ -242,9 +259,77 @@ class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.BatchCheckSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.BatchCheckSessionsResponse, _abc.Awaitable[_session_pb2.BatchCheckSessionsResponse]]:
-        """Decides many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession."""
+        """Decides many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession; FIELD_INVALID for a
+        read_mask that names no field of CheckAnswer.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamCheckSessions(
+        self,
+        request_iterator: _MaybeAsyncIterator[_session_pb2.StreamCheckSessionsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_pb2.StreamCheckSessionsResponse], _abc.AsyncIterator[_session_pb2.StreamCheckSessionsResponse]]:
+        """Decides batches one after the other over one call, each at one state; an answer comes for each request, in order. An
+        error ends the stream. Callers: GATEWAY and ADMIN keys. Errors: as BatchCheckSessions; CREDENTIALS_INVALID once the
+        key is revoked or has expired.
+        """
 
 def add_CheckServiceServicer_to_server(servicer: CheckServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class AuditServiceStub:
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
+    ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListAuditRecordsRequest, _session_pb2.ListAuditRecordsResponse]
+    """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+    and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+    """
+    GetAuditCheckpoint: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetAuditCheckpointRequest, _session_pb2.GetAuditCheckpointResponse]
+    """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+@_typing.type_check_only
+class AuditServiceAsyncStub(AuditServiceStub):
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListAuditRecords: _aio.UnaryUnaryMultiCallable[_session_pb2.ListAuditRecordsRequest, _session_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
+    """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+    and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+    """
+    GetAuditCheckpoint: _aio.UnaryUnaryMultiCallable[_session_pb2.GetAuditCheckpointRequest, _session_pb2.GetAuditCheckpointResponse]  # type: ignore[assignment]
+    """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The audit log of this service: every change and every refused privileged call, chained per organization (see
+    audit.proto).
+    """
+
+    @_abc_1.abstractmethod
+    def ListAuditRecords(
+        self,
+        request: _session_pb2.ListAuditRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListAuditRecordsResponse, _abc.Awaitable[_session_pb2.ListAuditRecordsResponse]]:
+        """Lists the records of an organization, or of the installation, in the order in which they were made. Callers: ADMIN
+        and AUDITOR keys; the installation's records are shown to its own keys only. Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAuditCheckpoint(
+        self,
+        request: _session_pb2.GetAuditCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.GetAuditCheckpointResponse, _abc.Awaitable[_session_pb2.GetAuditCheckpointResponse]]:
+        """Signs how far the log has come. Callers: ADMIN and AUDITOR keys, as for ListAuditRecords."""
+
+def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class SessionFeedServiceStub:
     """The feed of session: policies."""

@@ -32,6 +32,17 @@ class IdentityProvider:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderDeletion:
+    """What deleting a provider deletes, and whom it leaves behind."""
+
+    identity_provider: IdentityProvider | None = None
+    users: int = 0
+    """Those who signed in with it."""
+    registrations: int = 0
+    """Their live ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceToken:
     """A machine's credential."""
 
@@ -46,6 +57,14 @@ class ServiceToken:
         """Raises ServiceTokenInvalid."""
         if self.expire_time <= now:
             raise ServiceTokenInvalid("the service token has expired")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDeletion:
+    """What deleting a service token deletes, and how many live registrations it leaves behind."""
+
+    service_token: ServiceToken | None = None
+    registrations: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,16 @@ class EnrollmentPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyDeletion:
+    """What deleting a policy deletes, and the live registrations that it admitted and leaves behind (decision 13)."""
+
+    enrollment_policy: EnrollmentPolicy | None = None
+    registrations: int = 0
+    registration_ids: tuple[str, ...] = ()
+    """The first of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the policies say. `enrollment_policy_id` is the one that decided, or empty."""
 

@@ -19,6 +19,10 @@ class IntentState(IntEnum):
     """Its user was removed meanwhile; whether a registration came of it is not known yet. It has no seat."""
 
 
+UNDECIDED = (IntentState.RESERVED, IntentState.REMOVED)
+"""What becomes of such an intent is still the registry's to tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """One attempt to enroll; its id is the registration id that comes of it. A user's or a service token's."""
@@ -35,6 +39,10 @@ class Intent:
     authenticate_time: int = 0
     authorize_revision: int = 0
     """A removal at or behind this revision hits the enrollment."""
+
+    @property
+    def is_undecided(self) -> bool:
+        return self.state in UNDECIDED
 
     @property
     def refused(self) -> bool:
@@ -56,6 +64,8 @@ class Registration:
     delete_time: int | None = None
     release_time: int | None = None
     """When its addresses were given back, or handed over to the registration that replaced it."""
+    enrollment_policy_id: str = ""
+    """The policy that admitted it; empty where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

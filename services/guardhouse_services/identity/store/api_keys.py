@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from guardhouse.errors import ApiKeyNotFound
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.credentials import ApiKey
+from guardhouse_services.identity.store import organizations
 from guardhouse_services.identity.store.tables import api_key
 from guardhouse_services.paging import Page
 
@@ -18,6 +19,11 @@ def _made(row: Any) -> ApiKey:
 
 def _values(key: ApiKey) -> dict[str, Any]:
     return {column.name: getattr(key, column.name) for column in api_key.columns}
+
+
+def check_room(tx: Transaction, organization_id: str, limit: int) -> None:
+    """Raises LimitReached. Keys that are revoked stay, and do not count."""
+    organizations.check_room(tx, organization_id, api_key, limit, api_key.c.revoke_time.is_(None))
 
 
 def insert(tx: Transaction, made: ApiKey) -> bool:

@@ -64,10 +64,9 @@ def update(tx: Transaction, organization_id: str, changed: EnrollmentPolicy) -> 
 
 
 def delete(tx: Transaction, organization_id: str, enrollment_policy_id: str) -> None:
-    """Raises EnrollmentPolicyNotFound."""
+    """Of one that the caller has locked."""
     _unname_tokens(tx, organization_id, enrollment_policy_id)
-    if tx.execute(enrollment_policy.delete().where(_key(organization_id, enrollment_policy_id))).rowcount != 1:
-        raise EnrollmentPolicyNotFound(enrollment_policy_id)
+    tx.execute(enrollment_policy.delete().where(_key(organization_id, enrollment_policy_id)))
 
 
 def get(tx: Transaction, organization_id: str, enrollment_policy_id: str, *, lock: bool = False) -> EnrollmentPolicy:

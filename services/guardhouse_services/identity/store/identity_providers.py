@@ -40,9 +40,10 @@ def insert(tx: Transaction, organization_id: str, made: IdentityProvider) -> Non
         ) from None
 
 
-def get(tx: Transaction, organization_id: str, identity_provider_id: str) -> IdentityProvider:
+def get(tx: Transaction, organization_id: str, identity_provider_id: str, *, lock: bool = False) -> IdentityProvider:
     """Raises IdentityProviderNotFound."""
-    row = tx.execute(sa.select(identity_provider).where(_key(organization_id, identity_provider_id))).one_or_none()
+    query = sa.select(identity_provider).where(_key(organization_id, identity_provider_id))
+    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise IdentityProviderNotFound(identity_provider_id)
     return _made(row)
@@ -66,9 +67,8 @@ def page(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[Identi
 
 
 def delete(tx: Transaction, organization_id: str, identity_provider_id: str) -> None:
-    """Raises IdentityProviderNotFound."""
-    if tx.execute(identity_provider.delete().where(_key(organization_id, identity_provider_id))).rowcount != 1:
-        raise IdentityProviderNotFound(identity_provider_id)
+    """Of one that the caller has locked."""
+    tx.execute(identity_provider.delete().where(_key(organization_id, identity_provider_id)))
 
 
 def _key(organization_id: str, identity_provider_id: str) -> sa.ColumnElement[bool]:

@@ -9,10 +9,8 @@ from sqlalchemy.exc import IntegrityError
 from guardhouse.errors import Conflict, IdTokenInvalid
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.credentials import Profile
-from guardhouse_services.identity.domain.enrollments import Intent, IntentState
+from guardhouse_services.identity.domain.enrollments import UNDECIDED, Intent, IntentState
 from guardhouse_services.identity.store.tables import chunks, intent, used_token
-
-UNDECIDED = (IntentState.RESERVED, IntentState.REMOVED)
 
 
 def _made(row: Any) -> Intent:
@@ -62,17 +60,18 @@ def get(tx: Transaction, organization_id: str, intent_id: str) -> Intent | None:
     return _made(row) if row else None
 
 
-def undecided(tx: Transaction, organization_id: str, intent_ids: Collection[str]) -> list[Intent]:
-    """Those of these intents whose outcome is still the registry's to tell."""
+def named(tx: Transaction, organization_id: str, intent_ids: Collection[str]) -> list[Intent]:
+    """Those there are of these ids."""
     found = []
     for ids in chunks(sorted(intent_ids)):
-        query = sa.select(intent).where(
-            intent.c.organization_id == organization_id,
-            intent.c.intent_id.in_(ids),
-            intent.c.state.in_(UNDECIDED),
-        )
+        query = sa.select(intent).where(intent.c.organization_id == organization_id, intent.c.intent_id.in_(ids))
         found += [_made(row) for row in tx.execute(query)]
     return found
+
+
+def undecided(tx: Transaction, organization_id: str, intent_ids: Collection[str]) -> list[Intent]:
+    """Those of these intents whose outcome is still the registry's to tell."""
+    return [intent for intent in named(tx, organization_id, intent_ids) if intent.is_undecided]
 
 
 def reserved_by(tx: Transaction, organization_id: str, user_ids: Collection[str]) -> list[Intent]:

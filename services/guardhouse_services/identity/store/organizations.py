@@ -33,17 +33,18 @@ def insert(tx: Transaction, made: Organization) -> None:
     tx.execute(seat_pool.insert().values(organization_id=made.organization_id, purchased=made.seat_limit, used=0))
 
 
-def require(tx: Transaction, organization_id: str) -> None:
-    """Raises OrganizationNotFound."""
+def require(tx: Transaction, organization_id: str, *, lock: bool = False) -> None:
+    """With `lock` whoever else asks so waits until the transaction ends. Raises OrganizationNotFound."""
     query = sa.select(organization.c.organization_id).where(organization.c.organization_id == organization_id)
-    if tx.execute(query).one_or_none() is None:
+    if tx.execute(query.with_for_update() if lock else query).one_or_none() is None:
         raise OrganizationNotFound(organization_id)
 
 
 def get(tx: Transaction, organization_id: str, *, lock: bool = False) -> Organization:
     """With `lock` nobody else changes it before the transaction ends. Raises OrganizationNotFound."""
     query = _query.where(organization.c.organization_id == organization_id)
-    row = tx.execute(query.with_for_update(of=organization) if lock else query).one_or_none()
+    # Both rows: a row that is not locked is read as it was before the wait for the one that is.
+    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise OrganizationNotFound(organization_id)
     return _made(row)
@@ -99,8 +100,12 @@ def free_seats(tx: Transaction, organization_id: str, count: int) -> None:
         tx.execute(freed.values(used=seat_pool.c.used - count))
 
 
-def check_room(tx: Transaction, organization_id: str, table: sa.Table, limit: int) -> None:
-    """Raises LimitReached when the organization has as many rows of the table as it may have."""
-    query = sa.select(sa.func.count()).select_from(table).where(table.c.organization_id == organization_id)
+def check_room(
+    tx: Transaction, organization_id: str, table: sa.Table, limit: int, *counted: sa.ColumnElement[bool]
+) -> None:
+    """Raises LimitReached when the organization, which the caller has locked, has as many such rows as it may have."""
+    query = sa.select(sa.func.count()).select_from(table).where(table.c.organization_id == organization_id, *counted)
     if tx.execute(query).scalar_one() >= limit:
-        raise LimitReached(f"the organization has {limit} of these already; delete one first", limit=str(limit))
+        raise LimitReached(
+            f"the organization has {limit} of these already; delete or revoke one first", limit=str(limit)
+        )

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.enrollments import Authentication, Registration
-from guardhouse_services.identity.store.tables import authentication, chunks, registration, removal_item
+from guardhouse_services.identity.store.tables import authentication, chunks, registration, removal_item, users
 from guardhouse_services.paging import Page
 
 
@@ -39,6 +39,9 @@ def save(tx: Transaction, organization_id: str, seen: Sequence[Registration]) ->
         rows = [{**_record(it), "organization_id": organization_id} for it in some]
         statement = tx.insert(registration).values(rows)
         columns = {name: statement.excluded[name] for name in _record(some[0]) if name != "registration_id"}
+        # The record may come again when nothing else remembers the policy.
+        policy = sa.func.nullif(statement.excluded.enrollment_policy_id, "")
+        columns["enrollment_policy_id"] = sa.func.coalesce(policy, registration.c.enrollment_policy_id)
         tx.execute(statement.on_conflict_do_update(index_elements=["organization_id", "registration_id"], set_=columns))
 
 
@@ -94,6 +97,43 @@ def live_of(tx: Transaction, organization_id: str, user_ids: Collection[str]) ->
         )
         found += tx.execute(query).scalars()
     return found
+
+
+def count_of_issuer(tx: Transaction, organization_id: str, issuer: str) -> int:
+    """The live registrations of the users whom an identity provider names."""
+    of_user = sa.and_(
+        users.c.organization_id == registration.c.organization_id, users.c.user_id == registration.c.user_id
+    )
+    query = sa.select(sa.func.count()).select_from(registration.join(users, of_user))
+    query = query.where(
+        registration.c.organization_id == organization_id,
+        registration.c.delete_time.is_(None),
+        users.c.issuer == issuer,
+    )
+    return int(tx.execute(query).scalar_one())
+
+
+def count_of_token(tx: Transaction, organization_id: str, service_token_id: str) -> int:
+    """The live registrations that were made with a service token."""
+    query = sa.select(sa.func.count()).where(
+        registration.c.organization_id == organization_id,
+        registration.c.delete_time.is_(None),
+        registration.c.service_token_id == service_token_id,
+    )
+    return int(tx.execute(query).scalar_one())
+
+
+def of_policy(
+    tx: Transaction, organization_id: str, enrollment_policy_id: str, limit: int
+) -> tuple[int, tuple[str, ...]]:
+    """How many live registrations an enrollment policy admitted, and the first of them."""
+    query = sa.select(registration.c.registration_id, sa.func.count().over().label("all")).where(
+        registration.c.organization_id == organization_id,
+        registration.c.delete_time.is_(None),
+        registration.c.enrollment_policy_id == enrollment_policy_id,
+    )
+    rows = tx.execute(query.order_by(registration.c.registration_id).limit(limit)).all()
+    return (rows[0].all if rows else 0), tuple(row.registration_id for row in rows)
 
 
 def live(tx: Transaction, organization_id: str) -> set[str]:
@@ -176,6 +216,7 @@ def _made(row: Any) -> Registration:
         row.lease_id,
         row.delete_time,
         row.release_time,
+        row.enrollment_policy_id,
     )
 
 
@@ -187,6 +228,7 @@ def _record(seen: Registration) -> dict[str, Any]:
         "authorize_revision": seen.authorize_revision,
         "authenticate_time": seen.authenticate_time,
         "lease_id": seen.lease_id,
+        "enrollment_policy_id": seen.enrollment_policy_id,
     }
 
 

@@ -34,9 +34,10 @@ def insert(tx: Transaction, organization_id: str, made: ServiceToken) -> None:
     )
 
 
-def get(tx: Transaction, organization_id: str, service_token_id: str) -> ServiceToken:
+def get(tx: Transaction, organization_id: str, service_token_id: str, *, lock: bool = False) -> ServiceToken:
     """Raises ServiceTokenNotFound."""
-    row = tx.execute(sa.select(service_token).where(_key(organization_id, service_token_id))).one_or_none()
+    query = sa.select(service_token).where(_key(organization_id, service_token_id))
+    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise ServiceTokenNotFound(service_token_id)
     return _made(row)
@@ -67,8 +68,7 @@ def lock(tx: Transaction, organization_id: str, service_token_ids: Iterable[str]
 
 
 def delete(tx: Transaction, organization_id: str, service_token_id: str) -> None:
-    """Raises ServiceTokenNotFound, and ServiceTokenInUse while a policy names it (decision 11)."""
-    lock(tx, organization_id, [service_token_id])
+    """Of one that the caller has locked. Raises ServiceTokenInUse while a policy names it (decision 11)."""
     query = sa.select(policy_token.c.enrollment_policy_id).where(
         policy_token.c.organization_id == organization_id, policy_token.c.service_token_id == service_token_id
     )

@@ -190,6 +190,7 @@ registration = sa.Table(
     sa.Column("lease_id", sa.String(40), nullable=False),
     _number("delete_time", nullable=True),
     _number("release_time", nullable=True),
+    sa.Column("enrollment_policy_id", sa.String(40), nullable=False, server_default=""),
     sa.Index("registration_by_user", "organization_id", "user_id"),
     sa.Index("registration_by_lease", "organization_id", "lease_id"),
     # For the job that forgets, in every organization.

@@ -72,6 +72,14 @@ def lock(tx: Transaction, organization_id: str, user_ids: Collection[str]) -> li
     return found
 
 
+def count_of_issuer(tx: Transaction, organization_id: str, issuer: str) -> int:
+    """Those who have authenticated at an identity provider."""
+    query = sa.select(sa.func.count()).where(
+        users.c.organization_id == organization_id, users.c.issuer == issuer, users.c.authenticate_time.is_not(None)
+    )
+    return int(tx.execute(query).scalar_one())
+
+
 def lock_everybody(tx: Transaction, organization_id: str) -> list[User]:
     """Everybody who has authenticated or is enrolling for the first time, locked."""
     enrolling = sa.select(intent.c.user_id).where(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from guardhouse.common.v1 import access_pb2
 from guardhouse.errors import InvalidField
 from guardhouse.ids import API_KEY, new_id
-from guardhouse_services import requests
+from guardhouse_services import audit, requests
 from guardhouse_services.access import Call
 from guardhouse_services.credentials import API_KEY_PREFIX, MasterKey, format_secret, hash_secret
 from guardhouse_services.database import Database, Transaction
@@ -16,6 +16,8 @@ from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.paging import Page
 
 INSTALLATION = ""
+LIMIT = 1000
+"""How many keys an organization may have that are not revoked. Every replica of every service holds them all."""
 # The same in every installation, so that replicas that start together make one key; its secret differs.
 BOOTSTRAP = f"{API_KEY}_{'0' * 12}70008{'0' * 15}"
 
@@ -30,19 +32,21 @@ class ApiKeys:
     async def create(
         self, call: Call, organization_id: str, display_name: str, role: int, expire_time: int | None
     ) -> tuple[ApiKey, str, str]:
-        """The key, its secret and the revision token. Raises OrganizationNotFound and InvalidField."""
+        """The key, its secret and the revision token. Raises OrganizationNotFound, LimitReached and InvalidField."""
 
         def work(tx: Transaction) -> tuple[ApiKey, str, str]:
             if (done := requests.find(tx, call.key)) is not None:
-                key = store.api_keys.get(tx, organization_id, done["api_key_id"])
+                # As it was created: a key changes by being revoked, and in no other way.
+                key = replace(store.api_keys.get(tx, organization_id, done["api_key_id"]), revoke_time=None)
                 return key, self._secret(key.api_key_id), present(tx, organization_id)
             if organization_id != INSTALLATION:
-                store.organizations.require(tx, organization_id)
+                store.organizations.require(tx, organization_id, lock=True)
+            store.api_keys.check_room(tx, organization_id, LIMIT)
             if expire_time is not None and expire_time <= tx.now:
                 raise InvalidField("api_key.expire_time", "expire_time is in the past")
             key = self._make(new_id(API_KEY, tx.now), organization_id, display_name, role, tx.now, expire_time)
             store.api_keys.insert(tx, key)
-            requests.record(tx, call.key, api_key_id=key.api_key_id)
+            requests.record(tx, call, key.api_key_id, api_key_id=key.api_key_id)
             token = publish(tx, organization_id, [messages.api_key_event(key)])
             return key, self._secret(key.api_key_id), token
 
@@ -51,20 +55,23 @@ class ApiKeys:
     async def page(self, organization_id: str, page: Page) -> Sequence[ApiKey]:
         return await self._database.read(lambda tx: store.api_keys.page(tx, organization_id, page))
 
-    async def revoke(self, call: Call, organization_id: str, api_key_id: str) -> tuple[ApiKey, str]:
+    async def revoke(
+        self, call: Call, organization_id: str, api_key_id: str, *, validate_only: bool = False
+    ) -> tuple[ApiKey, str]:
         """The key and the revision token; a second time changes nothing. Raises ApiKeyNotFound."""
 
         def work(tx: Transaction) -> tuple[ApiKey, str]:
-            requests.find(tx, call.key)
+            is_new = requests.find(tx, call.key) is None
             key = store.api_keys.get(tx, organization_id, api_key_id, lock=True)
+            if is_new:
+                requests.record(tx, call, api_key_id)
             if key.revoke_time is not None:
                 return key, present(tx, organization_id)
             store.api_keys.revoke(tx, organization_id, api_key_id)
-            requests.record(tx, call.key)
             revoked = replace(key, revoke_time=tx.now)
             return revoked, publish(tx, organization_id, [messages.api_key_event(revoked)])
 
-        return await self._database.write(work)
+        return await self._database.write(work, validate_only=validate_only)
 
     async def ensure_admin_key(self) -> str:
         """The bearer of the installation's first ADMIN key, which is made when there never was one.
@@ -75,6 +82,7 @@ class ApiKeys:
         def work(tx: Transaction) -> str:
             key = self._make(BOOTSTRAP, INSTALLATION, "bootstrap", access_pb2.ROLE_ADMIN, tx.now, None)
             if store.api_keys.insert(tx, key):
+                audit.note_entry(tx, audit.Entry(INSTALLATION, "job:bootstrap", "", [BOOTSTRAP]))
                 publish(tx, INSTALLATION, [messages.api_key_event(key)])
             elif store.api_keys.get(tx, INSTALLATION, BOOTSTRAP).revoke_time is not None:
                 return ""

@@ -1,7 +1,9 @@
 """Authentication facts: who signed in again for which registration, and when (decision 27)."""
 
+from functools import partial
+
 from guardhouse.errors import DifferentUser, RegistrationNotFound, UserRemoved
-from guardhouse_services import requests
+from guardhouse_services import audit, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
@@ -10,7 +12,7 @@ from guardhouse_services.identity.domain.enrollments import Authentication, Regi
 from guardhouse_services.identity.domain.users import User
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.identity.usecases.seats import has_seat
-from guardhouse_services.identity.usecases.verifier import Verifier, check_provider, service_token
+from guardhouse_services.identity.usecases.verifier import Verifier, actor, check_provider, service_token
 
 OTHER = "the credential is not of whoever holds the registration; its timer is untouched"
 
@@ -29,16 +31,21 @@ class Authentications:
         registration_id: str,
         holder: Registration,
         credential: Credential,
+        asker: str = "",
     ) -> tuple[int, str]:
-        """Where the registration's timer starts now, and the revision token. `holder` says whose it must be.
+        """Where the registration's timer starts now, and the revision token. `holder` says whose it must be, and
+        `asker` who asked session for it.
 
         Raises DifferentUser for anybody else (invariant I-11), UserRemoved when the holder's removal hit the
         registration, RegistrationNotFound for one that is known to be gone, and what verifying the credential raises.
         """
 
         def done(tx: Transaction) -> tuple[int, str] | None:
-            if requests.find(tx, call.key) is None:
+            if (result := requests.find(tx, call.key)) is None:
                 return None
+            if "authenticate_time" in result:
+                return result["authenticate_time"], present(tx, organization_id)
+            # A release that remembered nothing has recorded it.
             if (found := store.registrations.authentication_of(tx, organization_id, registration_id)) is None:
                 raise RegistrationNotFound(registration_id)
             return found.authenticate_time, present(tx, organization_id)
@@ -70,14 +77,22 @@ class Authentications:
                 events.append(messages.user_event(user))
             else:
                 _check_machine(tx, organization_id, proof, holder, known)
-            requests.record(tx, call.key)
             revision = tx.advance(organization_id)
             made = Authentication(registration_id, max(at, known.authenticate_time), revision)
             made = store.registrations.authenticate(tx, organization_id, made)
+            time = made.authenticate_time
+            requests.record(tx, call, registration_id, actor=asker, authenticate_time=time)
             token = publish(tx, organization_id, [messages.authentication_event(made), *events], revision)
-            return made.authenticate_time, token
+            return time, token
 
-        return await self._database.write(work)
+        def refused(tx: Transaction, reason: str) -> None:
+            audit.note(tx, call, registration_id, actor=actor(tx, organization_id, proof), reason=reason)
+
+        try:
+            return await self._database.write(work)
+        except (DifferentUser, UserRemoved) as refusal:
+            await self._database.write(partial(refused, reason=refusal.reason))
+            raise
 
 
 def _check_person(

@@ -4,10 +4,12 @@ Each effect may be applied twice, or late, and changes nothing then (invariant I
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse_services import audit
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.enrollments import Registration
@@ -30,7 +32,7 @@ def follow_registry(tx: Transaction, organization_id: str, events: Sequence[regi
     if records:
         news += _registered(tx, organization_id, records)
     if deleted:
-        news += gone(tx, organization_id, deleted)
+        news += _followed(tx, organization_id, gone(tx, organization_id, deleted))
     _hand_over(tx, organization_id, {*records, *deleted})
     if news:
         publish(tx, organization_id, news)
@@ -44,7 +46,8 @@ def seen_in_registry(event: registry_pb2.Event) -> str:
 
 def missing_in_registry(tx: Transaction, organization_id: str, ids: set[str]) -> None:
     """Registrations that a snapshot lacks are gone. No seat is freed by it: only the registry's word frees one."""
-    if (absent := store.registrations.live(tx, organization_id) - ids) and (news := gone(tx, organization_id, absent)):
+    absent = store.registrations.live(tx, organization_id) - ids
+    if absent and (news := _followed(tx, organization_id, gone(tx, organization_id, absent))):
         publish(tx, organization_id, news)
 
 
@@ -73,13 +76,27 @@ def gone(tx: Transaction, organization_id: str, registration_ids: Collection[str
     return [pb.Event(authentication_deleted=registration_id) for registration_id in dropped]
 
 
+def _followed(tx: Transaction, organization_id: str, dropped: list[pb.Event]) -> list[pb.Event]:
+    """Puts on record that authentications went with their registrations."""
+    if dropped:
+        objects = [event.authentication_deleted for event in dropped]
+        audit.note_entry(tx, audit.Entry(organization_id, "job:follow registry", "", objects))
+    return dropped
+
+
 def _registered(tx: Transaction, organization_id: str, records: dict[str, Registration]) -> list[pb.Event]:
     new = records.keys() - store.registrations.known(tx, organization_id, records.keys())
-    undecided = store.intents.undecided(tx, organization_id, records.keys())
+    intents = store.intents.named(tx, organization_id, records.keys())
+    undecided = [intent for intent in intents if intent.is_undecided]
     # The lock keeps a removal from overlooking a registration that is being written here.
     holders = {records[registration_id].user_id for registration_id in new} | {intent.user_id for intent in undecided}
     users = {user.user_id: user for user in store.users.lock(tx, organization_id, holders - {""})}
-    store.registrations.save(tx, organization_id, list(records.values()))
+    policies = {intent.intent_id: intent.enrollment_policy_id for intent in intents}
+    store.registrations.save(
+        tx,
+        organization_id,
+        [replace(it, enrollment_policy_id=policies.get(it.registration_id, "")) for it in records.values()],
+    )
     late = [
         (users[record.user_id].removal_id, record.registration_id)
         for record in map(records.__getitem__, sorted(new))

@@ -6,12 +6,18 @@ from typing import Any
 
 from guardhouse.errors import EnrollmentRefused
 from guardhouse.ids import ENROLLMENT_POLICY, new_id
-from guardhouse_services import requests
+from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
-from guardhouse_services.identity import store
+from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.credentials import Credential, Person
-from guardhouse_services.identity.domain.enrollment_policies import EnrollmentPolicy, Subject, Verdict, evaluate
+from guardhouse_services.identity.domain.enrollment_policies import (
+    EnrollmentPolicy,
+    PolicyDeletion,
+    Subject,
+    Verdict,
+    evaluate,
+)
 from guardhouse_services.identity.store.tables import enrollment_policy
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.identity.usecases.seats import has_seat
@@ -20,6 +26,8 @@ from guardhouse_services.paging import Page
 
 LIMIT = 500
 """How many an organization may have. Every enrollment evaluates them all."""
+LISTED = 100
+"""How many of the registrations that a policy admitted are named when it is deleted (decision 13)."""
 
 
 class EnrollmentPolicies:
@@ -38,9 +46,11 @@ class EnrollmentPolicies:
 
         def work(tx: Transaction) -> tuple[EnrollmentPolicy, str]:
             if (done := requests.find(tx, call.key)) is not None:
-                found = store.enrollment_policies.get(tx, organization_id, done["enrollment_policy_id"])
-                return found, present(tx, organization_id)
-            store.organizations.require(tx, organization_id)
+                made = requests.recall(EnrollmentPolicy, done) or store.enrollment_policies.get(
+                    tx, organization_id, done["enrollment_policy_id"]
+                )
+                return made, present(tx, organization_id)
+            store.organizations.require(tx, organization_id, lock=True)
             made = replace(
                 draft,
                 enrollment_policy_id=new_id(ENROLLMENT_POLICY, tx.now),
@@ -51,7 +61,8 @@ class EnrollmentPolicies:
             store.organizations.check_room(tx, organization_id, enrollment_policy, LIMIT)
             store.service_tokens.lock(tx, organization_id, made.service_token_ids)
             store.enrollment_policies.insert(tx, organization_id, made)
-            requests.record(tx, call.key, enrollment_policy_id=made.enrollment_policy_id)
+            policy_id = made.enrollment_policy_id
+            requests.record(tx, call, policy_id, enrollment_policy_id=policy_id, value=requests.remember(made))
             return made, publish(tx, organization_id)
 
         return await self._database.write(work)
@@ -66,36 +77,53 @@ class EnrollmentPolicies:
         return await self._database.read(lambda tx: store.enrollment_policies.page(tx, organization_id, page))
 
     async def update(
-        self, call: Call, organization_id: str, enrollment_policy_id: str, changes: dict[str, Any]
+        self, call: Call, organization_id: str, enrollment_policy_id: str, changes: dict[str, Any], etag: str = ""
     ) -> tuple[EnrollmentPolicy, str]:
-        """Changes these fields. Raises EnrollmentPolicyNotFound and what `create` raises."""
+        """Changes these fields. Raises EnrollmentPolicyNotFound, EtagMismatch and what `create` raises."""
 
         def work(tx: Transaction) -> tuple[EnrollmentPolicy, str]:
-            if requests.find(tx, call.key) is not None:
-                return store.enrollment_policies.get(tx, organization_id, enrollment_policy_id), present(
-                    tx, organization_id
+            if (done := requests.find(tx, call.key)) is not None:
+                changed = requests.recall(EnrollmentPolicy, done) or store.enrollment_policies.get(
+                    tx, organization_id, enrollment_policy_id
                 )
+                return changed, present(tx, organization_id)
             found = store.enrollment_policies.get(tx, organization_id, enrollment_policy_id, lock=True)
+            etags.check(messages.enrollment_policy(found).etag, etag)
             changed = replace(found, **changes, update_time=tx.now)
             changed.check()
             store.service_tokens.lock(tx, organization_id, changed.service_token_ids)
             store.enrollment_policies.update(tx, organization_id, changed)
-            requests.record(tx, call.key)
+            requests.record(tx, call, enrollment_policy_id, value=requests.remember(changed))
             return changed, publish(tx, organization_id)
 
         return await self._database.write(work)
 
-    async def delete(self, call: Call, organization_id: str, enrollment_policy_id: str) -> str:
-        """The revision token. Raises EnrollmentPolicyNotFound."""
+    async def delete(
+        self,
+        call: Call,
+        organization_id: str,
+        enrollment_policy_id: str,
+        etag: str = "",
+        *,
+        validate_only: bool = False,
+    ) -> tuple[PolicyDeletion, str]:
+        """What goes and whom it leaves behind, and the revision token.
 
-        def work(tx: Transaction) -> str:
-            if requests.find(tx, call.key) is not None:
-                return present(tx, organization_id)
+        Raises EnrollmentPolicyNotFound and EtagMismatch.
+        """
+
+        def work(tx: Transaction) -> tuple[PolicyDeletion, str]:
+            if (done := requests.find(tx, call.key)) is not None:
+                return requests.recall(PolicyDeletion, done) or PolicyDeletion(), present(tx, organization_id)
+            found = store.enrollment_policies.get(tx, organization_id, enrollment_policy_id, lock=True)
+            etags.check(messages.enrollment_policy(found).etag, etag)
+            admitted = store.registrations.of_policy(tx, organization_id, enrollment_policy_id, LISTED)
+            deletion = PolicyDeletion(found, *admitted)
             store.enrollment_policies.delete(tx, organization_id, enrollment_policy_id)
-            requests.record(tx, call.key)
-            return publish(tx, organization_id)
+            requests.record(tx, call, enrollment_policy_id, value=requests.remember(deletion))
+            return deletion, publish(tx, organization_id)
 
-        return await self._database.write(work)
+        return await self._database.write(work, validate_only=validate_only)
 
     async def test(self, organization_id: str, tested: Credential | Subject) -> tuple[Verdict, bool]:
         """What would become of an enrollment, and whether there is a seat for it. Nothing is used up.

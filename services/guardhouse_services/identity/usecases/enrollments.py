@@ -1,7 +1,11 @@
 """Enrollments, as far as identity has a say in them: authenticate, policy, seat, in this order (decision 3)."""
 
-from guardhouse.errors import EnrollmentAborted
+from functools import partial
+
+from guardhouse.errors import EnrollmentAborted, EnrollmentRefused, SeatsExhausted
 from guardhouse.ids import USER, new_id
+from guardhouse_services import audit
+from guardhouse_services.access import Call
 from guardhouse_services.clock import MINUTE
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
@@ -11,7 +15,7 @@ from guardhouse_services.identity.domain.enrollments import Intent, IntentState
 from guardhouse_services.identity.usecases import seats
 from guardhouse_services.identity.usecases.enrollment_policies import admit
 from guardhouse_services.identity.usecases.history import present
-from guardhouse_services.identity.usecases.verifier import Verifier, check_provider, service_token
+from guardhouse_services.identity.usecases.verifier import Verifier, actor, check_provider, service_token
 
 # How long an intent may stay undecided before the registry is asked about it.
 ASK_AFTER = MINUTE
@@ -25,13 +29,13 @@ class Enrollments:
         self._verifier = verifier
 
     async def authorize(
-        self, organization_id: str, intent_id: str, request_id: str, credential: Credential
+        self, call: Call, organization_id: str, intent_id: str, credential: Credential
     ) -> tuple[Intent, str]:
         """Reserves a seat for whoever the credential proves, if policy admits them. The intent and a revision token.
 
         An intent that was authorized before is answered as it was, even if its ID token has expired since. Raises
         EnrollmentAborted for one that is off, OrganizationNotFound, EnrollmentRefused, SeatsExhausted and what
-        verifying the credential raises; nothing has changed then.
+        verifying the credential raises; nothing has changed then. Who was refused is on record.
         """
         if (done := await self._database.read(lambda tx: _authorized(tx, organization_id, intent_id))) is not None:
             return done
@@ -41,14 +45,26 @@ class Enrollments:
             if (done := _authorized(tx, organization_id, intent_id)) is not None:
                 return done
             if isinstance(proof, Person):
-                return _authorize_person(tx, organization_id, intent_id, request_id, proof)
-            return _authorize_machine(tx, organization_id, intent_id, proof)
+                return _authorize_person(tx, call, organization_id, intent_id, proof)
+            return _authorize_machine(tx, call, organization_id, intent_id, proof)
 
-        return await self._database.write(work)
+        def refused(tx: Transaction, reason: str) -> None:
+            audit.note(tx, call, intent_id, actor=actor(tx, organization_id, proof), reason=reason)
 
-    async def cancel(self, organization_id: str, intent_id: str) -> None:
+        try:
+            return await self._database.write(work)
+        except (EnrollmentRefused, SeatsExhausted) as refusal:
+            await self._database.write(partial(refused, reason=refusal.reason))
+            raise
+
+    async def cancel(self, call: Call, organization_id: str, intent_id: str) -> None:
         """Gives back what the intent reserved, and refuses it from now on. Done again, it changes nothing."""
-        await self._database.write(lambda tx: seats.cancel(tx, organization_id, intent_id))
+
+        def work(tx: Transaction) -> None:
+            if seats.cancel(tx, organization_id, intent_id):
+                audit.note(tx, call, intent_id)
+
+        await self._database.write(work)
 
 
 def _authorized(tx: Transaction, organization_id: str, intent_id: str) -> tuple[Intent, str] | None:
@@ -61,11 +77,11 @@ def _authorized(tx: Transaction, organization_id: str, intent_id: str) -> tuple[
 
 
 def _authorize_person(
-    tx: Transaction, organization_id: str, intent_id: str, request_id: str, person: Person
+    tx: Transaction, call: Call, organization_id: str, intent_id: str, person: Person
 ) -> tuple[Intent, str]:
     check_provider(tx, organization_id, person)
     # A new attempt of the same Register brings the same token.
-    store.intents.use_token(tx, organization_id, person.token_hash, f"enrollment/{request_id}")
+    store.intents.use_token(tx, organization_id, person.token_hash, f"enrollment/{call.key.request_id}")
     policy_id = admit(tx, organization_id, Subject(email=person.profile.email, groups=person.profile.groups))
     user, is_new = store.users.lock_or_create(tx, organization_id, person, new_id(USER, tx.now))
     seats.take(tx, organization_id, user)
@@ -84,11 +100,12 @@ def _authorize_person(
         authorize_revision=revision + 1,
     )
     store.intents.insert(tx, organization_id, intent)
+    audit.note(tx, call, intent_id, user.user_id, actor=f"user:{user.user_id}")
     return intent, tx.token(organization_id, revision)
 
 
 def _authorize_machine(
-    tx: Transaction, organization_id: str, intent_id: str, credential: ServiceTokenSecret
+    tx: Transaction, call: Call, organization_id: str, intent_id: str, credential: ServiceTokenSecret
 ) -> tuple[Intent, str]:
     """It takes no seat (decision 2)."""
     store.organizations.require(tx, organization_id)
@@ -106,4 +123,5 @@ def _authorize_machine(
         authorize_revision=revision + 1,
     )
     store.intents.insert(tx, organization_id, intent)
+    audit.note(tx, call, intent_id, actor=f"service_token:{token.service_token_id}")
     return intent, tx.token(organization_id, revision)

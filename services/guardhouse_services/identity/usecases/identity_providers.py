@@ -9,7 +9,7 @@ from guardhouse_services import requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
-from guardhouse_services.identity.domain.credentials import IdentityProvider
+from guardhouse_services.identity.domain.credentials import IdentityProvider, ProviderDeletion
 from guardhouse_services.identity.store.tables import identity_provider
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.paging import Page
@@ -29,13 +29,16 @@ class IdentityProviders:
 
         def work(tx: Transaction) -> tuple[IdentityProvider, str]:
             if (done := requests.find(tx, call.key)) is not None:
-                found = store.identity_providers.get(tx, organization_id, done["identity_provider_id"])
-                return found, present(tx, organization_id)
-            store.organizations.require(tx, organization_id)
+                made = requests.recall(IdentityProvider, done) or store.identity_providers.get(
+                    tx, organization_id, done["identity_provider_id"]
+                )
+                return made, present(tx, organization_id)
+            store.organizations.require(tx, organization_id, lock=True)
             store.organizations.check_room(tx, organization_id, identity_provider, LIMIT)
             made = replace(draft, identity_provider_id=new_id(IDENTITY_PROVIDER, tx.now), create_time=tx.now)
             store.identity_providers.insert(tx, organization_id, made)
-            requests.record(tx, call.key, identity_provider_id=made.identity_provider_id)
+            provider_id = made.identity_provider_id
+            requests.record(tx, call, provider_id, identity_provider_id=provider_id, value=requests.remember(made))
             return made, publish(tx, organization_id, [messages.identity_provider_event(made)])
 
         return await self._database.write(work)
@@ -49,14 +52,23 @@ class IdentityProviders:
     async def page(self, organization_id: str, page: Page) -> Sequence[IdentityProvider]:
         return await self._database.read(lambda tx: store.identity_providers.page(tx, organization_id, page))
 
-    async def delete(self, call: Call, organization_id: str, identity_provider_id: str) -> str:
-        """The revision token. Raises IdentityProviderNotFound."""
+    async def delete(
+        self, call: Call, organization_id: str, identity_provider_id: str, *, validate_only: bool = False
+    ) -> tuple[ProviderDeletion, str]:
+        """What goes and whom it leaves behind, and the revision token. Raises IdentityProviderNotFound."""
 
-        def work(tx: Transaction) -> str:
-            if requests.find(tx, call.key) is not None:
-                return present(tx, organization_id)
+        def work(tx: Transaction) -> tuple[ProviderDeletion, str]:
+            if (done := requests.find(tx, call.key)) is not None:
+                return requests.recall(ProviderDeletion, done) or ProviderDeletion(), present(tx, organization_id)
+            found = store.identity_providers.get(tx, organization_id, identity_provider_id, lock=True)
+            deletion = ProviderDeletion(
+                found,
+                store.users.count_of_issuer(tx, organization_id, found.issuer),
+                store.registrations.count_of_issuer(tx, organization_id, found.issuer),
+            )
             store.identity_providers.delete(tx, organization_id, identity_provider_id)
-            requests.record(tx, call.key)
-            return publish(tx, organization_id, [pb.Event(identity_provider_deleted=identity_provider_id)])
+            requests.record(tx, call, identity_provider_id, value=requests.remember(deletion))
+            token = publish(tx, organization_id, [pb.Event(identity_provider_deleted=identity_provider_id)])
+            return deletion, token
 
-        return await self._database.write(work)
+        return await self._database.write(work, validate_only=validate_only)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from guardhouse.ids import ORGANIZATION, new_id
-from guardhouse_services import requests
+from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
@@ -26,10 +26,12 @@ class Organizations:
 
         def work(tx: Transaction) -> tuple[Organization, str]:
             if (done := requests.find(tx, call.key)) is not None:
-                return store.organizations.get(tx, done["organization_id"]), present(tx, INSTALLATION)
+                made = requests.recall(Organization, done) or store.organizations.get(tx, done["organization_id"])
+                return made, present(tx, INSTALLATION)
             made = Organization(new_id(ORGANIZATION, tx.now), display_name, seat_limit, tx.now, tx.now)
             store.organizations.insert(tx, made)
-            requests.record(tx, call.key, organization_id=made.organization_id)
+            organization_id = made.organization_id
+            requests.record(tx, call, organization_id, organization_id=organization_id, value=requests.remember(made))
             return made, publish(tx, INSTALLATION, [messages.organization_event(made)])
 
         return await self._database.write(work)
@@ -42,21 +44,30 @@ class Organizations:
         return await self._database.read(lambda tx: store.organizations.page(tx, page))
 
     async def update(
-        self, call: Call, organization_id: str, mask: frozenset[str], display_name: str, seat_limit: int | None
+        self,
+        call: Call,
+        organization_id: str,
+        mask: frozenset[str],
+        display_name: str,
+        seat_limit: int | None,
+        etag: str = "",
     ) -> tuple[Organization, str]:
-        """Changes what the mask names. Raises OrganizationNotFound and SeatLimitBelowUse (decision 4)."""
+        """Changes what the mask names. Raises OrganizationNotFound, EtagMismatch and SeatLimitBelowUse (decision 4)."""
 
         def work(tx: Transaction) -> tuple[Organization, str]:
-            if requests.find(tx, call.key) is not None:
-                return store.organizations.get(tx, organization_id), present(tx, INSTALLATION)
-            changed = replace(store.organizations.get(tx, organization_id, lock=True), update_time=tx.now)
+            if (done := requests.find(tx, call.key)) is not None:
+                changed = requests.recall(Organization, done) or store.organizations.get(tx, organization_id)
+                return changed, present(tx, INSTALLATION)
+            found = store.organizations.get(tx, organization_id, lock=True)
+            etags.check(messages.organization(found).etag, etag)
+            changed = replace(found, update_time=tx.now)
             if "display_name" in mask:
                 changed = replace(changed, display_name=display_name)
             if "seat_limit" in mask:
                 store.organizations.limit_seats(tx, organization_id, seat_limit)
                 changed = replace(changed, seat_limit=seat_limit)
             store.organizations.update(tx, changed)
-            requests.record(tx, call.key)
+            requests.record(tx, call, organization_id, value=requests.remember(changed))
             return changed, publish(tx, INSTALLATION, [messages.organization_event(changed)])
 
         return await self._database.write(work)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from guardhouse.errors import GuardhouseError, Unavailable
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse_services import audit
 from guardhouse_services.clock import DAY, HOUR, SECOND
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import store
@@ -83,11 +84,11 @@ def _apply(tx: Transaction, organization_id: str, intent_id: str, outcome: int) 
         users = {user.user_id: user for user in store.users.lock(tx, organization_id, holders)}
         if news := seats.hold(tx, organization_id, [intent_id], users):
             publish(tx, organization_id, news)
-    elif outcome == registry_pb2.INTENT_OUTCOME_ABORTED:
-        seats.cancel(tx, organization_id, intent_id)
-    elif outcome == registry_pb2.INTENT_OUTCOME_DELETED:
-        news = gone(tx, organization_id, [intent_id])
-        seats.cancel(tx, organization_id, intent_id)
+    elif outcome in (registry_pb2.INTENT_OUTCOME_ABORTED, registry_pb2.INTENT_OUTCOME_DELETED):
+        is_deleted = outcome == registry_pb2.INTENT_OUTCOME_DELETED
+        news = gone(tx, organization_id, [intent_id]) if is_deleted else []
+        if seats.cancel(tx, organization_id, intent_id) or news:
+            audit.note_entry(tx, audit.Entry(organization_id, "job:resolve intents", "", [intent_id]))
         if news:
             publish(tx, organization_id, news)
     else:

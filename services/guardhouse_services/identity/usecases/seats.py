@@ -22,8 +22,8 @@ def take(tx: Transaction, organization_id: str, user: User) -> None:
         store.organizations.take_seat(tx, organization_id)
 
 
-def cancel(tx: Transaction, organization_id: str, intent_id: str) -> None:
-    """Ends an intent for good; its user's seat goes, unless something else keeps it.
+def cancel(tx: Transaction, organization_id: str, intent_id: str) -> bool:
+    """Ends an intent for good; its user's seat goes, unless something else keeps it. Whether that changed anything.
 
     Called for nothing but an outcome that the registry has made durable: a timer, or what a snapshot lacks, frees
     nothing.
@@ -33,14 +33,17 @@ def cancel(tx: Transaction, organization_id: str, intent_id: str) -> None:
         # It may still be on its way here.
         ended = Intent(intent_id, IntentState.CANCELLED, create_time=tx.now)
         store.intents.insert(tx, organization_id, ended)
-        return
+        return True
     users = store.users.lock(tx, organization_id, [intent.user_id]) if intent.user_id else []
+    changed = False
     for undecided in store.intents.undecided(tx, organization_id, [intent_id]):
         if store.intents.move(tx, organization_id, [intent_id], IntentState.CANCELLED):
+            changed = True
             store.removals.drop(tx, organization_id, intent_id)
             reserved = undecided.state is IntentState.RESERVED
             if reserved and not any(has_seat(tx, organization_id, user) for user in users):
                 store.organizations.free_seats(tx, organization_id, len(users))
+    return changed
 
 
 def hold(tx: Transaction, organization_id: str, intent_ids: list[str], users: dict[str, User]) -> list[pb.Event]:

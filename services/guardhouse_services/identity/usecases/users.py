@@ -32,29 +32,44 @@ class Users:
         return await self._database.read(lambda tx: store.users.page(tx, organization_id, page, email, has_seat))
 
     async def revoke(
-        self, call: Call, organization_id: str, user_id: str, revoke_registrations: bool
-    ) -> tuple[User, str]:
-        """Ends the user's sessions; the seat stays (decision 35). The user and the revision token. Raises UserNotFound.
+        self,
+        call: Call,
+        organization_id: str,
+        user_id: str,
+        revoke_registrations: bool,
+        *,
+        validate_only: bool = False,
+    ) -> tuple[User, int, str]:
+        """Ends the user's sessions; the seat stays (decision 35).
 
-        Who follows the feed orders it against authentications and registrations by its revision.
+        The user, of how many live registrations the sessions end, and the revision token. Raises UserNotFound. Who
+        follows the feed orders it against authentications and registrations by its revision.
         """
 
-        def work(tx: Transaction) -> tuple[User, str]:
-            if requests.find(tx, call.key) is not None:
-                return store.users.get(tx, organization_id, user_id), present(tx, organization_id)
+        def work(tx: Transaction) -> tuple[User, int, str]:
+            if (done := requests.find(tx, call.key)) is not None:
+                user = store.users.get(tx, organization_id, user_id)
+                return user, done.get("registrations", 0), present(tx, organization_id)
             (user,) = _lock_known(tx, organization_id, [user_id])
-            requests.record(tx, call.key)
+            registrations = len(store.registrations.live_of(tx, organization_id, [user_id]))
+            requests.record(tx, call, user_id, registrations=registrations)
             revision = tx.advance(organization_id)
             revoked = replace(user, revoked_revision=revision)
             if revoke_registrations:
                 revoked = replace(revoked, registrations_revoked_revision=revision)
             store.users.save(tx, organization_id, [revoked])
-            return revoked, publish(tx, organization_id, [messages.user_event(revoked)], revision)
+            return revoked, registrations, publish(tx, organization_id, [messages.user_event(revoked)], revision)
 
-        return await self._database.write(work)
+        return await self._database.write(work, validate_only=validate_only)
 
     async def remove(
-        self, call: Call, organization_id: str, user_ids: Sequence[str], everybody: bool
+        self,
+        call: Call,
+        organization_id: str,
+        user_ids: Sequence[str],
+        everybody: bool,
+        *,
+        validate_only: bool = False,
     ) -> tuple[Removal, str]:
         """Removes these users, or everybody: all of them or, when an id is unknown, nobody.
 
@@ -81,7 +96,7 @@ class Users:
             registrations = store.registrations.live_of(tx, organization_id, ids)
             store.removals.insert(tx, organization_id, removal, {*registrations, *intents})
             removal = store.removals.get(tx, organization_id, removal.removal_id)
-            requests.record(tx, call.key, removal_id=removal.removal_id)
+            requests.record(tx, call, removal.removal_id, *ids, removal_id=removal.removal_id)
             revision = tx.advance(organization_id)
             removed = [
                 replace(user, seat_time=None, removed_revision=revision, removal_id=removal.removal_id)
@@ -90,7 +105,7 @@ class Users:
             store.users.save(tx, organization_id, removed)
             return removal, publish(tx, organization_id, [messages.user_event(user) for user in removed], revision)
 
-        return await self._database.write(work)
+        return await self._database.write(work, validate_only=validate_only)
 
     async def removal(self, organization_id: str, removal_id: str) -> Removal:
         """Raises RemovalNotFound."""

@@ -54,6 +54,15 @@ class Verifier:
         return Person(claims.issuer, claims.subject, profile, claims.issue_time, claims.token_hash)
 
 
+def actor(tx: Transaction, organization_id: str, proof: Proof) -> str:
+    """Who it is, for the audit log. One whom nobody knows yet is a person of an issuer."""
+    if isinstance(proof, Person):
+        user = store.users.find(tx, organization_id, proof)
+        return f"user:{user.user_id}" if user else f"person:{proof.issuer} {proof.subject}"
+    found = store.service_tokens.find(tx, organization_id, proof.client_id)
+    return f"service_token:{found.service_token_id}" if found else "anonymous"
+
+
 def check_provider(tx: Transaction, organization_id: str, person: Person) -> None:
     """Raises IdTokenInvalid when the provider was removed while its token was being verified."""
     if store.identity_providers.find(tx, organization_id, person.issuer) is None:

@@ -1,0 +1,115 @@
+"""`make bench`: measures what Guardhouse promises about its speed, prints a table, and writes build/bench.json."""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench import allocation, calls, direct, enrollments, feeds, revocation
+from bench.figure import Figure, Unsteady, shown
+from bench.machine import describe
+from bench.run import Bench
+
+# In this order: what wants a calm machine comes first, and what enrolls thousands last.
+MEASUREMENTS = (calls, feeds, enrollments, allocation, revocation, direct)
+NAMES = [name for module in MEASUREMENTS for name in module.NAMES]
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def run(
+    only: Annotated[str, typer.Option(help="Measure the figures whose names begin so.")] = "",
+    quick: Annotated[bool, typer.Option(help="Only show that everything works; the figures mean nothing.")] = False,
+    output: Annotated[Path, typer.Option(help="Where the results go.")] = Path("build/bench.json"),
+) -> None:
+    """Measure the speed of Guardhouse."""
+    if not any(name.startswith(only) for name in NAMES):
+        raise typer.BadParameter(f"{only!r} begins none of {', '.join(NAMES)}")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        about = describe(Path(folder))
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        bench = Bench(quick)
+        figures, unsteady = uvloop.run(_measure(bench, only, progress))
+    about |= {"PostgreSQL": bench.postgresql_version or "not used"}
+    seconds = round(time.monotonic() - began)
+    _print(figures, about, seconds, quick)
+    _write(output, figures, about, seconds, quick)
+    if unsteady:
+        console.print("Not measured: " + "; ".join(unsteady))
+        raise typer.Exit(1)
+
+
+async def _measure(bench: Bench, only: str, progress: Progress) -> tuple[list[Figure], list[str]]:
+    """The figures, and what the machine was too busy for."""
+    task: TaskID | None = None
+    began = time.monotonic()
+
+    def say(what: str, steps: int) -> None:
+        nonlocal task
+        task = progress.add_task(what, total=steps)
+        if not progress.console.is_terminal:
+            # A file shows no bar before the end.
+            progress.console.print(f"{time.monotonic() - began:.0f} s: {what}")
+
+    def tick() -> None:
+        if task is not None:
+            progress.advance(task)
+
+    bench.say, bench.tick = say, tick
+    figures: list[Figure] = []
+    unsteady: list[str] = []
+    with bench:
+        for module in MEASUREMENTS:
+            if any(name.startswith(only) for name in module.NAMES):
+                try:
+                    figures += await module.measure(bench)
+                except Unsteady as error:
+                    unsteady.append(f"{', '.join(module.NAMES)}: {error}")
+                # Dirty pages of one measurement are not the next one's to write.
+                await asyncio.to_thread(os.sync)
+    return [figure for figure in figures if figure.name.startswith(only)], unsteady
+
+
+def _print(figures: Sequence[Figure], about: dict[str, str], seconds: int, quick: bool) -> None:
+    table = Table("name", "figure", "target", "", "spread", "absolute", box=None, header_style="bold")
+    for figure in figures:
+        target = "" if figure.target is None else f"{figure.target.sign} {shown(figure.target.bound, figure.unit)}"
+        spread = " to ".join(shown(value, figure.unit) for value in figure.quartiles)
+        absolute = "; ".join(f"{what} {value}" for what, value in figure.absolute.items())
+        style = {"met": "green", "missed": "red"}.get(figure.verdict, "")
+        mark = f"[{style}]{figure.verdict}[/{style}]" if style else ""
+        table.add_row(figure.name, shown(figure.value, figure.unit), target, mark, spread, absolute)
+    console.print(table)
+    console.print("\n" + ", ".join(f"{what} {value}" for what, value in about.items()) + f"; {seconds} s")
+    if quick:
+        console.print("A quick run shows that everything works; its figures mean nothing.")
+
+
+def _write(output: Path, figures: Sequence[Figure], about: dict[str, str], seconds: int, quick: bool) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    rows = [asdict(figure) | {"verdict": figure.verdict} for figure in figures]
+    whole = {"machine": about, "seconds": seconds, "quick": quick, "figures": rows}
+    output.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(run)

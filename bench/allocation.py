@@ -1,0 +1,210 @@
+"""What a pair of addresses costs in a /16 that is nearly full, and in one that is nearly empty.
+
+Measured is the transaction of ReserveAddresses, from its first statement to its last: the flush behind it takes the
+same time whatever the network holds, and would hide a difference. Pairs come and go while it is measured, each given
+back resting until its quarantine is over, because churn is what makes an allocator slow. Every size and pattern is an
+organization of the same database.
+"""
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bench.figure import Figure, Target, percentile, resampled
+from bench.loaders import chunks, insert_leases, ipv6_of, row
+from bench.run import Bench
+from guardhouse import ids
+from guardhouse.identity.v1 import identity_pb2
+from guardhouse.ipam.v1 import ipam_pb2
+from guardhouse.registry.v1 import registry_pb2
+from guardhouse_services.access import Call, Caller, RequestKey
+from guardhouse_services.clock import DAY, SECOND, SystemClock
+from guardhouse_services.config import Settings
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.directory import DirectoryState
+from guardhouse_services.ipam import store
+from guardhouse_services.ipam.__main__ import build
+from guardhouse_services.ipam.domain import Lease, State, Subnet, new_subnet
+from guardhouse_services.ipam.usecases import apply
+from guardhouse_services.run import prepare
+from guardhouse_services.times import to_timestamp
+
+NETWORK = "10.20.0.0/16"
+ADDRESSES = 65_534
+FULL, EMPTY = 0.99, 0.01
+PATTERNS = ("contiguous", "random")
+CYCLES = 1500
+WARM_UP = 50
+REGISTRY, METHOD = Caller("service", "registry"), "/guardhouse.ipam.v1.AddressService/ReserveAddresses"
+TARGET = Target("≤", 1.5)
+SHARES = {"p50": 0.5, "p99": 0.99}
+NAMES = tuple(f"allocate_flatness_{pattern}_{name}" for pattern in PATTERNS for name in SHARES)
+
+
+class MovingClock:
+    """A second passes with each allocation, so that the quarantine of ten minutes ends while it is measured."""
+
+    def __init__(self) -> None:
+        self._clock = SystemClock()
+        self._ahead = 0
+
+    def now(self) -> int:
+        return self._clock.now() + self._ahead
+
+    def steady(self) -> int:
+        return self._clock.steady() + self._ahead
+
+    def tick(self) -> None:
+        self._ahead += SECOND
+
+
+@dataclass
+class Network:
+    """An organization's /16, filled to a share in a pattern."""
+
+    organization_id: str
+    pattern: str
+    share: float
+    held: list[str] = field(default_factory=list)
+    """The registrations that hold a pair."""
+    times: list[float] = field(default_factory=list)
+    """Seconds of the transactions."""
+
+
+async def measure(bench: Bench) -> list[Figure]:
+    clock, server = MovingClock(), bench.server()
+    url = server.create("allocation_ipam", "ipam")
+    settings = Settings(var=bench.folder() / "var", database_url=url, ipv4_subnet=NETWORK, quarantine="10m")
+    prepare(settings, clock)
+    node = build(settings, clock)
+    networks = [_fill(node.database, pattern, share, clock) for pattern in PATTERNS for share in (FULL, EMPTY)]
+    server.tidy("allocation_ipam")
+    installation = node.directory.view.states[""] = DirectoryState("")
+    for network in networks:
+        installation.organizations[network.organization_id] = identity_pb2.Organization()
+    cycles = bench.size(CYCLES)
+    bench.say("allocations", cycles)
+    churn = Churn(node.database, node.servicer, clock)
+    try:
+        for cycle in range(WARM_UP + cycles):
+            # One after the other, so that whatever else the machine does hits all of them alike.
+            for network in networks if cycle % 2 == 0 else reversed(networks):
+                seconds = await churn.run(network)
+                if cycle >= WARM_UP:
+                    network.times.append(seconds)
+            clock.tick()
+            bench.tick()
+    finally:
+        await node.peers.close()
+        node.database.close()
+    return list(_figures({(network.pattern, network.share): network.times for network in networks}))
+
+
+class Churn:
+    """Reserves a pair, has it held, and has another one given back."""
+
+    def __init__(self, database: Database, servicer: Any, clock: MovingClock) -> None:
+        self._database = database
+        self._servicer = servicer
+        self._clock = clock
+        self._dice = random.Random(0)
+        self._seconds = 0.0
+        self._run = database.run
+        database.run = self._timed
+
+    async def _timed(self, kind: str, function: Callable[[Transaction], Any], validate_only: bool) -> Any:
+        def work(tx: Transaction) -> Any:
+            began = time.perf_counter()
+            result = function(tx)
+            self._seconds = time.perf_counter() - began
+            return result
+
+        return await self._run(kind, work, validate_only)
+
+    async def run(self, network: Network) -> float:
+        """The seconds of the reservation."""
+        now = self._clock.now()
+        made = ids.new_id(ids.REGISTRATION, now)
+        request = ipam_pb2.ReserveAddressesRequest(
+            organization_id=network.organization_id,
+            intent_id=made,
+            device_id=ids.new_id(ids.DEVICE, now),
+            user_id=ids.new_id(ids.USER, now),
+        )
+        key = RequestKey(network.organization_id, REGISTRY.name, METHOD, "", b"")
+        lease = await self._servicer.ReserveAddresses(request, Call(REGISTRY, METHOD, "", key))
+        seconds = self._seconds
+        at = self._dice.randrange(len(network.held))
+        gone, network.held[at] = network.held[at], made
+        record = registry_pb2.RegistrationRecord(
+            registration=registry_pb2.Registration(registration_id=made, create_time=to_timestamp(now)),
+            lease_id=lease.lease_id,
+        )
+        events = [registry_pb2.Event(registration=record), registry_pb2.Event(registration_deleted=gone)]
+        await self._database.write(lambda tx: apply(tx, network.organization_id, events))
+        return seconds
+
+
+def _fill(database: Database, pattern: str, share: float, clock: MovingClock) -> Network:
+    """Contiguously: the lowest are held, and the others were never given out. At random: all were, and the others rest
+    since long ago."""
+    now = clock.now()
+    network = Network(ids.new_id(ids.ORGANIZATION, now), pattern, share)
+    subnet = new_subnet(NETWORK, secrets.randbits(56))
+    count = round(ADDRESSES * share)
+    numbers = list(range(subnet.next_ipv4, subnet.next_ipv4 + ADDRESSES))
+    if pattern == "random":
+        random.Random(1).shuffle(numbers)
+    held = [_lease(subnet, number, now) for number in numbers[:count]]
+    rested = [
+        replace(
+            _lease(subnet, number, now),
+            state=State.RESTING,
+            registration_id=None,
+            hold_time=None,
+            release_time=now - DAY + place,
+            rest_time=now - DAY + place,
+        )
+        for place, number in enumerate(numbers[count:])
+    ]
+    given = held if pattern == "contiguous" else held + rested
+    subnet = replace(subnet, next_ipv4=subnet.next_ipv4 + len(given))
+    with database.engine.begin() as connection:
+        connection.execute(store.subnet.insert().values(organization_id=network.organization_id, **row(subnet)))
+        for part in chunks(given):
+            insert_leases(connection, network.organization_id, part)
+    network.held = [lease.registration_id or "" for lease in held]
+    return network
+
+
+def _lease(subnet: Subnet, ipv4: int, now: int) -> Lease:
+    return Lease(
+        lease_id=ids.new_id(ids.LEASE, now),
+        ipv4=ipv4,
+        ipv6=ipv6_of(subnet, ipv4),
+        state=State.HELD,
+        registration_id=ids.new_id(ids.REGISTRATION, now),
+        device_id=ids.new_id(ids.DEVICE, now),
+        holder_id=ids.new_id(ids.USER, now),
+        reserve_time=now - 2 * DAY,
+        hold_time=now - 2 * DAY,
+    )
+
+
+def _figures(times: dict[tuple[str, float], list[float]]) -> Iterator[Figure]:
+    for pattern in PATTERNS:
+        full, empty = times[pattern, FULL], times[pattern, EMPTY]
+        for name, share in SHARES.items():
+
+            def ratio(above: list[float], below: list[float], share: float = share) -> float:
+                return percentile(above, share) / percentile(below, share)
+
+            absolute = {
+                f"{filled:.0%} full": f"{percentile(times[pattern, filled], share) * 1e3:.2f} ms"
+                for filled in (FULL, EMPTY)
+            }
+            quartiles = resampled(ratio, full, empty)
+            yield Figure(f"allocate_flatness_{pattern}_{name}", ratio(full, empty), quartiles, TARGET, "", absolute)

@@ -1,0 +1,326 @@
+"""Fills the databases of a control plane in bulk, as if that many people had enrolled: through the stores' own tables.
+
+The services are stopped meanwhile. What is written is consistent: every registration has its user with a seat, its
+device, its fence, its lease and its holding; the heads stand where the changes would have left them, and the changes
+themselves count as compacted, so that a follower which starts loads a snapshot. A test enrolls, checks and revokes
+behind it.
+"""
+
+import ipaddress
+import json
+import math
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from guardhouse import ids
+from guardhouse.identity.v1 import identity_pb2
+from guardhouse.ipam.v1 import ipam_pb2
+from guardhouse.registry.v1 import registry_pb2
+from guardhouse_services.clock import DAY, SystemClock
+from guardhouse_services.config import Settings
+from guardhouse_services.credentials import hash_secret
+from guardhouse_services.database import ChangeType, Database, change, epoch, head
+from guardhouse_services.follower import applied
+from guardhouse_services.identity.store import tables as identity
+from guardhouse_services.ipam import store as ipam
+from guardhouse_services.ipam.domain import Holding, Lease, State, Subnet, new_subnet
+from guardhouse_services.registry.domain import State as RegistrationState
+from guardhouse_services.registry.store import tables as registry
+
+CHUNK = 5000
+CHANGES: dict[str, ChangeType] = {
+    "identity": identity_pb2.Change,
+    "registry": registry_pb2.Change,
+    "ipam": ipam_pb2.Change,
+}
+# As many revisions of each service as an enrollment makes: identity publishes the user twice.
+REVISIONS = {"identity": 2, "registry": 1, "ipam": 1}
+
+KINDS = (ids.USER, ids.DEVICE, ids.REGISTRATION, ids.LEASE)
+
+Row = dict[str, Any]
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One registration, with the ids of everything that belongs to it."""
+
+    number: int
+    time: int
+    user_id: str
+    device_id: str
+    registration_id: str
+    lease_id: str
+    ipv4: int
+
+    @property
+    def email(self) -> str:
+        return f"person{self.number}@example.com"
+
+    @property
+    def authorize_revision(self) -> int:
+        """What identity's history would have been, one enrollment after the other, from revision 1000 on."""
+        return 1000 + 2 * self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whom the people belong to, and who signs them in."""
+
+    organization_id: str
+    issuer: str
+
+
+def load(settings: Settings, place: Place, count: int, tick: Tick = lambda: None) -> list[str]:
+    """Adds so many registrations to an organization that has none, and answers their ids."""
+    subnet = new_subnet(settings.ipv4_subnet, secrets.randbits(56))
+    people = [_person(number, subnet.next_ipv4 + number) for number in range(count)]
+    subnet = Subnet(subnet.ipv4, subnet.ipv6, subnet.next_ipv4 + count, subnet.rested_time)
+    writers = {"identity": _identity, "registry": _registry, "ipam": _ipam}
+    positions: dict[str, tuple[str, int]] = {}
+    databases: dict[str, Database] = {}
+    try:
+        for service in writers:
+            databases[service] = Database(settings.database(service), SystemClock(), service, CHANGES[service])
+        for service, write in writers.items():
+            with databases[service].engine.begin() as connection:
+                _unbounded(connection)
+                for part in chunks(people):
+                    write(connection, place, part, subnet)
+                    tick()
+                positions[service] = _advance(connection, place.organization_id, REVISIONS[service] * count + 1000)
+        _follow(databases["identity"], place.organization_id, positions, ("registry", "ipam"))
+        _follow(databases["registry"], place.organization_id, positions, ("identity",))
+        _follow(databases["ipam"], place.organization_id, positions, ("registry",))
+    finally:
+        for database in databases.values():
+            database.close()
+    return [person.registration_id for person in people]
+
+
+def parts(count: int) -> int:
+    """How often `load` ticks."""
+    return len(CHANGES) * math.ceil(count / CHUNK)
+
+
+def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
+def insert(connection: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Many rows at once, each with the same columns."""
+    if not rows:
+        return
+    if connection.dialect.name != "postgresql":
+        connection.execute(table.insert(), list(rows))
+        return
+    names = list(rows[0])
+    documents = [name for name in names if isinstance(table.c[name].type, sa.JSON)]
+    columns = ", ".join(f'"{name}"' for name in names)
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({columns}) FROM STDIN") as copy:
+        for each in rows:
+            copy.write_row(list((each | {name: json.dumps(each[name]) for name in documents}).values()))
+
+
+def _unbounded(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+
+
+def _person(number: int, ipv4: int) -> Person:
+    # Enrolled yesterday, a millisecond after one another.
+    time = SystemClock().now() - DAY + 1000 * number
+    user_id, device_id, registration_id, lease_id = (ids.new_id(kind, time) for kind in KINDS)
+    return Person(number, time, user_id, device_id, registration_id, lease_id, ipv4)
+
+
+def _identity(connection: Connection, place: Place, people: Sequence[Person], _subnet: Subnet) -> None:
+    of = {"organization_id": place.organization_id}
+    insert(
+        connection,
+        identity.users,
+        [
+            of
+            | {
+                "user_id": it.user_id,
+                "issuer": place.issuer,
+                "subject": it.email,
+                "email": it.email,
+                "email_key": it.email,
+                "display_name": f"Person {it.number}",
+                "groups": [],
+                "create_time": it.time,
+                "authenticate_time": it.time,
+                "seat_time": it.time,
+                "removed_revision": 0,
+                "revoked_revision": 0,
+                "registrations_revoked_revision": 0,
+                "removal_id": "",
+            }
+            for it in people
+        ],
+    )
+    insert(
+        connection,
+        identity.registration,
+        [
+            of
+            | {
+                "registration_id": it.registration_id,
+                "user_id": it.user_id,
+                "service_token_id": "",
+                "authorize_revision": it.authorize_revision,
+                "authenticate_time": it.time,
+                "lease_id": it.lease_id,
+            }
+            for it in people
+        ],
+    )
+    pool = identity.seat_pool
+    more = pool.update().where(pool.c.organization_id == place.organization_id)
+    connection.execute(more.values(used=pool.c.used + len(people)))
+
+
+def _registry(connection: Connection, place: Place, people: Sequence[Person], subnet: Subnet) -> None:
+    of = {"organization_id": place.organization_id}
+    insert(
+        connection,
+        registry.device,
+        [
+            of
+            | {
+                "device_id": it.device_id,
+                "hardware_id": f"machine-{it.number}",
+                "display_name": f"machine-{it.number}",
+                "platform": registry_pb2.PLATFORM_LINUX,
+                "os_version": "6.1",
+                "client_version": "1.0",
+                "serial_number": "",
+                "model": "",
+                "manufacturer": "",
+                "create_time": it.time,
+            }
+            for it in people
+        ],
+    )
+    insert(
+        connection,
+        registry.registration,
+        [
+            of
+            | {
+                "registration_id": it.registration_id,
+                "device_id": it.device_id,
+                "state": RegistrationState.ACTIVE,
+                "key_type": registry_pb2.KEY_TYPE_CURVE25519,
+                "public_key": secrets.token_bytes(32),
+                "request_id": f"load-{it.number}",
+                "fingerprint": hash_secret(it.email),
+                "deadline": it.time,
+                "user_id": it.user_id,
+                "lease_id": it.lease_id,
+                "ipv4": ip(it.ipv4),
+                "ipv6": ipv6_of(subnet, it.ipv4),
+                "authenticate_time": it.time,
+                "authorize_revision": it.authorize_revision,
+                "identity_token": "",
+                "token_hash": hash_secret(it.registration_id),
+                "create_time": it.time,
+            }
+            for it in people
+        ],
+    )
+    no_removal = {"removed_revision": 0, "revoked_revision": 0}
+    insert(connection, registry.fence, [of | {"user_id": it.user_id} | no_removal for it in people])
+
+
+def _ipam(connection: Connection, place: Place, people: Sequence[Person], subnet: Subnet) -> None:
+    present = sa.select(ipam.subnet.c.ipv4).where(ipam.subnet.c.organization_id == place.organization_id)
+    if connection.execute(present).one_or_none() is None:
+        connection.execute(ipam.subnet.insert().values(organization_id=place.organization_id, **row(subnet)))
+    leases = [
+        Lease(
+            lease_id=it.lease_id,
+            ipv4=it.ipv4,
+            ipv6=ipv6_of(subnet, it.ipv4),
+            state=State.HELD,
+            registration_id=it.registration_id,
+            device_id=it.device_id,
+            holder_id=it.user_id,
+            reserve_time=it.time,
+            hold_time=it.time,
+        )
+        for it in people
+    ]
+    insert_leases(connection, place.organization_id, leases)
+
+
+def insert_leases(connection: Connection, organization_id: str, leases: Sequence[Lease]) -> None:
+    """Leases, and the holdings of those that are held."""
+    of = {"organization_id": organization_id}
+    insert(connection, ipam.lease, [of | row(lease) for lease in leases])
+    holdings = [
+        Holding(
+            lease_id=lease.lease_id,
+            registration_id=lease.registration_id or "",
+            device_id=lease.device_id,
+            holder_id=lease.holder_id,
+            ipv4=lease.ipv4,
+            ipv6=lease.ipv6,
+            hold_time=lease.hold_time or 0,
+        )
+        for lease in leases
+        if lease.state is State.HELD
+    ]
+    insert(connection, ipam.holding, [of | row(holding) for holding in holdings])
+
+
+def row(value: Lease | Holding | Subnet) -> Row:
+    """A value's columns. dataclasses.asdict copies what is in them as well, which takes several times as long."""
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def ipv6_of(subnet: Subnet, ipv4: int) -> str:
+    """As the subnet's own method, which parses the network anew."""
+    return str(ipaddress.IPv6Address(_base(subnet.ipv6) | ipv4))
+
+
+@cache
+def _base(network: str) -> int:
+    return int(ipaddress.IPv6Network(network).network_address)
+
+
+def ip(number: int) -> str:
+    return ".".join(str(part) for part in number.to_bytes(4, "big"))
+
+
+def _advance(connection: Connection, organization_id: str, by: int) -> tuple[str, int]:
+    """Moves the organization's head as far as the changes would have; none of them is kept. Answers the position."""
+    where = head.c.organization_id == organization_id
+    revision: int = (connection.execute(sa.select(head.c.revision).where(where)).scalar() or 0) + by
+    connection.execute(head.delete().where(where))
+    connection.execute(head.insert().values(organization_id=organization_id, revision=revision, compacted=revision))
+    connection.execute(change.delete().where(change.c.organization_id == organization_id))
+    return connection.execute(sa.select(epoch.c.epoch)).scalar_one(), revision
+
+
+def _follow(
+    database: Database, organization_id: str, positions: Mapping[str, tuple[str, int]], sources: Sequence[str]
+) -> None:
+    """The effects of these services' changes are what was loaded."""
+    with database.engine.begin() as connection:
+        for source in sources:
+            where = (applied.c.source == source, applied.c.organization_id == organization_id)
+            at_epoch, revision = positions[source]
+            connection.execute(applied.delete().where(*where))
+            at = {"source": source, "organization_id": organization_id, "epoch": at_epoch, "revision": revision}
+            connection.execute(applied.insert().values(at))

@@ -1,0 +1,52 @@
+"""Whether a replica should be sent calls: it has loaded what it needs, it is fresh, and its database answers."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+
+from guardhouse.errors import DatabaseUnavailable
+from guardhouse_services.clock import SECOND, Clock
+from guardhouse_services.database import Database
+from guardhouse_services.follower import Follower
+
+CHECK_SECONDS = 1.0
+DATABASE_SECONDS = 5.0
+
+Tell = Callable[[bool], object]
+
+
+class Readiness:
+    """Looks once a second. `max_staleness` is how old, in microseconds, what the followers know may be; 0: any age."""
+
+    def __init__(self, clock: Clock, database: Database, followers: Sequence[Follower], max_staleness: int) -> None:
+        self.reasons = ["the service has only begun to start"]
+        """Why it is not ready; empty when it is."""
+        self._clock = clock
+        self._database = database
+        self._followers = followers
+        self._max_staleness = max_staleness
+
+    async def look(self) -> None:
+        self.reasons = [*self._behind(), *await self._without_database()]
+
+    def stop(self) -> None:
+        self.reasons = ["the service is stopping"]
+
+    def _behind(self) -> list[str]:
+        reasons = []
+        for follower in self._followers:
+            age = self._clock.steady() - follower.fresh_as_of
+            if not follower.fresh_as_of:
+                reasons.append(f"{follower.name}: not loaded")
+            elif self._max_staleness and age > self._max_staleness:
+                reasons.append(f"{follower.name}: stale for {age // SECOND} s")
+        return reasons
+
+    async def _without_database(self) -> list[str]:
+        try:
+            async with asyncio.timeout(DATABASE_SECONDS):
+                await self._database.read(lambda tx: tx.execute(sa.select(1)).scalar_one())
+        except (DatabaseUnavailable, TimeoutError):
+            return ["the database does not answer"]
+        return []

@@ -1,0 +1,211 @@
+"""The tables of the registry, and rows as domain values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from guardhouse_services.registry.domain import (
+    LISTED,
+    LIVE,
+    Claims,
+    Device,
+    Holder,
+    Lease,
+    Range,
+    Registration,
+    State,
+)
+
+metadata = sa.MetaData()
+
+
+def _partial(name: str, *columns: Any, where: sa.ColumnElement[bool], unique: bool = False) -> sa.Index:
+    return sa.Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+device = sa.Table(
+    "device",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("device_id", sa.String(40), primary_key=True),
+    sa.Column("hardware_id", sa.String(255), nullable=False),
+    sa.Column("display_name", sa.String(255), nullable=False),
+    sa.Column("platform", sa.Integer, nullable=False),
+    sa.Column("os_version", sa.String(255), nullable=False),
+    sa.Column("client_version", sa.String(255), nullable=False),
+    sa.Column("serial_number", sa.String(255), nullable=False),
+    sa.Column("model", sa.String(255), nullable=False),
+    sa.Column("manufacturer", sa.String(255), nullable=False),
+    sa.Column("create_time", sa.BigInteger),
+    sa.Column("enroll_time", sa.BigInteger),
+    sa.Column("seen_time", sa.BigInteger),
+)
+device_by_hardware = sa.Index("device_by_hardware", device.c.organization_id, device.c.hardware_id, unique=True)
+
+device_activity = sa.func.coalesce(device.c.seen_time, device.c.enroll_time, device.c.create_time)
+is_enrolled = device.c.create_time.is_not(None)
+_never_enrolled = device.c.create_time.is_(None)
+_partial("device_never_enrolled", device.c.organization_id, device.c.device_id, where=_never_enrolled)
+_partial("device_by_create", device.c.organization_id, device.c.create_time, device.c.device_id, where=is_enrolled)
+_partial("device_by_activity", device.c.organization_id, device_activity, device.c.device_id, where=is_enrolled)
+
+registration = sa.Table(
+    "registration",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("registration_id", sa.String(40), primary_key=True),
+    sa.Column("device_id", sa.String(40), nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),
+    sa.Column("key_type", sa.Integer, nullable=False),
+    sa.Column("public_key", sa.LargeBinary, nullable=False),
+    sa.Column("request_id", sa.String(64), nullable=False),
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    sa.Column("deadline", sa.BigInteger, nullable=False),
+    sa.Column("user_id", sa.String(40)),
+    sa.Column("service_token_id", sa.String(40)),
+    sa.Column("lease_id", sa.String(40), nullable=False),
+    sa.Column("ipv4", sa.String(15), nullable=False),
+    sa.Column("ipv6", sa.String(45), nullable=False),
+    sa.Column("authenticate_time", sa.BigInteger, nullable=False),
+    sa.Column("authorize_revision", sa.BigInteger, nullable=False),
+    sa.Column("identity_token", sa.String(200), nullable=False),
+    sa.Column("token_hash", sa.LargeBinary, nullable=False),
+    sa.Column("create_time", sa.BigInteger),
+    sa.Column("revoke_time", sa.BigInteger),
+    sa.Column("end_time", sa.BigInteger),
+    sa.Column("seen_time", sa.BigInteger),
+)
+registration_activity = sa.func.coalesce(registration.c.seen_time, registration.c.create_time)
+
+
+def spelled(*states: State) -> sa.ColumnElement[bool]:
+    """Whether a registration is in one of these states, for what is to be found by an index of such.
+
+    The states are written into the statement: SQLite takes a partial index only when it sees that its condition holds.
+    Where another index serves better, they are parameters instead.
+    """
+    return registration.c.state.in_([sa.literal_column(f"'{state}'") for state in states])
+
+
+is_live, is_listed = spelled(*LIVE), spelled(*LISTED)
+is_active, is_pending = (registration.c.state == sa.literal_column(f"'{it}'") for it in (State.ACTIVE, State.PENDING))
+is_users = registration.c.user_id.is_not(None)
+
+_of_organization = registration.c.organization_id
+# A key belongs to at most one live registration of the whole installation (I-09).
+_partial("registration_key", registration.c.public_key, where=is_live, unique=True)
+# One attempt of a request at a time.
+_partial("registration_request", _of_organization, registration.c.request_id, where=is_live, unique=True)
+# One active registration of a user on a device (decision 18).
+_partial(
+    "registration_place",
+    _of_organization,
+    registration.c.device_id,
+    where=sa.and_(is_active, is_users),
+    unique=True,
+)
+sa.Index("registration_by_request", _of_organization, registration.c.request_id)
+sa.Index("registration_by_device", _of_organization, registration.c.device_id)
+sa.Index("registration_by_user", _of_organization, registration.c.user_id)
+# For recognising a device by its token, which names no organization.
+sa.Index("registration_by_id", registration.c.registration_id)
+_partial("registration_pending", registration.c.deadline, where=is_pending)
+_partial("registration_ended", registration.c.end_time, where=registration.c.end_time.is_not(None))
+# For lists, of everything and of a service token's, which may be many. Few are a user's or a device's.
+for _name, _scope, _shown in (
+    ("registration", [_of_organization], is_listed),
+    (
+        "registration_token",
+        [_of_organization, registration.c.service_token_id],
+        sa.and_(is_listed, registration.c.service_token_id.is_not(None)),
+    ),
+):
+    for _order, _value in (("create", registration.c.create_time), ("activity", registration_activity)):
+        _columns = (*_scope, registration.c.state, _value, registration.c.registration_id)
+        _partial(f"{_name}_by_{_order}", *_columns, where=_shown)
+
+fence = sa.Table(
+    "fence",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("user_id", sa.String(40), primary_key=True),
+    sa.Column("removed_revision", sa.BigInteger, nullable=False),
+    sa.Column("revoked_revision", sa.BigInteger, nullable=False),
+)
+
+
+def to_registration(row: Any) -> Registration:
+    return Registration(
+        organization_id=row.organization_id,
+        registration_id=row.registration_id,
+        device_id=row.device_id,
+        state=State(row.state),
+        key_type=row.key_type,
+        public_key=row.public_key,
+        request_id=row.request_id,
+        fingerprint=row.fingerprint,
+        deadline=row.deadline,
+        holder=Holder(row.user_id or "", row.service_token_id or ""),
+        lease=Lease(row.lease_id, row.ipv4, row.ipv6),
+        authenticate_time=row.authenticate_time,
+        authorize_revision=row.authorize_revision,
+        identity_token=row.identity_token,
+        token_hash=row.token_hash,
+        create_time=row.create_time,
+        revoke_time=row.revoke_time,
+        seen_time=row.seen_time,
+    )
+
+
+def to_device(row: Any) -> Device:
+    return Device(
+        organization_id=row.organization_id,
+        device_id=row.device_id,
+        claims=Claims(**{name: getattr(row, name) for name in Claims.__slots__}),
+        create_time=row.create_time,
+        active_registrations=row.active_registrations,
+        enroll_time=row.enroll_time,
+        seen_time=row.seen_time,
+    )
+
+
+def claims_values(claims: Claims) -> dict[str, Any]:
+    return {name: getattr(claims, name) for name in Claims.__slots__}
+
+
+def in_range(
+    query: sa.Select[Any], page: Range, create_time: Any, activity: Any, row_id: Any, *, by_index: bool = True
+) -> list[sa.Select[Any]]:
+    """The rows of a page, in its order, as one or two statements to be put together by `together`.
+
+    By an index, what is behind a cursor is read as the rest of those that share its value, and those beyond it: each is
+    a stretch of that index on both engines, however many share a minute.
+    """
+    value = activity if page.by_activity else create_time
+    if page.seen_after is not None:
+        query = query.where(activity >= page.seen_after)
+    if page.seen_before is not None:
+        query = query.where(activity < page.seen_before)
+    query = query.add_columns(value.label("value"), row_id.label("row_id")).limit(page.limit)
+    in_order, last = query.order_by(*_ordered(page, value, row_id)), page.after
+    if last is None:
+        return [in_order]
+    if not by_index:
+        here, there = sa.tuple_(value, row_id), sa.tuple_(last.value, last.row_id)
+        return [in_order.where(here < there if page.descending else here > there)]
+    among = query.where(value == last.value, row_id < last.row_id if page.descending else row_id > last.row_id)
+    beyond = in_order.where(value < last.value if page.descending else value > last.value)
+    return [among.order_by(*_ordered(page, row_id)), beyond]
+
+
+def together(parts: Sequence[sa.Select[Any]], page: Range) -> sa.Select[Any]:
+    """One statement, which sees each row once even while it changes from one part to another."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = sa.union_all(*(sa.select(part.subquery()) for part in parts)).subquery()
+    return sa.select(whole).order_by(*_ordered(page, whole.c.value, whole.c.row_id)).limit(page.limit)
+
+
+def _ordered(page: Range, *columns: Any) -> list[Any]:
+    return [column.desc() if page.descending else column.asc() for column in columns]

@@ -1,0 +1,41 @@
+"""The use cases of the registry, an object for each kind of thing. Each transaction is a function of its own."""
+
+from typing import TYPE_CHECKING
+
+from guardhouse_services.clock import Clock
+from guardhouse_services.credentials import MasterKey
+from guardhouse_services.database import Database
+from guardhouse_services.directory import Directory
+from guardhouse_services.registry.usecases.callers import Callers
+from guardhouse_services.registry.usecases.devices import Devices
+from guardhouse_services.registry.usecases.enrollments import Enrollments
+from guardhouse_services.registry.usecases.heartbeats import Heartbeats
+from guardhouse_services.registry.usecases.proofs import Proofs
+from guardhouse_services.registry.usecases.registrations import Registrations
+from guardhouse_services.registry.usecases.rotations import Rotations
+
+if TYPE_CHECKING:
+    from guardhouse.identity.v1.identity_pb2_grpc import AuthenticationServiceAsyncStub
+    from guardhouse.ipam.v1.ipam_pb2_grpc import AddressServiceAsyncStub
+
+
+class Registry:
+    """Which devices and registrations exist. `identity` and `ipam` are stubs of the other services."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        database: Database,
+        master_key: MasterKey,
+        directory: Directory,
+        identity: "AuthenticationServiceAsyncStub",
+        ipam: "AddressServiceAsyncStub",
+    ) -> None:
+        proofs = Proofs(clock, master_key)
+        self.proof_key = proofs.proof_key
+        self.enrollments = Enrollments(database, master_key, directory, proofs, identity, ipam)
+        self.registrations = Registrations(database)
+        self.rotations = Rotations(database, proofs)
+        self.devices = Devices(database)
+        self.heartbeats = Heartbeats(clock, database)
+        self.callers = Callers(database)

@@ -1,0 +1,54 @@
+"""Recognising devices by their registration tokens (decision 22)."""
+
+import asyncio
+
+from guardhouse.errors import CredentialsInvalid
+from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse_services.access import Caller
+from guardhouse_services.credentials import equal, hash_secret, split_secret
+from guardhouse_services.database import Database
+from guardhouse_services.registry import store
+from guardhouse_services.registry.domain import Registration, State
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["RegistrationService"]
+LEAVE = f"/{_SERVICE.full_name}/{_SERVICE.methods_by_name['Leave'].name}"
+
+Found = dict[str, Registration]
+
+
+class Callers:
+    """Asks the database at every call, for what is revoked is refused at once.
+
+    Calls that arrive while one is asked for are asked for together, so that many cost little more than one.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._wanted: set[str] = set()
+        self._next: asyncio.Task[Found] | None = None
+        self._running: asyncio.Task[Found] | None = None
+
+    async def device(self, bearer: str) -> Caller:
+        """The device that a registration token belongs to. Raises CredentialsInvalid.
+
+        The device of a registration that is gone may call Leave and nothing else: it may not have heard the answer.
+        """
+        _, registration_id = split_secret(bearer)
+        found = (await self._ask(registration_id)).get(registration_id)
+        if found is None or not equal(found.token_hash, hash_secret(bearer)):
+            raise CredentialsInvalid("the registration token is of no active registration")
+        only = LEAVE if found.state == State.DELETED else ""
+        return Caller("device", registration_id, found.organization_id, only=only)
+
+    async def _ask(self, registration_id: str) -> Found:
+        self._wanted.add(registration_id)
+        if self._next is None:
+            self._next = asyncio.create_task(self._read(self._running))
+        return await asyncio.shield(self._next)
+
+    async def _read(self, before: "asyncio.Task[Found] | None") -> Found:
+        if before is not None:
+            await asyncio.wait([before])
+        wanted, self._wanted = self._wanted, set()
+        self._running, self._next = self._next, None
+        return await self._database.read(lambda tx: store.registrations.of_tokens(tx, wanted))

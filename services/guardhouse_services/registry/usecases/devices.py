@@ -1,0 +1,87 @@
+"""Devices: showing, revoking and deleting them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from guardhouse.errors import DeviceNotFound
+from guardhouse_services import requests
+from guardhouse_services.access import Call
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.registry import store
+from guardhouse_services.registry.domain import Device, DeviceFilter, Range, State
+from guardhouse_services.registry.messages import to_event
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """How many registrations were active, and how many revoked ones the device has now."""
+
+    revoked: int
+    held: int
+    revision_token: str
+
+
+class Devices:
+    """What administrators do with devices (decisions 14 to 16)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, organization_id: str, device_id: str) -> Device:
+        """Raises DeviceNotFound."""
+        found = await self._database.read(lambda tx: store.devices.find(tx, organization_id, device_id))
+        if found is None:
+            raise DeviceNotFound(device_id)
+        return found
+
+    async def page(self, organization_id: str, wanted: DeviceFilter, page: Range) -> Sequence[Device]:
+        return await self._database.read(lambda tx: store.devices.page(tx, organization_id, wanted, page))
+
+    async def revoke(
+        self, call: Call, organization_id: str, device_id: str, *, validate_only: bool = False
+    ) -> Revocation:
+        """Revokes every active registration of the device. Raises DeviceNotFound."""
+
+        def revoke(tx: Transaction) -> Revocation:
+            done = requests.find(tx, call.key)
+            if done is not None:
+                token = tx.token(organization_id, tx.revision(organization_id))
+                return Revocation(int(done["revoked"]), int(done["held"]), token)
+            if not store.devices.lock(tx, organization_id, [device_id]):
+                raise DeviceNotFound(device_id)
+            present = store.registrations.lock_on_device(tx, organization_id, device_id)
+            active = [it.registration_id for it in present.values() if it.state == State.ACTIVE]
+            changed = store.registrations.revoke(tx, organization_id, active)
+            ids = [it.registration_id for it in changed]
+            requests.record(tx, call, device_id, *ids, revoked=len(changed), held=len(present))
+            revision = (
+                tx.publish(organization_id, [to_event(it) for it in changed])
+                if changed
+                else tx.revision(organization_id)
+            )
+            return Revocation(len(changed), len(present), tx.token(organization_id, revision))
+
+        return await self._database.write(revoke, validate_only=validate_only)
+
+    async def delete(
+        self, call: Call, organization_id: str, device_id: str, *, validate_only: bool = False
+    ) -> tuple[int, str]:
+        """Deletes the device with its registrations, and aborts its enrollments under way.
+
+        How many registrations went with it, and the revision token. Raises DeviceNotFound.
+        """
+
+        def delete(tx: Transaction) -> tuple[int, str]:
+            done = requests.find(tx, call.key)
+            if done is not None:
+                return int(done["deleted"]), tx.token(organization_id, tx.revision(organization_id))
+            if not store.devices.delete(tx, organization_id, device_id):
+                raise DeviceNotFound(device_id)
+            store.enrollments.abort_on_device(tx, organization_id, device_id)
+            present = store.registrations.lock_on_device(tx, organization_id, device_id)
+            gone = store.registrations.delete(tx, organization_id, present)
+            requests.record(tx, call, device_id, *(it.registration_id for it in gone), deleted=len(gone))
+            revision = tx.publish(organization_id, [to_event(it) for it in gone])
+            return len(gone), tx.token(organization_id, revision)
+
+        return await self._database.write(delete, validate_only=validate_only)

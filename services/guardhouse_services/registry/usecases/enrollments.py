@@ -1,0 +1,418 @@
+"""Enrollments: the saga, and what becomes of those that nobody finishes."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from guardhouse.common.v1 import credential_pb2
+from guardhouse.errors import (
+    Aborted,
+    Conflict,
+    DeviceHeldByAnotherUser,
+    EnrollmentAborted,
+    GuardhouseError,
+    Internal,
+    KeyAlreadyRegistered,
+    RegistrationNotFound,
+    RequestIdReused,
+    Unavailable,
+)
+from guardhouse.identity.v1 import identity_pb2
+from guardhouse.ids import DEVICE, REGISTRATION, new_id
+from guardhouse.ipam.v1 import ipam_pb2
+from guardhouse.keys import KEY_TYPES, enrollment_transcript
+from guardhouse_services import audit
+from guardhouse_services.access import Call
+from guardhouse_services.credentials import REGISTRATION_PREFIX, MasterKey, equal, format_secret, hash_secret
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.directory import Directory
+from guardhouse_services.failpoint import failpoint
+from guardhouse_services.peers import reaching
+from guardhouse_services.registry import store
+from guardhouse_services.registry.domain import (
+    DEADLINE,
+    LISTED,
+    Claims,
+    Device,
+    Grant,
+    Holder,
+    Lease,
+    Registration,
+    State,
+    held,
+)
+from guardhouse_services.registry.messages import to_event
+from guardhouse_services.registry.usecases.proofs import Proofs
+from guardhouse_services.times import from_timestamp
+
+if TYPE_CHECKING:
+    from guardhouse.identity.v1.identity_pb2_grpc import AuthenticationServiceAsyncStub
+    from guardhouse.ipam.v1.ipam_pb2_grpc import AddressServiceAsyncStub
+
+log = logging.getLogger(__name__)
+
+# How often an activation starts over because the registration that it was to replace has changed meanwhile.
+ACTIVATIONS = 5
+SWEEP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Enrollment:
+    """What a device asks for. The fingerprint is of the whole request."""
+
+    organization_id: str
+    request_id: str
+    fingerprint: bytes
+    credential: credential_pb2.Credential
+    claims: Claims
+    key_type: int
+    public_key: bytes
+    challenge: str
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What a device gets."""
+
+    registration: Registration
+    device: Device
+    token: str
+    revision_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An intent to go on with, and which user's registration was active on its device then."""
+
+    intent: Registration
+    occupant: Registration | None
+
+
+class Enrollments:
+    """The row of its intent decides an enrollment. `identity` and `ipam` are stubs of the other services."""
+
+    def __init__(
+        self,
+        database: Database,
+        master_key: MasterKey,
+        directory: Directory,
+        proofs: Proofs,
+        identity: "AuthenticationServiceAsyncStub",
+        ipam: "AddressServiceAsyncStub",
+    ) -> None:
+        self._database = database
+        self._master_key = master_key
+        self._directory = directory
+        self._proofs = proofs
+        self._identity = identity
+        self._ipam = ipam
+        # Kept so that what cleans up behind an abort is not collected while it runs.
+        self._cleanups: set[asyncio.Task[None]] = set()
+
+    async def info(self, organization_id: str) -> tuple[list[identity_pb2.IdentityProvider], str, int]:
+        """Where to sign in, a challenge, and when that expires."""
+        await self._directory.organization(organization_id)
+        return self._directory.identity_providers(organization_id), *self._proofs.challenge(organization_id)
+
+    async def register(self, call: Call, enrollment: Enrollment) -> Enrolled:
+        """The enrollment saga.
+
+        A retry goes on where the first call stopped. Whatever fails aborts the intent durably first, and only then
+        gives back what was reserved for it.
+        """
+        await self._directory.organization(enrollment.organization_id)
+        self._check_proof(enrollment)
+        begun = await self._database.write(lambda tx: self._begin(tx, enrollment))
+        failpoint("registry.begun")
+        if isinstance(begun, Enrolled):
+            return begun
+        refused, grant = False, None
+        try:
+            try:
+                grant = await self._authorize(begun.intent, enrollment.credential)
+            except (Unavailable, Aborted, Internal):
+                raise
+            except GuardhouseError:
+                # identity has spoken, and reserved nothing.
+                refused = True
+                raise
+            failpoint("registry.authorized")
+            return await self._activate(call, begun, grant, enrollment.claims)
+        except GuardhouseError as error:
+            return await self._give_up(call, begun.intent, grant, error, refused=refused)
+
+    def _check_proof(self, enrollment: Enrollment) -> None:
+        key_type = KEY_TYPES[enrollment.key_type]
+        self._proofs.check_key(enrollment.organization_id, enrollment.challenge, key_type, enrollment.public_key)
+        transcript = enrollment_transcript(
+            organization_id=enrollment.organization_id,
+            challenge=enrollment.challenge,
+            key_type=key_type,
+            public_key=enrollment.public_key,
+            hardware_id=enrollment.claims.hardware_id,
+            request_id=enrollment.request_id,
+        )
+        self._proofs.check_proof(key_type, enrollment.public_key, transcript, enrollment.proof)
+
+    def _begin(self, tx: Transaction, enrollment: Enrollment) -> Begun | Enrolled:
+        """The intent to go on with, or the registration that the request has made already."""
+        organization_id = enrollment.organization_id
+        found, key_holder = store.enrollments.earlier(tx, organization_id, enrollment.request_id, enrollment.public_key)
+        if found is not None:
+            if not equal(found.fingerprint, enrollment.fingerprint):
+                raise RequestIdReused("request_id", "this request_id was used with another body; use a new one")
+            if found.state == State.DELETED:
+                raise RegistrationNotFound(
+                    found.registration_id, "the registration that this request made has been deleted; enroll anew"
+                )
+            if found.state in LISTED:
+                return self._made(tx, found)
+            if found.state == State.PENDING and tx.now < found.deadline:
+                return Begun(found, self._occupant(tx, found))
+            store.enrollments.abort(tx, found.organization_id, found.registration_id)
+        if key_holder is not None and key_holder != found:
+            raise KeyAlreadyRegistered("a live registration holds this public key; make a fresh one")
+        self._proofs.check_fresh(enrollment.challenge, tx.now)
+        new_device_id = new_id(DEVICE, tx.now)
+        device_id = store.enrollments.claim_device(tx, organization_id, new_device_id, enrollment.claims)
+        intent = Registration(
+            organization_id=organization_id,
+            registration_id=new_id(REGISTRATION, tx.now),
+            device_id=device_id,
+            state=State.PENDING,
+            key_type=enrollment.key_type,
+            public_key=enrollment.public_key,
+            request_id=enrollment.request_id,
+            fingerprint=enrollment.fingerprint,
+            deadline=tx.now + DEADLINE,
+        )
+        store.enrollments.insert_intent(tx, intent)
+        failpoint("registry.begin")
+        return Begun(intent, None if device_id == new_device_id else self._occupant(tx, intent))
+
+    async def _authorize(self, intent: Registration, credential: credential_pb2.Credential) -> Grant:
+        request = identity_pb2.AuthorizeEnrollmentRequest(
+            organization_id=intent.organization_id,
+            intent_id=intent.registration_id,
+            request_id=intent.request_id,
+            credential=credential,
+        )
+        with reaching("identity"):
+            granted = await self._identity.AuthorizeEnrollment(request)
+        return Grant(
+            holder=Holder(granted.user_id, granted.service_token_id),
+            authenticate_time=from_timestamp(granted.authenticate_time),
+            authorize_revision=granted.authorize_revision,
+            identity_token=granted.revision_token,
+        )
+
+    async def _activate(self, call: Call, begun: Begun, grant: Grant, claims: Claims) -> Enrolled:
+        """Takes over the addresses of the user's active registration on the device, or reserves a pair, and commits."""
+        intent, predecessor = begun.intent, begun.occupant
+        if not grant.holder.user_id:
+            predecessor = None
+        elif predecessor is not None and predecessor.holder != grant.holder:
+            predecessor = await self._predecessor(intent, grant)
+        for _ in range(ACTIVATIONS):
+            lease = predecessor.lease if predecessor else await self._reserve(intent, grant)
+            failpoint("registry.reserved")
+            token = self._token(intent)
+            step = _Activation(call, intent, grant, claims, lease, predecessor, hash_secret(token))
+            try:
+                registration, device, revision_token = await self._database.write(step.run)
+            except _StartOver:
+                predecessor = await self._predecessor(intent, grant)
+                continue
+            failpoint("registry.activated")
+            return Enrolled(registration, device, token, revision_token)
+        raise Conflict("the user's registration on this device keeps changing; retry")
+
+    async def _predecessor(self, intent: Registration, grant: Grant) -> Registration | None:
+        """The user's own active registration on the device, as it is now. Raises DeviceHeldByAnotherUser."""
+        present = await self._database.read(lambda tx: self._occupant(tx, intent))
+        if present is not None and present.holder != grant.holder:
+            raise held(present, grant.holder.user_id)
+        return present
+
+    @staticmethod
+    def _occupant(tx: Transaction, intent: Registration) -> Registration | None:
+        on_device = store.registrations.active_of_users(tx, intent.organization_id, [intent.device_id])
+        present = on_device.get(intent.device_id)
+        # Another call of the same request may have been faster.
+        return None if present is None or present.registration_id == intent.registration_id else present
+
+    async def _reserve(self, intent: Registration, grant: Grant) -> Lease:
+        request = ipam_pb2.ReserveAddressesRequest(
+            organization_id=intent.organization_id, intent_id=intent.registration_id, device_id=intent.device_id
+        )
+        if grant.holder.user_id:
+            request.user_id = grant.holder.user_id
+        else:
+            request.service_token_id = grant.holder.service_token_id
+        with reaching("ipam"):
+            reserved = await self._ipam.ReserveAddresses(request)
+        return Lease(reserved.lease_id, reserved.ipv4, reserved.ipv6)
+
+    async def _give_up(
+        self, call: Call, intent: Registration, grant: Grant | None, error: GuardhouseError, *, refused: bool
+    ) -> Enrolled:
+        """Aborts the intent and raises the error, unless the enrollment has succeeded all the same.
+
+        An intent that identity refused leaves no trace, so that who is not admitted cannot fill the tables.
+        """
+        organization_id, registration_id = intent.organization_id, intent.registration_id
+
+        def end(tx: Transaction) -> Enrolled | State | None:
+            if refused and store.enrollments.drop_intent(tx, organization_id, registration_id):
+                return None
+            if store.enrollments.abort(tx, organization_id, registration_id):
+                if grant is not None and isinstance(error, DeviceHeldByAnotherUser):
+                    audit.note(tx, call, intent.device_id, actor=grant.holder.actor, reason=error.reason)
+                return State.ABORTED
+            present = store.registrations.find(tx, organization_id, registration_id)
+            if present is not None and present.state in LISTED:
+                return self._made(tx, present)
+            return present.state if present is not None else None
+
+        outcome = await self._database.write(end)
+        failpoint("registry.aborted")
+        if isinstance(outcome, Enrolled):
+            return outcome
+        if outcome == State.ABORTED:
+            cleanup = asyncio.create_task(self._release(organization_id, registration_id))
+            self._cleanups.add(cleanup)
+            cleanup.add_done_callback(self._cleanups.discard)
+            # The device may try again at once, and wants to find its seat and addresses free.
+            await asyncio.shield(cleanup)
+            failpoint("registry.released")
+        raise error
+
+    async def _release(self, organization_id: str, intent_id: str) -> None:
+        """Gives back what was reserved. What this does not reach, the owners find out by ResolveIntent."""
+        calls = (
+            self._identity.CancelEnrollment(
+                identity_pb2.CancelEnrollmentRequest(organization_id=organization_id, intent_id=intent_id)
+            ),
+            self._ipam.ReleaseAddresses(
+                ipam_pb2.ReleaseAddressesRequest(organization_id=organization_id, intent_id=intent_id)
+            ),
+        )
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(result, BaseException):
+                log.info("an aborted enrollment is not released yet: %s", result)
+
+    def _made(self, tx: Transaction, registration: Registration) -> Enrolled:
+        """What an enrollment has made before. Raises RegistrationNotFound."""
+        organization_id = registration.organization_id
+        device = store.devices.find(tx, organization_id, registration.device_id)
+        if device is None:
+            raise RegistrationNotFound(registration.registration_id, "the device has been deleted; enroll anew")
+        revision_token = tx.token(organization_id, tx.revision(organization_id))
+        return Enrolled(registration, device, self._token(registration), revision_token)
+
+    def _token(self, registration: Registration) -> str:
+        secret = self._master_key.derive("registration token", registration.registration_id)
+        return format_secret(REGISTRATION_PREFIX, registration.registration_id, secret)
+
+    async def resolve(self, call: Call, organization_id: str, intent_id: str) -> tuple[State, str]:
+        """The outcome and the lease. What is past its deadline is aborted, and what was never seen remembered so."""
+
+        def resolve(tx: Transaction) -> tuple[State, str]:
+            found = store.registrations.find(tx, organization_id, intent_id)
+            if found is None:
+                unknown = Registration(
+                    organization_id=organization_id,
+                    registration_id=intent_id,
+                    device_id="",
+                    state=State.ABORTED,
+                    key_type=0,
+                    public_key=b"",
+                    request_id="",
+                    fingerprint=b"",
+                    deadline=0,
+                )
+                store.enrollments.insert_intent(tx, unknown)
+            elif found.state == State.PENDING and found.deadline <= tx.now:
+                if not store.enrollments.abort(tx, organization_id, intent_id):
+                    raise Conflict("the enrollment is being decided at this moment")
+            else:
+                return found.state, found.lease.lease_id
+            audit.note(tx, call, intent_id)
+            return State.ABORTED, ""
+
+        return await self._database.write(resolve)
+
+    async def sweep(self) -> None:
+        """Aborts enrollments past their deadline and forgets what ended long ago; for ever."""
+        while True:
+            await self.sweep_once()
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def sweep_once(self) -> None:
+        await self._database.write(_abort_overdue)
+        await self._database.write(store.enrollments.forget_ended)
+
+
+def _abort_overdue(tx: Transaction) -> None:
+    aborted = store.enrollments.abort_overdue(tx)
+    for organization_id, items in groupby(aborted, key=lambda it: it[0]):
+        ids = [registration_id for _, registration_id in items]
+        audit.note_entry(tx, audit.Entry(organization_id, "job:sweep", "", ids))
+
+
+class _StartOver(Exception):
+    """The registration that an activation was to replace has changed meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Activation:
+    """The transaction that decides an enrollment."""
+
+    call: Call
+    intent: Registration
+    grant: Grant
+    claims: Claims
+    lease: Lease
+    predecessor: Registration | None
+    token_hash: bytes
+
+    def run(self, tx: Transaction) -> tuple[Registration, Device, str]:
+        """The active registration, its device, and the revision token.
+
+        Raises _StartOver when the one that it was to replace has changed.
+        """
+        intent, grant = self.intent, self.grant
+        organization_id, registration_id = intent.organization_id, intent.registration_id
+        user_id = grant.holder.user_id
+        if user_id:
+            store.fences.lock(tx, organization_id, user_id).check(grant.authorize_revision)
+        device = store.enrollments.enroll_device(tx, organization_id, intent.device_id, self.claims)
+        places = store.enrollments.lock_places(tx, intent)
+        present = places.pop(registration_id, None)
+        if device is not None and present is not None and present.state in LISTED:
+            # Another call of the same request was faster, and its registration was not counted while we waited for it.
+            device = store.devices.find(tx, organization_id, intent.device_id) or device
+            return present, device, tx.token(organization_id, tx.revision(organization_id))
+        if present is None or present.state != State.PENDING:
+            raise EnrollmentAborted("the enrollment took too long and was aborted; try again")
+        if device is None:
+            raise EnrollmentAborted("the device was deleted while enrolling; try again")
+        replaced: list[Registration] = []
+        if user_id:
+            occupant = next(iter(places.values()), None)
+            if occupant is not None and occupant.holder != grant.holder:
+                raise held(occupant, user_id)
+            if occupant != self.predecessor:
+                raise _StartOver
+            replaced = store.registrations.delete(tx, organization_id, places)
+        active = store.enrollments.activate(tx, organization_id, registration_id, grant, self.lease, self.token_hash)
+        objects = (registration_id, intent.device_id, *(it.registration_id for it in replaced))
+        audit.note(tx, self.call, *objects, actor=grant.holder.actor)
+        # The new holder of the lease comes first, so that the deletion behind it does not release it.
+        revision = tx.publish(organization_id, [to_event(active), *(to_event(it) for it in replaced)])
+        failpoint("registry.activate")
+        device = replace(device, active_registrations=device.active_registrations + 1 - len(replaced))
+        return active, device, tx.token(organization_id, revision)

@@ -1,0 +1,144 @@
+"""Registrations: showing, revoking, restoring and deleting them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from guardhouse.errors import BY_REASON, CredentialsInvalid, GuardhouseError, RegistrationNotFound
+from guardhouse_services import requests
+from guardhouse_services.access import Call
+from guardhouse_services.database import Database, Transaction
+from guardhouse_services.registry import store
+from guardhouse_services.registry.domain import LISTED, Range, Registration, RegistrationFilter, State, held
+from guardhouse_services.registry.messages import to_event
+
+Outcome = Registration | GuardhouseError
+"""Of one item of a batch."""
+
+Failures = dict[str, GuardhouseError]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a batch did, in the order that was asked for."""
+
+    outcomes: Sequence[tuple[str, Outcome]]
+    revision_token: str
+
+
+class Registrations:
+    """What administrators do with registrations (decision 16), and a device with its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, organization_id: str, registration_id: str) -> Registration:
+        """Raises RegistrationNotFound."""
+        found = await self._database.read(lambda tx: store.registrations.find(tx, organization_id, registration_id))
+        if found is None or found.state not in LISTED:
+            raise RegistrationNotFound(registration_id)
+        return found
+
+    async def page(self, organization_id: str, wanted: RegistrationFilter, page: Range) -> Sequence[Registration]:
+        return await self._database.read(lambda tx: store.registrations.page(tx, organization_id, wanted, page))
+
+    async def revoke(
+        self, call: Call, organization_id: str, ids: Sequence[str], *, validate_only: bool = False
+    ) -> Batch:
+        def work(tx: Transaction) -> tuple[Failures, list[Registration]]:
+            present = store.registrations.lock(tx, organization_id, ids)
+            return _missing(ids, present), store.registrations.revoke(tx, organization_id, ids)
+
+        return await self._batch(call, organization_id, ids, work, validate_only)
+
+    async def unrevoke(
+        self, call: Call, organization_id: str, ids: Sequence[str], *, validate_only: bool = False
+    ) -> Batch:
+        """Restores those whose place on the device is free, the first of several for one place (decision 18)."""
+
+        def work(tx: Transaction) -> tuple[Failures, list[Registration]]:
+            known = store.registrations.by_id(tx, organization_id, ids)
+            device_ids = {it.device_id for it in known.values()}
+            store.devices.lock(tx, organization_id, device_ids)
+            present = store.registrations.lock(tx, organization_id, ids)
+            places = store.registrations.active_of_users(tx, organization_id, device_ids)
+            failures, wanted = _missing(ids, present), []
+            for registration in present.values():
+                if registration.state != State.REVOKED:
+                    continue
+                if registration.holder.user_id:
+                    occupant = places.setdefault(registration.device_id, registration)
+                    if occupant is not registration:
+                        failures[registration.registration_id] = held(occupant, registration.holder.user_id)
+                        continue
+                wanted.append(registration.registration_id)
+            return failures, store.registrations.unrevoke(tx, organization_id, wanted)
+
+        return await self._batch(call, organization_id, ids, work, validate_only)
+
+    async def delete(
+        self, call: Call, organization_id: str, ids: Sequence[str], *, validate_only: bool = False
+    ) -> Batch:
+        def work(tx: Transaction) -> tuple[Failures, list[Registration]]:
+            present = store.registrations.lock(tx, organization_id, ids)
+            return _missing(ids, present), store.registrations.delete(tx, organization_id, ids)
+
+        return await self._batch(call, organization_id, ids, work, validate_only)
+
+    async def leave(self, call: Call, organization_id: str, registration_id: str) -> str:
+        """Deletes the caller's own registration. The revision token. Raises RegistrationNotFound."""
+
+        def leave(tx: Transaction) -> str:
+            if requests.find(tx, call.key) is not None:
+                return tx.token(organization_id, tx.revision(organization_id))
+            present = store.registrations.lock(tx, organization_id, [registration_id]).get(registration_id)
+            if present is None:
+                raise RegistrationNotFound(registration_id)
+            if present.state != State.ACTIVE:
+                # It was revoked since its device was recognised, which can do nothing any more.
+                raise CredentialsInvalid("the registration token is of no active registration")
+            gone = store.registrations.delete(tx, organization_id, [registration_id])
+            requests.record(tx, call, registration_id)
+            return tx.token(organization_id, tx.publish(organization_id, [to_event(it) for it in gone]))
+
+        return await self._database.write(leave)
+
+    async def _batch(
+        self,
+        call: Call,
+        organization_id: str,
+        ids: Sequence[str],
+        work: Callable[[Transaction], tuple[Failures, list[Registration]]],
+        validate_only: bool,
+    ) -> Batch:
+        """Runs a change of many registrations once, and answers a repeated request with the same outcomes."""
+
+        def write(tx: Transaction) -> Batch:
+            done = requests.find(tx, call.key)
+            if done is None:
+                failures, changed = work(tx)
+                reasons = {key: [failure.reason, failure.message] for key, failure in failures.items()}
+                now = store.registrations.by_id(tx, organization_id, ids)
+                requests.record(tx, call, *(it.registration_id for it in changed), failures=reasons)
+                revision = (
+                    tx.publish(organization_id, [to_event(it) for it in changed])
+                    if changed
+                    else tx.revision(organization_id)
+                )
+            else:
+                failures = {key: _failure(*failure) for key, failure in done["failures"].items()}
+                now = store.registrations.by_id(tx, organization_id, ids)
+                revision = tx.revision(organization_id)
+            outcomes: list[tuple[str, Outcome]] = [(key, failures.get(key) or now[key]) for key in ids]
+            return Batch(outcomes, tx.token(organization_id, revision))
+
+        return await self._database.write(write, validate_only=validate_only)
+
+
+def _missing(ids: Sequence[str], present: Mapping[str, Registration]) -> Failures:
+    return {key: RegistrationNotFound(key) for key in ids if key not in present}
+
+
+def _failure(reason: str, message: str) -> GuardhouseError:
+    error = BY_REASON[reason].__new__(BY_REASON[reason])
+    GuardhouseError.__init__(error, message)
+    return error

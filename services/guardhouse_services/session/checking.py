@@ -1,0 +1,131 @@
+"""Checks: decides all that a call asks at one state and one time, and writes the answers where they are sent from.
+
+This is the path of every connection through a gateway, so it is one loop and does nothing twice: an id has its form
+looked at only if it is not known, a field that nobody wants is not set, and sub-messages are set in place, because to
+build them first takes twice as long.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Final, Protocol
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from guardhouse.decisions import MAX_VALID_FOR, Reason, check_session
+from guardhouse.errors import InvalidField
+from guardhouse.ids import ORGANIZATION, POLICY, REGISTRATION, check_id
+from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse_services.clock import SECOND
+from guardhouse_services.session.replica import Replica
+from guardhouse_services.times import set_time, to_duration
+
+FIELDS: Final = tuple(field.name for field in pb.CheckAnswer.DESCRIPTOR.fields)
+Wants = tuple[bool, ...]
+"""For each of FIELDS whether it is wanted."""
+ALL: Final[Wants] = (True,) * len(FIELDS)
+# The items of a batch hold these ids already.
+IN_A_BATCH: Final[Wants] = tuple(name not in ("policy_id", "registration_id") for name in FIELDS)
+
+_STALE: Final = Reason.STATE_STALE
+_LONGEST: Final = to_duration(MAX_VALID_FOR)
+
+Response = pb.CheckSessionResponse | pb.BatchCheckSessionsResponse | pb.StreamCheckSessionsResponse
+
+
+class Item(Protocol):
+    """A question."""
+
+    @property
+    def registration_id(self) -> str: ...
+
+    @property
+    def policy_id(self) -> str: ...
+
+
+def wants(read_mask: FieldMask) -> Wants:
+    """The fields that a batch is to have: ids that its items hold only if they are asked for. Raises InvalidField."""
+    return _wants(frozenset(read_mask.paths)) if read_mask.paths else IN_A_BATCH
+
+
+@lru_cache(256)
+def _wants(paths: frozenset[str]) -> Wants:
+    for path in paths.difference(FIELDS):
+        raise InvalidField("read_mask", f"{path[:64]!r} is no field of CheckAnswer; it has {', '.join(FIELDS)}")
+    return tuple(name in paths for name in FIELDS)
+
+
+def answer(
+    replica: Replica,
+    organization_id: str,
+    items: Iterable[Item],
+    response: Response,
+    add: Callable[[], pb.CheckAnswer],
+    wants: Wants,
+    where: str = "",
+) -> None:
+    """Answers each item with a message of `add`, and all of them with the response.
+
+    It waits for nothing, so what it finds holds until it is done. `where` names an item's place in the request, for
+    InvalidField, which it raises for an id that is none.
+    """
+    (
+        wants_decision,
+        wants_reason,
+        wants_policy_id,
+        wants_registration_id,
+        wants_user_id,
+        wants_authenticate_time,
+        wants_expire_time,
+        wants_valid_for,
+    ) = wants
+    users, authentications, registrations, policies = replica.of(organization_id)
+    now, staleness, max_staleness = replica.now(), replica.staleness_of(organization_id), replica.max_staleness
+    degraded_answers = 0
+    for index, item in enumerate(items):
+        registration_id = item.registration_id
+        subject, policy = registrations.get(registration_id), policies.get(item.policy_id)
+        if subject is None or policy is None:
+            check_id(organization_id, ORGANIZATION, "organization_id")
+            check_id(registration_id, REGISTRATION, f"{where.format(index)}registration_id")
+            check_id(item.policy_id, POLICY, f"{where.format(index)}policy_id")
+        registration = user = None
+        if subject is not None:
+            registration = subject.registration
+            user = subject.user if subject.users is users else subject.join(users)
+            if (authentication := authentications.get(registration_id)) is not None:
+                registration = authentication.renew(registration)
+        decision, reason, expire_time, valid_for, degraded = check_session(
+            registration, user, policy, now, staleness, max_staleness
+        )
+        if degraded:
+            degraded_answers += 1
+        made = add()
+        if wants_decision:
+            made.decision = decision  # type: ignore[assignment]  # the enums' values are the contract's
+        if wants_reason:
+            made.reason = reason  # type: ignore[assignment]
+        if wants_policy_id and policy is not None:
+            made.policy_id = policy.policy_id
+        if registration is not None:
+            if wants_registration_id:
+                made.registration_id = registration_id
+            if wants_user_id and reason is not _STALE:
+                made.user_id = registration.user_id
+            if wants_authenticate_time and reason is not _STALE and (time := registration.authenticate_time):
+                timestamp = made.authenticate_time
+                timestamp.seconds = time // SECOND
+                timestamp.nanos = time % SECOND * 1000
+        if wants_expire_time and expire_time is not None:
+            timestamp = made.session_expire_time
+            timestamp.seconds = expire_time // SECOND
+            timestamp.nanos = expire_time % SECOND * 1000
+        if wants_valid_for:
+            if valid_for == MAX_VALID_FOR:
+                made.valid_for.CopyFrom(_LONGEST)
+            else:
+                set_time(made.valid_for, valid_for)
+    if staleness is not None:
+        set_time(response.fresh_as_of, now - staleness)
+        if degraded_answers:
+            response.degraded = True
+            replica.note_degraded(degraded_answers, staleness)

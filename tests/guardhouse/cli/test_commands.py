@@ -1,0 +1,493 @@
+"""Every command asks for what it says, and every method has a command."""
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from guardhouse import aio
+from guardhouse.client import Client
+from guardhouse.common.v1 import access_pb2
+from guardhouse.common.v1.credential_pb2 import Credential
+from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.ipam.v1 import ipam_pb2 as ipam
+from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.session.v1 import session_pb2 as session
+from tests.guardhouse.cli.commands import NOON, ORGANIZATION, POLICY, REGISTRATION, USER, Run, commands
+from tests.guardhouse.scripted import ScriptedServer
+
+METHODS = {
+    "identity.OrganizationService.CreateOrganization": "organizations create",
+    "identity.OrganizationService.GetOrganization": "organizations show",
+    "identity.OrganizationService.ListOrganizations": "organizations list",
+    "identity.OrganizationService.UpdateOrganization": "organizations update",
+    "identity.ApiKeyService.CreateApiKey": "keys create",
+    "identity.ApiKeyService.ListApiKeys": "keys list",
+    "identity.ApiKeyService.RevokeApiKey": "keys revoke",
+    "identity.IdentityProviderService.CreateIdentityProvider": "identity-providers add",
+    "identity.IdentityProviderService.GetIdentityProvider": "identity-providers show",
+    "identity.IdentityProviderService.ListIdentityProviders": "identity-providers list",
+    "identity.IdentityProviderService.DeleteIdentityProvider": "identity-providers delete",
+    "identity.ServiceTokenService.CreateServiceToken": "service-tokens create",
+    "identity.ServiceTokenService.GetServiceToken": "service-tokens show",
+    "identity.ServiceTokenService.ListServiceTokens": "service-tokens list",
+    "identity.ServiceTokenService.DeleteServiceToken": "service-tokens delete",
+    "identity.EnrollmentPolicyService.CreateEnrollmentPolicy": "enrollment-policies create",
+    "identity.EnrollmentPolicyService.GetEnrollmentPolicy": "enrollment-policies show",
+    "identity.EnrollmentPolicyService.ListEnrollmentPolicies": "enrollment-policies list",
+    "identity.EnrollmentPolicyService.UpdateEnrollmentPolicy": "enrollment-policies update",
+    "identity.EnrollmentPolicyService.DeleteEnrollmentPolicy": "enrollment-policies delete",
+    "identity.EnrollmentPolicyService.TestEnrollment": "enrollment-policies test",
+    "identity.UserService.GetUser": "users show",
+    "identity.UserService.ListUsers": "users list",
+    "identity.UserService.RevokeUser": "users revoke",
+    "identity.UserService.RemoveUsers": "users remove",
+    "identity.UserService.GetRemoval": "users removal",
+    "identity.SeatService.GetSeatUsage": "seats",
+    "identity.AuditService.ListAuditRecords": "audit tail",
+    "identity.AuditService.GetAuditCheckpoint": "audit checkpoint",
+    "registry.EnrollmentService.GetEnrollmentInfo": "device enrollment-info",
+    "registry.EnrollmentService.Register": "enroll",
+    "registry.RegistrationService.GetRegistration": "registrations show",
+    "registry.RegistrationService.ListRegistrations": "registrations list",
+    "registry.RegistrationService.RevokeRegistrations": "registrations revoke",
+    "registry.RegistrationService.UnrevokeRegistrations": "registrations unrevoke",
+    "registry.RegistrationService.DeleteRegistrations": "registrations delete",
+    "registry.RegistrationService.RotateKey": "device rotate-key",
+    "registry.RegistrationService.Heartbeat": "device heartbeat",
+    "registry.RegistrationService.Leave": "device leave",
+    "registry.DeviceService.GetDevice": "devices show",
+    "registry.DeviceService.ListDevices": "devices list",
+    "registry.DeviceService.RevokeDevice": "devices revoke",
+    "registry.DeviceService.DeleteDevice": "devices delete",
+    "registry.AuditService.ListAuditRecords": "audit tail",
+    "registry.AuditService.GetAuditCheckpoint": "audit checkpoint",
+    "ipam.AddressService.LookupAddress": "addresses show",
+    "ipam.AddressService.ListAddresses": "addresses list",
+    "ipam.AuditService.ListAuditRecords": "audit tail",
+    "ipam.AuditService.GetAuditCheckpoint": "audit checkpoint",
+    "session.PolicyService.CreatePolicy": "policies create",
+    "session.PolicyService.GetPolicy": "policies show",
+    "session.PolicyService.ListPolicies": "policies list",
+    "session.PolicyService.UpdatePolicy": "policies update",
+    "session.PolicyService.DeletePolicy": "policies delete",
+    "session.SessionService.GetSession": "sessions show",
+    "session.SessionService.Reauthenticate": "sessions reauthenticate",
+    "session.CheckService.CheckSession": "check",
+    "session.CheckService.BatchCheckSessions": "checks batch",
+    "session.CheckService.StreamCheckSessions": "checks stream",
+    "session.AuditService.ListAuditRecords": "audit tail",
+    "session.AuditService.GetAuditCheckpoint": "audit checkpoint",
+}
+BESIDES = {"status", "audit verify", "explain check", "device show", "device reauthenticate"}
+"""Commands of several methods, or of one that has its own command as well."""
+
+DOCS = Path(__file__).parents[3] / "docs" / "cli.md"
+
+
+def public_methods() -> set[str]:
+    """What anybody but a service may call."""
+    found = set()
+    for contract in (identity, registry, ipam, session):
+        package = contract.DESCRIPTOR.package.split(".")[1]
+        for service in contract.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                rule = method.GetOptions().Extensions[access_pb2.access]
+                if rule.roles or rule.device or rule.anonymous:
+                    found.add(f"{package}.{service.name}.{method.name}")
+    return found
+
+
+def test_every_method_has_a_command() -> None:
+    assert public_methods() == set(METHODS)
+    assert {name for name, _ in commands()} == {*METHODS.values(), *BESIDES}
+
+
+def test_every_method_is_of_a_stub_that_clients_have() -> None:
+    """Both kinds of client have all public services."""
+    services = {tuple(method.split(".")[:2]) for method in METHODS}
+    for client in (Client, aio.Client):
+        stubs = [stub for stub in vars(client).values() if type(stub).__name__ == "Stub"]
+        found = {(stub._service, stub._make.__name__.removesuffix("Stub")) for stub in stubs}
+        assert found == services
+
+
+def test_every_command_is_in_the_guide_and_says_what_it_does() -> None:
+    guide = DOCS.read_text()
+    for name, command in commands():
+        assert f"`{name}`" in guide, name
+        assert command.help, name
+
+
+def test_seat_limits_are_numbers_or_unlimited(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["UpdateOrganization"] = lambda request: identity.UpdateOrganizationResponse(
+        organization=request.organization
+    )
+    installation.answers["GetOrganization"] = identity.GetOrganizationResponse()
+    run("organizations update --seat-limit 25")
+    run("organizations update --seat-limit unlimited")
+    numbered, unlimited = installation.requests("UpdateOrganization")
+    assert numbered.organization.seat_limit == 25
+    assert not unlimited.organization.HasField("seat_limit")
+    assert list(numbered.update_mask.paths) == list(unlimited.update_mask.paths) == ["seat_limit"]
+    run("organizations update --seat-limit many", exit_code=2)
+    run("organizations update", exit_code=2)
+
+
+def test_rules_of_an_enrollment_policy_are_written_as_they_are_shown(run: Run, installation: ScriptedServer) -> None:
+    behind = identity.EnrollmentPolicy(precedence=30)
+    installation.answers["ListEnrollmentPolicies"] = identity.ListEnrollmentPoliciesResponse(
+        enrollment_policies=[behind, identity.EnrollmentPolicy(precedence=20)]
+    )
+    installation.answers["CreateEnrollmentPolicy"] = lambda request: identity.CreateEnrollmentPolicyResponse(
+        enrollment_policy=request.enrollment_policy
+    )
+    shown = run(
+        "enrollment-policies create Staff --include email-domain=example.com --include group=a=b"
+        " --require everyone --exclude email=eve@example.com"
+    ).stdout
+    policy = installation.requests("CreateEnrollmentPolicy")[0].enrollment_policy
+    assert policy == identity.EnrollmentPolicy(
+        display_name="Staff",
+        decision=identity.ENROLLMENT_DECISION_ALLOW,
+        precedence=40,
+        include=[
+            identity.EnrollmentRule(email_domain="example.com"),
+            identity.EnrollmentRule(group="a=b"),
+        ],
+        require=[identity.EnrollmentRule(everyone=identity.Everyone())],
+        exclude=[identity.EnrollmentRule(email="eve@example.com")],
+    )
+    assert policy.require[0].HasField("everyone")
+    for text in ("email-domain=example.com, group=a=b", "everyone", "email=eve@example.com"):
+        assert text in shown
+    for wrong in ("nobody", "email", "everyone=yes"):
+        run(f"enrollment-policies create X --include {wrong}", exit_code=2)
+
+
+def test_an_update_names_only_what_changes(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["GetPolicy"] = session.GetPolicyResponse(policy=session.Policy(etag="now"))
+    installation.answers["UpdatePolicy"] = lambda request: session.UpdatePolicyResponse(policy=request.policy)
+    run(f"policies update {POLICY} --timeout 8h --disable")
+    run(f"policies update {POLICY} --no-timeout --filter http")
+    shorter, without = installation.requests("UpdatePolicy")
+    assert sorted(shorter.update_mask.paths) == ["check_session", "enabled"]
+    assert shorter.policy.check_session == session.CheckSession(enforce=True, duration="8h")
+    assert shorter.policy.enabled is False
+    assert sorted(without.update_mask.paths) == ["check_session", "filter"]
+    assert not without.policy.HasField("check_session")
+    assert without.policy.filter == session.POLICY_FILTER_HTTP
+    run(f"policies update {POLICY}", exit_code=2)
+    run(f"policies update {POLICY} --timeout 8h --no-timeout", exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("line", "read", "update"),
+    [
+        (f"policies update {POLICY} --enable", session.GetPolicyResponse(policy=session.Policy(etag="now")), "policy"),
+        (
+            "enrollment-policies update enp_1 --precedence 3",
+            identity.GetEnrollmentPolicyResponse(enrollment_policy=identity.EnrollmentPolicy(etag="now")),
+            "enrollment_policy",
+        ),
+        (
+            "organizations update --name Other",
+            identity.GetOrganizationResponse(organization=identity.Organization(etag="now")),
+            "organization",
+        ),
+    ],
+)
+def test_an_update_is_of_what_was_there_when_it_began(
+    run: Run, installation: ScriptedServer, line: str, read: Message, update: str
+) -> None:
+    """So that two who update at once do not undo each other unseen (AIP-154)."""
+    get = type(read).__name__.removesuffix("Response")
+    method = get.replace("Get", "Update")
+    response = descriptor_pool.Default().FindMessageTypeByName(read.DESCRIPTOR.full_name.replace(".Get", ".Update"))
+    installation.answers |= {get: read, method: GetMessageClass(response)()}
+    run(line)
+    run(f"{line} --etag mine")
+    assert [getattr(request, update).etag for request in installation.requests(method)] == ["now", "mine"]
+    assert len(installation.requests(get)) == 1
+
+
+def test_rules_that_are_named_replace_those_of_their_kind(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["GetEnrollmentPolicy"] = identity.GetEnrollmentPolicyResponse()
+    installation.answers["UpdateEnrollmentPolicy"] = identity.UpdateEnrollmentPolicyResponse()
+    run("enrollment-policies update enp_1 --include everyone --no-exclude --decision block")
+    (request,) = installation.requests("UpdateEnrollmentPolicy")
+    assert sorted(request.update_mask.paths) == ["decision", "exclude", "include"]
+    assert list(request.enrollment_policy.include) == [identity.EnrollmentRule(everyone=identity.Everyone())]
+    assert not request.enrollment_policy.exclude
+    run("enrollment-policies update enp_1", exit_code=2)
+    run("enrollment-policies update enp_1 --exclude email=a@b.c --no-exclude", exit_code=2)
+
+
+def test_staleness_is_closed_or_open_for_a_while(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["CreatePolicy"] = lambda request: session.CreatePolicyResponse(policy=request.policy)
+    assert "open-bounded" in run("policies create Wiki --staleness open:1h").stdout
+    run("policies create Wiki --staleness closed")
+    opened, closed = (request.policy.staleness for request in installation.requests("CreatePolicy"))
+    assert opened == session.Staleness(mode=session.STALENESS_MODE_OPEN_BOUNDED, max_open="1h")
+    assert closed == session.Staleness(mode=session.STALENESS_MODE_CLOSED)
+    for wrong in ("open", "open:", "closed:1h", "1h"):
+        run(f"policies create Wiki --staleness {wrong}", exit_code=2)
+
+
+@pytest.mark.usefixtures("in_tokyo")
+def test_who_held_an_address_is_asked_in_local_time(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["LookupAddress"] = ipam.LookupAddressResponse()
+    run("addresses show fd00::1 --at 2026-09-21T23:13:20")
+    assert installation.requests("LookupAddress")[0].time == NOON
+
+
+def test_a_registration_reauthenticates_with_a_token_from_a_pipe(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["Reauthenticate"] = session.ReauthenticateResponse(authenticate_time=NOON)
+    run(f"sessions reauthenticate {REGISTRATION} --id-token-file -", stdin="signed\n")
+    run(f"sessions reauthenticate {REGISTRATION} --client-id me.access --client-secret s")
+    person, machine = (request.credential for request in installation.requests("Reauthenticate"))
+    assert person.id_token == "signed"
+    assert (machine.service_token.client_id, machine.service_token.client_secret) == ("me.access", "s")
+    run(f"sessions reauthenticate {REGISTRATION}", exit_code=2)
+    run(f"sessions reauthenticate {REGISTRATION} --client-id me.access", exit_code=2)
+
+
+LISTS: list[tuple[str, Message]] = [
+    ("organizations list", identity.ListOrganizationsResponse(organizations=[identity.Organization()])),
+    ("keys list --installation", identity.ListApiKeysResponse(api_keys=[identity.ApiKey()])),
+    (
+        "identity-providers list",
+        identity.ListIdentityProvidersResponse(identity_providers=[identity.IdentityProvider()]),
+    ),
+    ("service-tokens list", identity.ListServiceTokensResponse(service_tokens=[identity.ServiceToken()])),
+    (
+        "enrollment-policies list",
+        identity.ListEnrollmentPoliciesResponse(enrollment_policies=[identity.EnrollmentPolicy()]),
+    ),
+    ("users list", identity.ListUsersResponse(users=[identity.User()])),
+    ("devices list", registry.ListDevicesResponse(devices=[registry.Device()])),
+    ("registrations list", registry.ListRegistrationsResponse(registrations=[registry.Registration()])),
+    ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
+    ("policies list", session.ListPoliciesResponse(policies=[session.Policy()])),
+]
+
+
+def test_every_list_is_known_here() -> None:
+    lists = [name for name, _ in commands() if name.endswith(" list")]
+    assert sorted(lists) == sorted(" ".join(line.split()[:2]) for line, _ in LISTS)
+
+
+@pytest.mark.parametrize(("line", "response"), LISTS, ids=[line for line, _ in LISTS])
+def test_every_list_is_a_table_of_what_there_is(
+    run: Run, installation: ScriptedServer, line: str, response: Message
+) -> None:
+    installation.answers[type(response).__name__.removesuffix("Response")] = response
+    header, row = run(f"{line} -o {ORGANIZATION}").stdout.splitlines()
+    assert header.isupper()
+    assert "-" in row.split()
+
+
+SEEN = "--seen-after 2026-09-21T14:13:20Z --seen-before 2026-09-21T14:14:20Z"
+COMMANDS: list[tuple[str, Message]] = [
+    (
+        "organizations create Example --seat-limit 5",
+        identity.CreateOrganizationRequest(organization=identity.Organization(display_name="Example", seat_limit=5)),
+    ),
+    ("organizations show", identity.GetOrganizationRequest(organization_id=ORGANIZATION)),
+    ("keys revoke key_1 --yes", identity.RevokeApiKeyRequest(organization_id=ORGANIZATION, api_key_id="key_1")),
+    ("keys revoke key_1 --yes --installation", identity.RevokeApiKeyRequest(api_key_id="key_1")),
+    (
+        "identity-providers add Sign-in --issuer https://idp.example --client-id a --client-id b",
+        identity.CreateIdentityProviderRequest(
+            organization_id=ORGANIZATION,
+            identity_provider=identity.IdentityProvider(
+                display_name="Sign-in", issuer="https://idp.example", client_ids=["a", "b"]
+            ),
+        ),
+    ),
+    (
+        "identity-providers show idp_1",
+        identity.GetIdentityProviderRequest(organization_id=ORGANIZATION, identity_provider_id="idp_1"),
+    ),
+    (
+        "service-tokens show svt_1",
+        identity.GetServiceTokenRequest(organization_id=ORGANIZATION, service_token_id="svt_1"),
+    ),
+    (
+        "enrollment-policies show enp_1",
+        identity.GetEnrollmentPolicyRequest(organization_id=ORGANIZATION, enrollment_policy_id="enp_1"),
+    ),
+    (
+        "enrollment-policies update enp_1 --name Staff --etag e1",
+        identity.UpdateEnrollmentPolicyRequest(
+            organization_id=ORGANIZATION,
+            enrollment_policy=identity.EnrollmentPolicy(enrollment_policy_id="enp_1", display_name="Staff", etag="e1"),
+            update_mask=FieldMask(paths=["display_name"]),
+        ),
+    ),
+    (
+        "organizations update --name Other --etag e1",
+        identity.UpdateOrganizationRequest(
+            organization_id=ORGANIZATION,
+            organization=identity.Organization(display_name="Other", etag="e1"),
+            update_mask=FieldMask(paths=["display_name"]),
+        ),
+    ),
+    ("device enrollment-info", registry.GetEnrollmentInfoRequest(organization_id=ORGANIZATION)),
+    (
+        f"policies update {POLICY} --staleness open:2h --etag e1",
+        session.UpdatePolicyRequest(
+            organization_id=ORGANIZATION,
+            policy=session.Policy(
+                policy_id=POLICY,
+                etag="e1",
+                staleness=session.Staleness(mode=session.STALENESS_MODE_OPEN_BOUNDED, max_open="2h"),
+            ),
+            update_mask=FieldMask(paths=["staleness"]),
+        ),
+    ),
+    (
+        f"policies delete {POLICY} -y --etag e1",
+        session.DeletePolicyRequest(organization_id=ORGANIZATION, policy_id=POLICY, etag="e1"),
+    ),
+    (
+        "identity-providers delete idp_1 -y",
+        identity.DeleteIdentityProviderRequest(organization_id=ORGANIZATION, identity_provider_id="idp_1"),
+    ),
+    (
+        "service-tokens create Robot --duration 720h",
+        identity.CreateServiceTokenRequest(organization_id=ORGANIZATION, display_name="Robot", duration="720h"),
+    ),
+    (
+        "service-tokens delete svt_1 -y",
+        identity.DeleteServiceTokenRequest(organization_id=ORGANIZATION, service_token_id="svt_1"),
+    ),
+    (
+        "enrollment-policies delete enp_1 -y",
+        identity.DeleteEnrollmentPolicyRequest(organization_id=ORGANIZATION, enrollment_policy_id="enp_1"),
+    ),
+    (
+        "enrollment-policies test --email eve@example.com --group staff",
+        identity.TestEnrollmentRequest(
+            organization_id=ORGANIZATION,
+            identity=identity.TestIdentity(email="eve@example.com", groups=["staff"]),
+        ),
+    ),
+    (
+        "enrollment-policies test --id-token signed",
+        identity.TestEnrollmentRequest(organization_id=ORGANIZATION, credential=Credential(id_token="signed")),
+    ),
+    (
+        "users list --email eve@example.com --seat inactive",
+        identity.ListUsersRequest(
+            organization_id=ORGANIZATION,
+            email="eve@example.com",
+            seat_status=identity.SEAT_STATUS_INACTIVE,
+            page_size=1000,
+        ),
+    ),
+    (f"users show {USER}", identity.GetUserRequest(organization_id=ORGANIZATION, user_id=USER)),
+    (
+        f"users revoke {USER} --registrations",
+        identity.RevokeUserRequest(organization_id=ORGANIZATION, user_id=USER, revoke_registrations=True),
+    ),
+    ("users removal rmv_1", identity.GetRemovalRequest(organization_id=ORGANIZATION, removal_id="rmv_1")),
+    ("seats", identity.GetSeatUsageRequest(organization_id=ORGANIZATION)),
+    (
+        f"devices list --active-registrations exclude --platform chromeos {SEEN} --order-by seen_time --desc",
+        registry.ListDevicesRequest(
+            organization_id=ORGANIZATION,
+            active_registrations=registry.ACTIVE_REGISTRATIONS_EXCLUDE,
+            platform=registry.PLATFORM_CHROMEOS,
+            seen_after=NOON,
+            seen_before=Timestamp(seconds=NOON.seconds + 60),
+            order_by="seen_time desc",
+            page_size=1000,
+        ),
+    ),
+    ("devices revoke dev_1", registry.RevokeDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
+    ("devices show dev_1", registry.GetDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
+    ("devices delete dev_1 -y", registry.DeleteDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
+    (
+        f"registrations list --state all --user {USER} --device dev_1 --service-token svt_1 {SEEN} --desc",
+        registry.ListRegistrationsRequest(
+            organization_id=ORGANIZATION,
+            state=registry.REGISTRATION_FILTER_ALL,
+            user_id=USER,
+            device_id="dev_1",
+            service_token_id="svt_1",
+            seen_after=NOON,
+            seen_before=Timestamp(seconds=NOON.seconds + 60),
+            order_by="create_time desc",
+            page_size=1000,
+        ),
+    ),
+    (
+        "registrations show reg_1",
+        registry.GetRegistrationRequest(organization_id=ORGANIZATION, registration_id="reg_1"),
+    ),
+    (
+        "registrations unrevoke reg_1 reg_2",
+        registry.UnrevokeRegistrationsRequest(organization_id=ORGANIZATION, registration_ids=["reg_1", "reg_2"]),
+    ),
+    (
+        "registrations delete reg_1 -y",
+        registry.DeleteRegistrationsRequest(organization_id=ORGANIZATION, registration_ids=["reg_1"]),
+    ),
+    (
+        "addresses show 100.96.0.1",
+        ipam.LookupAddressRequest(organization_id=ORGANIZATION, address="100.96.0.1"),
+    ),
+    (
+        "addresses show fd00::1 --at 2026-09-21T14:13:20+0000",
+        ipam.LookupAddressRequest(organization_id=ORGANIZATION, address="fd00::1", time=NOON),
+    ),
+    (f"policies show {POLICY}", session.GetPolicyRequest(organization_id=ORGANIZATION, policy_id=POLICY)),
+    (
+        "policies create Wiki --filter http --timeout 8h --description internal --disabled",
+        session.CreatePolicyRequest(
+            organization_id=ORGANIZATION,
+            policy=session.Policy(
+                display_name="Wiki",
+                description="internal",
+                filter=session.POLICY_FILTER_HTTP,
+                action=session.POLICY_ACTION_ALLOW,
+                check_session=session.CheckSession(enforce=True, duration="8h"),
+            ),
+        ),
+    ),
+    (
+        "policies create Open --action block",
+        session.CreatePolicyRequest(
+            organization_id=ORGANIZATION,
+            policy=session.Policy(
+                display_name="Open",
+                enabled=True,
+                filter=session.POLICY_FILTER_L4,
+                action=session.POLICY_ACTION_BLOCK,
+            ),
+        ),
+    ),
+    (
+        f"sessions show {REGISTRATION}",
+        session.GetSessionRequest(organization_id=ORGANIZATION, registration_id=REGISTRATION),
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "meant"), COMMANDS, ids=[line for line, _ in COMMANDS])
+def test_a_command_asks_for_what_it_says(run: Run, installation: ScriptedServer, line: str, meant: Message) -> None:
+    name = meant.DESCRIPTOR.full_name.removesuffix("Request")
+    method = name.rpartition(".")[2]
+    response = descriptor_pool.Default().FindMessageTypeByName(f"{name}Response")
+    installation.answers[method] = GetMessageClass(response)()
+    run(f"{line} -o {ORGANIZATION}")
+    (sent,) = installation.requests(method)
+    if "request_id" in meant.DESCRIPTOR.fields_by_name:
+        assert sent.request_id
+        sent.ClearField("request_id")
+    assert sent == meant

@@ -1,0 +1,188 @@
+"""This machine: enrolling it, and what it calls for itself afterwards."""
+
+import base64
+import json
+import platform
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guardhouse import enrollment, errors, keys
+from guardhouse.cli import enroll, invocation
+from guardhouse.profile import load
+from guardhouse.registry.v1 import registry_pb2 as registry
+from tests.guardhouse.cli.commands import ORGANIZATION, Run, RunPlane, words
+from tests.guardhouse.scripted import DeviceRegistry, ScriptedServer
+from tests.plane import Plane
+from tests.system.people import World
+
+
+def test_a_machine_enrolls_and_keeps_its_secrets_to_itself(
+    run: Run, installation: ScriptedServer, tmp_path: Path
+) -> None:
+    DeviceRegistry(installation)
+    result = run("enroll --id-token signed --name laptop --wireguard wg/wg0.conf --save keep")
+    token, key, wireguard = tmp_path / "keep/reg_1.token", tmp_path / "keep/reg_1.key", tmp_path / "wg/wg0.conf"
+    assert token.read_text() == "ghr_token\n"
+    assert f"PrivateKey = {key.read_text().strip()}\nAddress = 100.96.0.1/32, fd00::1/128\n" in wireguard.read_text()
+    for path in (token, key, wireguard):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for text in ("reg_1", "100.96.0.1", "fd00::1", "keep/reg_1.token", "wg/wg0.conf"):
+        assert text in result.stdout
+    for answer in (result, run("enroll --id-token signed --save again --json")):
+        assert "ghr_token" not in answer.output
+        assert key.read_text().strip() not in answer.output
+    profile = load(tmp_path / "keep/reg_1.toml")
+    assert profile.registration_id == "reg_1"
+    assert profile.organization_id == ORGANIZATION
+    assert profile.key_file == tmp_path / "keep/reg_1.token"
+    device = installation.requests("Register")[0].device
+    assert (device.hardware_id, device.display_name) == (enroll.machine_id(), "laptop")
+
+
+def test_an_enrollment_that_could_not_be_kept_is_not_made(
+    run: Run, installation: ScriptedServer, tmp_path: Path
+) -> None:
+    DeviceRegistry(installation)
+    (tmp_path / "wg0.conf").write_text("[Peer]")
+    said = words(run("enroll --id-token signed --wireguard wg0.conf --save .", exit_code=2).stderr)
+    assert "wg0.conf exists" in said
+    run("enroll --id-token signed --save wg0.conf/keep", exit_code=1)
+    run("enroll --save .", exit_code=2)
+    run("enroll --id-token signed --key-type secp256r1 --wireguard other.conf --save .", exit_code=2)
+    assert not installation.calls
+
+
+def test_the_hardware_id_stays_the_same_and_gives_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_id = tmp_path / "machine-id"
+    monkeypatch.setattr(enroll, "MACHINE_IDS", (tmp_path / "none", machine_id))
+    machine_id.write_text("uninitialized\n")
+    assert enroll.machine_id() == platform.node()
+    machine_id.write_text("0123456789abcdef0123456789abcdef\n")
+    enrolled = enroll.machine_id()
+    assert enroll.machine_id() == enrolled
+    assert "0123456789" not in enrolled
+    machine_id.write_text("1123456789abcdef0123456789abcdef\n")
+    assert enroll.machine_id() != enrolled
+
+
+def test_a_key_of_the_other_kind_is_asked_for_by_name(run: Run, installation: ScriptedServer, tmp_path: Path) -> None:
+    DeviceRegistry(installation)
+    run("enroll --id-token signed --key-type secp256r1 --save keep")
+    (request,) = installation.requests("Register")
+    private = base64.b64decode((tmp_path / "keep/reg_1.key").read_text())
+    assert request.key_type == registry.KEY_TYPE_SECP256R1
+    assert request.public_key == keys.SECP256R1.public_key(private)
+
+
+def kept(tmp_path: Path) -> dict[str, Path]:
+    """The files of the registration, by their suffix."""
+    return {path.suffix: path for path in (tmp_path / "home/.config/guardhouse").iterdir()}
+
+
+async def enrolled(run_plane: RunPlane, world: World, more: str = "") -> str:
+    credential = world.id_token("alice")
+    made = await run_plane(f"enroll --id-token {credential.id_token} --json {more}")
+    return str(json.loads(made.stdout)["registration"]["registration_id"])
+
+
+async def test_a_machine_lives_by_what_enrolling_has_kept(
+    run_plane: RunPlane, world: World, plane: Plane, tmp_path: Path
+) -> None:
+    registration_id = await enrolled(run_plane, world, "--wireguard wg0.conf")
+    assert registration_id in (await run_plane("device show")).stdout
+    assert "was heard of" in (await run_plane("device heartbeat")).stdout
+    before = (await world.live())[0]
+    await plane.advance(60)
+    signed_in = await run_plane(f"device reauthenticate --id-token {world.id_token('alice').id_token}")
+    assert f"{registration_id} authenticated at" in signed_in.stdout
+
+    wireguard = tmp_path / "wg0.conf"
+    wireguard.write_text(f"{wireguard.read_text()}\n[Peer]\n")
+    await run_plane("device rotate-key --wireguard wg0.conf")
+    (after,) = await world.live()
+    private = base64.b64decode(kept(tmp_path)[".key"].read_text())
+    assert after.public_key == keys.public_key(private) != before.public_key
+    assert after.ipv4 == before.ipv4
+    assert f"PrivateKey = {base64.b64encode(private).decode()}\n" in wireguard.read_text()
+    assert "[Peer]" in wireguard.read_text()
+    for path in (wireguard, kept(tmp_path)[".key"]):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    await run_plane("device rotate-key --key-type secp256r1")
+    (after,) = await world.live()
+    assert after.key_type == registry.KEY_TYPE_SECP256R1
+
+    assert f"{registration_id} deleted" in (await run_plane("device leave --yes")).stdout
+    assert not await world.live()
+    assert kept(tmp_path) == {}
+    assert "guardhouse enroll" in (await run_plane("device show", exit_code=1)).stderr
+
+
+async def test_a_rotation_whose_answer_was_lost_is_finished_by_the_next(
+    run_plane: RunPlane, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decision 21: the new key counts once it is committed, so it must not be lost with the answer."""
+    await enrolled(run_plane, world)
+    old = kept(tmp_path)[".key"].read_text()
+    rotate = enrollment.rotate
+
+    def lose_the_answer(*arguments: Any) -> None:
+        rotate(*arguments)
+        raise errors.ServiceUnavailable("registry did not answer in time")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(enrollment, "rotate", lose_the_answer)
+        await run_plane("device rotate-key", exit_code=1)
+    assert kept(tmp_path)[".key"].read_text() == old
+    (registered,) = await world.live()
+    await run_plane("device rotate-key")
+    private = base64.b64decode(kept(tmp_path)[".key"].read_text())
+    assert registered.public_key == (await world.live())[0].public_key == keys.public_key(private)
+    assert set(kept(tmp_path)) == {".key", ".token", ".toml"}
+
+
+async def test_a_rotation_that_never_arrived_is_made_by_the_next(
+    run_plane: RunPlane, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enrolled(run_plane, world)
+
+    def never_arrive(*arguments: Any) -> None:
+        raise errors.ServiceUnavailable("registry cannot be reached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(enrollment, "rotate", never_arrive)
+        await run_plane("device rotate-key", exit_code=1)
+    await run_plane("device rotate-key")
+    private = base64.b64decode(kept(tmp_path)[".key"].read_text())
+    assert (await world.live())[0].public_key == keys.public_key(private)
+
+
+async def test_leaving_asks_first(run_plane: RunPlane, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await enrolled(run_plane, world)
+    assert "pass --yes" in words((await run_plane("device leave", exit_code=2)).stderr)
+    monkeypatch.setattr(invocation, "is_interactive", lambda: True)
+    (held,) = await world.live()
+    said = await run_plane("device leave", exit_code=1, stdin="n\n")
+    assert f"for good and releases {held.ipv4} and {held.ipv6}. Continue?" in said.stderr
+    assert await world.live()
+
+
+def test_of_several_registrations_one_must_be_named(run: Run, installation: ScriptedServer, tmp_path: Path) -> None:
+    DeviceRegistry(installation)
+    run("enroll --id-token signed")
+    folder = tmp_path / ".config/guardhouse"
+    for suffix in (".toml", ".token", ".key"):
+        text = (folder / f"reg_1{suffix}").read_text()
+        (folder / f"reg_2{suffix}").write_text(text.replace("reg_1", "reg_2").replace("ghr_token", "ghr_other"))
+    installation.answers["Heartbeat"] = registry.HeartbeatResponse()
+    assert "reg_1, reg_2" in words(run("device heartbeat", exit_code=2).stderr)
+    run("device heartbeat --registration reg_2")
+    run(f"device heartbeat --profile {folder / 'reg_1.toml'}")
+    calls = [call for call in installation.calls if call.method == "Heartbeat"]
+    assert [(call.request.registration_id, call.metadata["authorization"]) for call in calls] == [
+        ("reg_2", "Bearer ghr_other"),
+        ("reg_1", "Bearer ghr_token"),
+    ]

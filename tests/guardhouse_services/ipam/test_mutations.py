@@ -1,0 +1,90 @@
+"""Every mutation of ipam's contract: one effect for a repeated request (I-07), and one record of it (I-33)."""
+
+import pytest
+
+from guardhouse.errors import EnrollmentAborted, SubnetExhausted
+from guardhouse.ids import DEVICE, REGISTRATION, USER
+from guardhouse.ipam.v1 import ipam_pb2 as pb
+from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse_services.audit import Audit
+from guardhouse_services.config import Settings
+from guardhouse_services.credentials import MasterKey
+from guardhouse_services.feed import Feed
+from guardhouse_services.ipam import store
+from guardhouse_services.ipam.servicer import IpamServicer
+from guardhouse_services.ipam.usecases import snapshot
+from guardhouse_services.paging import Pages
+from tests.guardhouse_services.desk import Desk, Expected, Story, only
+from tests.guardhouse_services.ipam.world import World, deleted, name, new
+
+MUTATIONS = {
+    "ReserveAddresses": Expected(
+        lambda request, answer: [answer.lease_id, request.intent_id], actor=lambda *_: "service:registry"
+    ),
+    "ReleaseAddresses": Expected(lambda request, _: [request.intent_id], actor=lambda *_: "service:registry"),
+}
+
+
+def at(world: World) -> Desk:
+    """The servicer of that world."""
+    key = MasterKey(b"k" * 32)
+    audit = Audit(world.clock, world.database, "ipam", pb, key, Settings())
+    servicer = IpamServicer(world.clock, world.ipam, Pages(key), Feed(world.database, pb, snapshot), audit)
+    return Desk(pb.DESCRIPTOR, servicer, world.database, store.metadata)
+
+
+@pytest.fixture
+def desk(world: World) -> Desk:
+    return at(world)
+
+
+def reserve(world: World) -> pb.ReserveAddressesRequest:
+    return pb.ReserveAddressesRequest(
+        organization_id=world.organization, intent_id=new(REGISTRATION), device_id=new(DEVICE), user_id=new(USER)
+    )
+
+
+async def story(world: World) -> Story:
+    yield reserve(world)
+    request = reserve(world)
+    lease = yield request
+    held = await world.database.read(lambda tx: store.find_lease(tx, world.organization, lease.lease_id))
+    assert held is not None
+    await world.change(world.record(request.intent_id, held))
+    yield pb.ReleaseAddressesRequest(organization_id=world.organization, intent_id=new(REGISTRATION))
+
+
+async def test_every_mutation_has_one_effect_one_answer_and_one_record(world: World, desk: Desk) -> None:
+    """I-07 and I-33: at once, again, and later."""
+    await desk.tell(story(world), MUTATIONS)
+
+
+async def test_what_is_refused_leaves_no_record(small: World) -> None:
+    """A full subnet, and an intent that was given back, are no changes."""
+    desk, refused = at(small), reserve(small)
+    await desk.send(pb.ReleaseAddressesRequest(organization_id=small.organization, intent_id=refused.intent_id))
+    for _ in range(14):
+        await desk.send(reserve(small))
+    before = await desk.dump()
+    with pytest.raises(SubnetExhausted):
+        await desk.send(reserve(small))
+    with pytest.raises(EnrollmentAborted):
+        await desk.send(refused)
+    assert await desk.dump() == before
+
+
+async def test_leases_that_end_without_a_call_are_on_record(world: World, desk: Desk) -> None:
+    """I-33: by the feed of the registry, and by its answer; a hold that begins is history anyway (decision 26)."""
+    held, kept, lost = await world.hold(), await world.hold(), await world.reserve()
+    since = len(await desk.records(world.organization))
+    await world.change(deleted(name(held)))
+    followed = only((await desk.records(world.organization))[since:], "job:follow registry")
+    assert list(followed.objects) == [held.lease_id]
+    assert followed.after_revision == followed.before_revision + 1
+    world.answers(name(lost), registry.INTENT_OUTCOME_ABORTED)
+    world.advance(61)
+    for _ in range(2):
+        await world.ipam.resolve_once()
+    record = only(await desk.records(world.organization), "job:resolve intents")
+    assert list(record.objects) == [lost.lease_id]
+    assert await world.state(kept) == "HELD"

@@ -1,0 +1,228 @@
+"""Heartbeats, on both engines (decision 32a): written together, to the minute, and told to nobody."""
+
+import asyncio
+import random
+from functools import partial
+
+import pytest
+import sqlalchemy as sa
+
+from guardhouse.errors import DatabaseUnavailable
+from guardhouse_services.registry.domain import MINUTE, SECOND, Heartbeat
+from guardhouse_services.registry.store import tables
+from guardhouse_services.registry.store.heartbeats import write as write_together
+from guardhouse_services.registry.usecases import heartbeats
+from guardhouse_services.registry.usecases.enrollments import Enrolled
+from tests.clock import FakeClock
+from tests.guardhouse_services.registry.world import World, insert_many, machine, name, user
+
+
+@pytest.fixture(autouse=True)
+def within_a_minute(clock: FakeClock) -> None:
+    clock.stop()
+
+
+def minute(world: World) -> int:
+    now = world.clock.now()
+    return now - now % MINUTE
+
+
+async def test_a_heartbeat_says_when_a_device_was_heard_of(world: World) -> None:
+    enrolled, silent = await world.enroll(), await world.enroll()
+    assert (await world.find(name(enrolled))).seen_time is None
+    world.clock.advance(90)
+    await world.beat(enrolled)
+    assert (await world.find(name(enrolled))).seen_time == minute(world)
+    device = await world.registry.devices.get(world.organization, enrolled.device.device_id)
+    assert device.seen_time == minute(world)
+    assert (await world.find(name(silent))).seen_time is None
+
+
+async def test_a_heartbeat_is_told_nobody(world: World) -> None:
+    """Nor is it on record, and a later change does not tell when it was."""
+    enrolled = await world.enroll()
+    records, changes = len(await world.records()), len(await world.changes())
+    await world.beat(enrolled, client_version="2.0")
+    assert (len(await world.records()), len(await world.changes())) == (records, changes)
+    await world.revoke(name(enrolled))
+    assert not (await world.snapshot())[name(enrolled)].registration.HasField("seen_time")
+
+
+async def test_a_heartbeat_brings_the_versions(world: World) -> None:
+    """Decision 32a: what it does not say stays as it was."""
+    enrolled = await world.enroll()
+    await world.beat(enrolled, os_version="7.0")
+    await world.beat(enrolled, client_version="2.0")
+    claims = (await world.registry.devices.get(world.organization, enrolled.device.device_id)).claims
+    assert (claims.os_version, claims.client_version) == ("7.0", "2.0")
+    # The last of several that wait together counts, and what only the first said.
+    beats = world.registry.heartbeats
+    beats.take(world.organization, name(enrolled), "8.0", "3.0")
+    beats.take(world.organization, name(enrolled), "", "4.0")
+    await beats.flush()
+    claims = (await world.registry.devices.get(world.organization, enrolled.device.device_id)).claims
+    assert (claims.os_version, claims.client_version) == ("8.0", "4.0")
+    assert claims.model == enrolled.device.claims.model
+
+
+async def test_a_device_was_heard_of_when_any_of_its_registrations_was(world: World) -> None:
+    first, second = await world.enroll(user(), "laptop"), await world.enroll(machine(), "laptop")
+    await world.beat(first)
+    world.clock.advance(600)
+    await world.beat(second)
+    device = await world.registry.devices.get(world.organization, first.device.device_id)
+    assert device.seen_time == minute(world)
+    assert (await world.find(name(first))).seen_time == minute(world) - 600 * SECOND
+
+
+async def test_a_heartbeat_that_comes_late_takes_nothing_back(world: World) -> None:
+    """Another replica wrote a newer one meanwhile."""
+    enrolled = await world.enroll()
+    world.clock.advance(600)
+    await world.beat(enrolled, client_version="2.0")
+    late = [Heartbeat(world.organization, name(enrolled), minute(world) - MINUTE, client_version="1.5")]
+    assert await world.database.write(lambda tx: write_together(tx, world.organization, late)) == set()
+    device = await world.registry.devices.get(world.organization, enrolled.device.device_id)
+    assert (await world.find(name(enrolled))).seen_time == device.seen_time == minute(world)
+    assert device.claims.client_version == "2.0"
+
+
+async def test_no_time_goes_back_however_many_replicas_write_at_once(world: World) -> None:
+    made = [await world.enroll() for _ in range(4)]
+
+    async def write(time: int) -> None:
+        beats = [Heartbeat(world.organization, name(it), time) for it in made]
+        while beats:
+            late = await world.database.write(
+                partial(write_together, organization_id=world.organization, heartbeats=beats)
+            )
+            beats = [it for it in beats if it.registration_id in late]
+
+    for number in range(5):
+        times = [minute(world) + MINUTE * (8 * number + each) for each in range(8)]
+        await asyncio.gather(*map(write, random.sample(times, len(times))))
+        assert {(await world.find(name(it))).seen_time for it in made} == {max(times)}
+
+
+async def test_a_heartbeat_that_is_no_news_writes_nothing(world: World) -> None:
+    enrolled = await world.enroll()
+    await world.beat(enrolled, client_version="2.0")
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement.split(maxsplit=1)[0])
+
+    sa.event.listen(world.database.engine, "before_cursor_execute", note)
+    world.clock.advance(59 - world.clock.now() // SECOND % 60)
+    await world.beat(enrolled, client_version="2.0")
+    sa.event.remove(world.database.engine, "before_cursor_execute", note)
+    assert [it for it in statements if it != "BEGIN"] == ["SELECT"]
+
+
+@pytest.mark.parametrize("change", ["revoke", "delete", "leave", "delete_device"])
+async def test_what_is_revoked_or_gone_meanwhile_is_not_heard_of(world: World, change: str) -> None:
+    enrolled, other = await world.enroll(), await world.enroll()
+    for it in (enrolled, other):
+        world.registry.heartbeats.take(world.organization, name(it), "", "2.0")
+    about = {"leave": enrolled, "delete_device": enrolled.device.device_id}.get(change, name(enrolled))
+    await getattr(world, change)(about)
+    await world.registry.heartbeats.flush()
+    assert (await world.find(name(enrolled))).seen_time is None
+    assert (await world.find(name(other))).seen_time == minute(world)
+
+
+async def test_a_heartbeat_reaches_no_other_organization(world: World) -> None:
+    """I-27."""
+    elsewhere = await world.enroll(organization_id=await world.add_organization())
+    await world.beat(elsewhere)
+    assert (await world.find(name(elsewhere))).seen_time is None
+
+
+async def test_many_heartbeats_are_a_few_statements(world: World) -> None:
+    ids = await insert_many(world, 1200)
+    writes = world.database.writes
+    for registration_id in ids:
+        world.registry.heartbeats.take(world.organization, registration_id, "", "")
+    await world.registry.heartbeats.flush()
+    assert world.database.writes - writes == 3
+    seen = sa.select(sa.func.count()).where(tables.registration.c.seen_time == minute(world))
+    # insert_many makes them on a device that has no row.
+    assert await world.database.read(lambda tx: tx.execute(seen).scalar_one()) == 0
+    enrolled = [await world.enroll() for _ in range(5)]
+    await world.beat(*enrolled)
+    assert await world.database.read(lambda tx: tx.execute(seen).scalar_one()) == 5
+
+
+async def test_enough_heartbeats_are_written_at_once_and_few_soon(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody calls for it."""
+    monkeypatch.setattr(heartbeats, "BATCH", 2)
+    made, beats = [await world.enroll() for _ in range(3)], world.registry.heartbeats
+
+    async def seen(*enrolled: Enrolled) -> bool:
+        for it in enrolled:
+            beats.take(world.organization, name(it), "", "")
+        assert beats._task is not None
+        async with asyncio.timeout(5):
+            await beats._task
+        return all([(await world.find(name(it))).seen_time == minute(world) for it in enrolled])
+
+    assert await seen(*made[:2])
+    monkeypatch.setattr(heartbeats, "FLUSH_SECONDS", 0.05)
+    assert await seen(made[2])
+
+
+async def test_the_last_heartbeats_are_written_when_the_server_stops(world: World) -> None:
+    enrolled = await world.enroll()
+    world.registry.heartbeats.take(world.organization, name(enrolled), "", "")
+    async with asyncio.timeout(5):
+        await world.registry.heartbeats.close()
+    assert (await world.find(name(enrolled))).seen_time == minute(world)
+
+
+async def test_heartbeats_wait_for_a_database_that_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there is room for; the rest is counted, and newer ones are kept before older ones."""
+    made = [await world.enroll() for _ in range(3)]
+    beats, write = world.registry.heartbeats, world.database.write
+
+    async def is_away(*_: object, **__: object) -> None:
+        beats.take(world.organization, name(made[0]), "", "new")
+        raise DatabaseUnavailable("it is away")
+
+    monkeypatch.setattr(heartbeats, "CAPACITY", 2)
+    monkeypatch.setattr(world.database, "write", is_away)
+    for it in made:
+        beats.take(world.organization, name(it), "", "old")
+    assert beats.dropped == 1
+    await beats.flush()
+    monkeypatch.setattr(world.database, "write", write)
+    await beats.flush()
+    devices = [await world.registry.devices.get(world.organization, it.device.device_id) for it in made]
+    assert [it.claims.client_version for it in devices] == ["new", "old", "1.0"]
+    assert (await world.find(name(made[2]))).seen_time is None
+
+
+async def test_a_heartbeat_waits_for_nobody(world: World, engine: str) -> None:
+    """What somebody is changing is written the next time."""
+    if engine == "sqlite":
+        pytest.skip("SQLite has one writer at a time: there is nobody to wait for")
+    free, busy = await world.enroll(), await world.enroll()
+    with world.database.engine.begin() as connection:
+        table = tables.registration
+        connection.execute(sa.select(table.c.state).where(table.c.registration_id == name(busy)).with_for_update())
+        await world.beat(free, busy)
+    assert (await world.find(name(free))).seen_time == minute(world)
+    assert (await world.find(name(busy))).seen_time is None
+    await world.registry.heartbeats.flush()
+    assert (await world.find(name(busy))).seen_time == minute(world)
+
+
+async def test_heartbeats_and_changes_at_once_disturb_nobody(world: World) -> None:
+    made = [await world.enroll() for _ in range(8)]
+    beats = (world.beat(*made, client_version=str(number)) for number in range(4))
+    changes = [world.rotate(it) for it in made] + [world.revoke(name(it)) for it in made[:4]]
+    await asyncio.gather(*beats, *changes)
+    await world.registry.heartbeats.flush()
+    seen = [(await world.find(name(it))).seen_time for it in made[4:]]
+    assert seen == [minute(world)] * 4

@@ -1,0 +1,191 @@
+"""What the hot statements read, on both engines: with many registrations no more than with few."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import product
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse_services.database import Transaction
+from guardhouse_services.registry import store
+from guardhouse_services.registry.domain import (
+    LISTED,
+    Claims,
+    Cursor,
+    DeviceFilter,
+    Range,
+    RegistrationFilter,
+    State,
+)
+from guardhouse_services.registry.store import tables
+from tests.guardhouse_services.registry.world import World, machine
+
+MANY = 3000
+PAGE = 20
+TOKEN = machine()
+USER_ID = "usr_" + "1" * 32
+
+STATES: Sequence[tuple[State, ...]] = ((State.ACTIVE,), (State.REVOKED,), LISTED)
+FILTERS: Sequence[dict[str, str]] = (
+    {},
+    {"service_token_id": TOKEN},
+    {"user_id": USER_ID},
+    {"device_id": f"dev_{MANY // 2:032x}"},
+)
+BOTH = ((False, True), (False, True))
+
+
+class Crowd:
+    """An organization with many registrations of a service token and of users, and every tenth of them revoked.
+
+    A third of the devices was never heard of, and all others in the same minute.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.organization = world.organization
+        self.now = world.clock.now()
+        self.seen = self.now + MANY // 2
+
+    def cursor(self, kind: str, by_activity: bool) -> Cursor:
+        """In the middle of everything."""
+        return Cursor(self.seen if by_activity else self.now + MANY // 2, f"{kind}_{MANY // 2:032x}")
+
+    async def load(self) -> None:
+        devices: list[dict[str, Any]] = []
+        registrations: list[dict[str, Any]] = []
+        text = dict.fromkeys(("os_version", "client_version", "serial_number", "model", "manufacturer"), "")
+        for number in range(MANY):
+            device_id, time = f"dev_{number:032x}", self.now + number
+            of = {"organization_id": self.organization, "device_id": device_id}
+            seen = {"create_time": time, "seen_time": self.seen if number % 3 else None}
+            devices.append(
+                of | text | seen | {"hardware_id": device_id, "display_name": "", "platform": 1 + number % 4}
+            )
+            registrations.append(
+                of
+                | seen
+                | {
+                    "registration_id": f"reg_{number:032x}",
+                    "state": State.ACTIVE if number % 10 else State.REVOKED,
+                    "key_type": 1,
+                    "public_key": secrets.token_bytes(32),
+                    "request_id": secrets.token_hex(8),
+                    "fingerprint": b"",
+                    "deadline": time,
+                    "user_id": None if number % 2 else USER_ID if number % 100 == 0 else f"usr_{number:032x}",
+                    "service_token_id": TOKEN if number % 2 else None,
+                    "lease_id": f"lea_{number:032x}",
+                    "ipv4": "100.96.0.1",
+                    "ipv6": "fd00::1",
+                    "authenticate_time": time,
+                    "authorize_revision": 1,
+                    "identity_token": "",
+                    "token_hash": b"",
+                }
+            )
+
+        def write(tx: Transaction) -> None:
+            tx.execute(tables.device.insert(), devices)
+            tx.execute(tables.registration.insert(), registrations)
+
+        await self.world.database.write(write)
+        with self.world.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("ANALYZE")
+
+    async def cost(self, function: Callable[..., Any], *arguments: Any) -> int:
+        """What the function's statements read: blocks of PostgreSQL, or thousands of instructions of SQLite."""
+        with self.world.database.engine.connect() as connection:
+            tx = Transaction(connection, self.now, "registry", pb.Change, False)
+            if connection.dialect.name == "sqlite":
+                return thousands_of_instructions(connection, lambda: function(tx, *arguments))
+            return blocks(connection, lambda: function(tx, *arguments))
+
+
+def thousands_of_instructions(connection: sa.Connection, work: Callable[[], Any]) -> int:
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    driver: Any = connection.connection.driver_connection
+    driver.set_progress_handler(step, 1000)
+    work()
+    driver.set_progress_handler(None, 0)
+    return steps
+
+
+def blocks(connection: sa.Connection, work: Callable[[], Any]) -> int:
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        seen.append((statement, parameters))
+
+    sa.event.listen(connection, "before_cursor_execute", note)
+    work()
+    sa.event.remove(connection, "before_cursor_execute", note)
+    read = 0
+    for statement, parameters in seen:
+        explained = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+        plan = explained.scalar_one()[0]["Plan"]
+        read += int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+    return read
+
+
+@pytest.fixture
+async def crowd(world: World) -> AsyncIterator[Crowd]:
+    made = Crowd(world)
+    await made.load()
+    yield made
+    # No feed told of them.
+    await world.clear()
+
+
+async def test_the_last_page_of_registrations_costs_what_the_first_does(crowd: Crowd, engine: str) -> None:
+    """Neither sorts or skips what others have seen, whatever is asked for and however many share a minute."""
+    for states, filters, by_activity, descending in product(STATES, FILTERS, *BOTH):
+        wanted = RegistrationFilter(states, **filters)
+        for after in (None, crowd.cursor("reg", by_activity)):
+            page = Range(PAGE, by_activity, descending, after)
+            cost = await crowd.cost(store.registrations.page, crowd.organization, wanted, page)
+            assert cost <= {"sqlite": 6, "postgresql": 90}[engine], (wanted, page)
+
+
+async def test_the_last_page_of_devices_costs_what_the_first_does(crowd: Crowd, engine: str) -> None:
+    """Of those without an active registration ten have to be looked at to find one."""
+    for active, by_activity, descending in product((True, False, None), *BOTH):
+        wanted = DeviceFilter(active)
+        for after in (None, crowd.cursor("dev", by_activity)):
+            page = Range(PAGE, by_activity, descending, after)
+            cost = await crowd.cost(store.devices.page, crowd.organization, wanted, page)
+            bound = {"sqlite": 4, "postgresql": 200}[engine] * (5 if active is False else 1)
+            assert cost <= bound, (wanted, page)
+
+
+async def test_an_enrollment_reads_no_more_among_many(crowd: Crowd, engine: str) -> None:
+    """The statements of enrollments, revocations and sweeps, each by an index on both engines."""
+    of, registration_id, device_id = crowd.organization, f"reg_{7:032x}", f"dev_{7:032x}"
+    made = await crowd.world.find(registration_id)
+    for function, *arguments in (
+        (store.enrollments.earlier, of, "request", b"key"),
+        (store.enrollments.enroll_device, of, device_id, Claims("laptop", "", 1, "", "", "", "", "")),
+        (store.enrollments.lock_places, made),
+        (store.enrollments.abort_overdue,),
+        (store.enrollments.forget_ended,),
+        (store.devices.find, of, device_id),
+        (store.registrations.active_of_users, of, [device_id]),
+        (store.registrations.after, of, registration_id, 5),
+        (store.registrations.key_is_held, b"key"),
+        (store.registrations.lock, of, [registration_id]),
+        (store.registrations.lock_on_device, of, device_id),
+        (store.registrations.of_tokens, [registration_id]),
+        (store.registrations.of_user, of, f"usr_{8:032x}", 1, LISTED),
+        (store.registrations.revoke, of, [registration_id]),
+    ):
+        cost = await crowd.cost(function, *arguments)
+        assert cost <= {"sqlite": 1, "postgresql": 20}[engine], function

@@ -1,0 +1,169 @@
+"""The HTTP port: what it serves, what it bounds, and what it says of the replica."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from demo.plane import free_port_base
+from guardhouse_services.config import Settings
+from guardhouse_services.http import HttpServer
+from guardhouse_services.identity.__main__ import build
+from guardhouse_services.node import Node
+from guardhouse_services.run import prepare
+from tests.clock import FakeClock
+from tests.conftest import DatabaseUrl
+from tests.plane import Plane
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+async def say_hello(_request: Request) -> PlainTextResponse:
+    return PlainTextResponse("hello")
+
+
+async def take_long(_request: Request) -> PlainTextResponse:
+    await asyncio.sleep(0.3)
+    return PlainTextResponse("done")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[HttpServer]:
+    server = HttpServer("127.0.0.1", 0, [Route("/hello", say_hello), Route("/long", take_long)])
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def client(server: HttpServer) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+        yield client
+
+
+@pytest.fixture
+async def node(tmp_path: Path, clock: FakeClock, database_url: DatabaseUrl) -> AsyncIterator[Node]:
+    """Identity, which needs no other service to be ready."""
+    settings = Settings(
+        var=tmp_path / "var", port_base=free_port_base(), database_url=database_url("identity"), log_calls=False
+    )
+    prepare(settings, clock)
+    async with build(settings, clock) as node:
+        yield node
+
+
+async def get(node: Node, path: str) -> httpx.Response:
+    async with httpx.AsyncClient() as client:
+        return await client.get(f"http://127.0.0.1:{node.settings.http_port(node.service)}{path}")
+
+
+async def ready(node: Node, status: int) -> Any:
+    """Waits until /readyz answers that, and answers its reasons."""
+    async with asyncio.timeout(20):
+        while True:
+            answer = await get(node, "/readyz")
+            if answer.status_code == status:
+                return answer.json()["reasons"]
+            await asyncio.sleep(0.05)
+
+
+async def health(settings: Settings, service: str) -> int:
+    credentials = grpc.ssl_channel_credentials((settings.tls_path / "ca.crt").read_bytes())
+    async with grpc.aio.secure_channel(f"127.0.0.1:{settings.public_port(service)}", credentials) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        status: int = answer.status
+        return status
+
+
+async def test_only_what_is_routed_is_served(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/hello")).text == "hello"
+    assert (await client.get("/")).status_code == 404
+    assert (await client.post("/hello")).status_code == 405
+    assert "server" not in (await client.get("/hello")).headers
+
+
+async def test_headers_are_bounded(server: HttpServer) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /hello HTTP/1.1\r\nHost: x\r\n")
+    with contextlib.suppress(ConnectionError):
+        for _ in range(64):
+            writer.write(b"X-Header: " + b"x" * 1000 + b"\r\n")
+            await writer.drain()
+    with contextlib.suppress(ConnectionError):
+        assert (await reader.read(64)).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+async def test_a_stop_answers_what_is_asked_and_waits_for_nobody_else(
+    server: HttpServer, client: httpx.AsyncClient
+) -> None:
+    await client.get("/hello")
+    idle = socket.create_connection(("127.0.0.1", server.port))
+    asking = asyncio.create_task(httpx.AsyncClient(base_url=client.base_url).get("/long"))
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await server.stop()
+    assert time.monotonic() - began < 1
+    assert (await asking).text == "done"
+    idle.close()
+    with pytest.raises(httpx.ConnectError):
+        await httpx.AsyncClient(base_url=client.base_url).get("/hello")
+
+
+async def test_it_leaves_signals_alone(server: HttpServer) -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+async def test_a_port_that_is_taken_is_said_at_once(server: HttpServer) -> None:
+    with pytest.raises(OSError, match="in use"):
+        await HttpServer("127.0.0.1", server.port, []).start()
+
+
+async def test_a_replica_says_that_it_lives_and_is_ready(node: Node) -> None:
+    assert (await get(node, "/healthz")).json() == {"service": "identity"}
+    assert await ready(node, 200) == []
+    assert await health(node.settings, "identity") == SERVING
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+async def test_a_replica_without_its_database_is_not_ready(node: Node, postgresql: Any) -> None:
+    """Both ways of asking say so, and say when it is back."""
+    await ready(node, 200)
+    name = str(node.database.engine.url.database)
+    postgresql._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    postgresql._execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    assert await ready(node, 503) == ["the database does not answer"]
+    assert await health(node.settings, "identity") != SERVING
+    assert (await get(node, "/healthz")).status_code == 200
+    metrics = (await get(node, "/metrics")).text
+    assert "guardhouse_ready 0.0" in metrics
+    assert "guardhouse_seats_used" not in metrics
+    postgresql._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    await ready(node, 200)
+    assert await health(node.settings, "identity") == SERVING
+
+
+@pytest.mark.plane(max_staleness="2s")
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_a_session_replica_that_is_cut_off_is_not_ready(plane: Plane) -> None:
+    session = plane.nodes["session"]
+    await ready(session, 200)
+    await plane.stop("registry")
+    (reason,) = await ready(session, 503)
+    assert reason.startswith("session registrations: stale for ")
+    assert await health(plane.settings, "session") != SERVING
+    await plane.start("registry")
+    await ready(session, 200)
+    assert await health(plane.settings, "session") == SERVING

@@ -1,0 +1,272 @@
+"""Requests that are wrong in one place: every field of a request's descriptor, in every way that its kind can be."""
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from guardhouse.common.v1 import feed_pb2
+from guardhouse.common.v1.credential_pb2 import ServiceTokenCredential
+from guardhouse.ids import (
+    API_KEY,
+    DEVICE,
+    ENROLLMENT_POLICY,
+    IDENTITY_PROVIDER,
+    ORGANIZATION,
+    POLICY,
+    REGISTRATION,
+    REMOVAL,
+    SERVICE_TOKEN,
+    USER,
+)
+from tests.system.contract import Method, comments
+
+PREFIXES = {
+    "organization_id": ORGANIZATION,
+    "user_id": USER,
+    "api_key_id": API_KEY,
+    "identity_provider_id": IDENTITY_PROVIDER,
+    "service_token_id": SERVICE_TOKEN,
+    "enrollment_policy_id": ENROLLMENT_POLICY,
+    "removal_id": REMOVAL,
+    "device_id": DEVICE,
+    "registration_id": REGISTRATION,
+    "intent_id": REGISTRATION,
+    "policy_id": POLICY,
+}
+LONG = "x" * 20_000
+"""Longer than any field."""
+HUGE = "x" * (1 << 20)
+MANY = 1001
+# What a follower says of itself; it harms nobody else, and is resumed from nowhere when it makes no sense.
+OWN_BUSINESS = {feed_pb2.Start.DESCRIPTOR, feed_pb2.Ping.DESCRIPTOR, feed_pb2.Position.DESCRIPTOR}
+OWN_BUSINESS |= {feed_pb2.OrganizationPosition.DESCRIPTOR}
+OUTPUT = {"guardhouse.identity.v1.ApiKey.organization_id", "guardhouse.identity.v1.ApiKey.revoke_time"}
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A request, and whether it must be refused: always, or when it does not happen to be valid."""
+
+    name: str
+    raw: bytes
+    field: str | None = None
+    """The field that the refusal names; empty when the bytes are no message; None when it may be accepted."""
+    reason: str = ""
+    """The reason, where there can be only one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A field, at any depth; the first element of what is repeated."""
+
+    path: tuple[FieldDescriptor, ...]
+
+    @property
+    def field(self) -> FieldDescriptor:
+        return self.path[-1]
+
+    @property
+    def name(self) -> str:
+        """As in enrollment_policy.include[0].email."""
+        return ".".join(f"{it.name}[0]" if it.is_repeated else it.name for it in self.path).removesuffix("[0]")
+
+    @property
+    def comment(self) -> str:
+        return _comment(self.field)
+
+    @property
+    def required(self) -> bool:
+        """Whether its comment says so, or that of the message around it."""
+        if self.comment.startswith("Required") or self.comment.endswith(("Required.", "required.")):
+            return True
+        if len(self.path) == 1:
+            return "Required" in self.comment
+        named = re.match(r"([\w, ]+) (?:is|are) required", _comment(self.path[-2]))
+        return named is not None and self.field.name in re.findall(r"\w+", named[1])
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the server overlooks what callers write here."""
+        if self.path[0].name == "ping":
+            return True  # the first message of a Watch is another one, whatever stands in it
+        own = self.field.containing_type in OWN_BUSINESS and not self.field.name.startswith("organization_id")
+        return own or any(it.full_name in OUTPUT or "Set by the server" in _comment(it) for it in self.path)
+
+    def parent(self, request: Message) -> Any:
+        """The message that holds the field, made where it is not there."""
+        at: Any = request
+        for field in self.path[:-1]:
+            at = getattr(at, field.name)
+            if field.is_repeated:
+                at = at[0] if at else at.add()
+        if at.DESCRIPTOR is ServiceTokenCredential.DESCRIPTOR and not at.ByteSize():
+            # One half of it is not missed before the other is looked at.
+            at.client_id = at.client_secret = "x"
+        return at
+
+    def changed(self, request: Message, value: Any) -> Message:
+        """The request with another value here."""
+        copy = type(request)()
+        copy.CopyFrom(request)
+        parent, name = self.parent(copy), self.field.name
+        if self.field.is_repeated:
+            parent.ClearField(name)
+            getattr(parent, name).extend(value if isinstance(value, list) else [value])
+        else:
+            setattr(parent, name, value)
+        return copy
+
+
+def places(descriptor: Descriptor, above: tuple[FieldDescriptor, ...] = ()) -> Iterator[Place]:
+    """Every field of a message and of the messages in it."""
+    for field in descriptor.fields:
+        yield Place((*above, field))
+        if field.message_type is not None:
+            yield from places(field.message_type, (*above, field))
+
+
+def malformed(method: Method, request: Message) -> Iterator[Bad]:
+    """Everything that is wrong with one field of a valid request, and what is no message at all."""
+    for place in places(method.descriptor.input_type):
+        yield from _wrong(place, request)
+    whole = request.SerializeToString()
+    yield Bad("cut off in a field", whole + b"\x0a\x05ab", "")
+    yield Bad("a group that never ends", whole + b"\xa3\x06", "")
+    yield Bad("nested too deep", whole + b"\xa3\x06" * 5000 + b"\xa4\x06" * 5000, "")
+    yield Bad("an unknown field", whole + b"\xa2\x06\x05hello")
+    yield Bad("the same fields twice", whole + whole)
+    yield Bad("empty", b"")
+    yield Bad("noise", random.Random(1).randbytes(64))
+
+
+def _wrong(place: Place, request: Message) -> Iterator[Bad]:
+    field, name = place.field, place.name
+    named = None if place.ignored else name
+
+    def bad(what: str, value: Any, refused: bool = True, at: str = name, reason: str = "") -> Bad:
+        raw = place.changed(request, value).SerializeToString()
+        return Bad(f"{name}: {what}", raw, at if refused and named else None, reason)
+
+    cleared = type(request)()
+    cleared.CopyFrom(request)
+    place.parent(cleared).ClearField(field.name)
+    needed = named if place.required and place.parent(_copy(request)).ByteSize() else None
+    yield Bad(f"{name}: missing", cleared.SerializeToString(), needed, "FIELD_REQUIRED" if needed else "")
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_STRING:
+            for what, text, refused in _texts(place):
+                at = f"{name}[0]" if field.is_repeated and field.name not in ("at_least", "paths") else name
+                yield bad(what, text, refused, at.removesuffix(".paths"))
+            yield Bad(f"{name}: no UTF-8", _not_utf8(place, request), "", "MESSAGE_INVALID")
+            if field.is_repeated:
+                yield bad("too many", ["x"] * MANY, field.name != "paths", name.removesuffix(".paths"))
+        case FieldDescriptor.CPPTYPE_STRING:
+            yield bad("another value", b"\x07" * 32, refused=False)
+            yield bad("empty", b"", refused=False)
+            # Of the key that is replaced only the proof knows.
+            yield bad("too long", LONG.encode(), field.name != "current_public_key")
+        case FieldDescriptor.CPPTYPE_ENUM:
+            for value in (99, -1, 2**31 - 1):
+                yield bad(f"unknown value {value}", value)
+            yield bad("unspecified", 0, refused=False)
+        case FieldDescriptor.CPPTYPE_INT32:
+            for value in (-1, -(2**31)):
+                yield bad(str(value), value, field.name in ("page_size", "precedence"))
+            for value in (0, 2**31 - 1):
+                yield bad(str(value), value, refused=False)
+        case FieldDescriptor.CPPTYPE_INT64:
+            of_time = (
+                field.containing_type is not None and field.containing_type.full_name == "google.protobuf.Timestamp"
+            )
+            for value in (-1, -(2**63), 2**63 - 1):
+                at = name.removesuffix(".seconds")
+                yield bad(str(value), value, of_time or (value < 0 and field.name in COUNTS), at)
+            yield bad("0", 0, refused=False)
+        case FieldDescriptor.CPPTYPE_BOOL:
+            yield bad("the other one", not getattr(place.parent(_copy(request)), field.name), refused=False)
+        case FieldDescriptor.CPPTYPE_MESSAGE if field.is_repeated:
+            elements = getattr(place.parent(_copy(request)), field.name)
+            element = elements[0] if elements else elements.add()
+            yield bad("too many", [element] * MANY)
+            yield bad("twice", [element] * 2, refused=False)
+            yield bad("an empty one", [type(element)()])
+
+
+COUNTS = ("seat_limit", "after_sequence")
+
+
+def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
+    """What, the value, and whether it must be refused."""
+    name = place.field.name
+    yield "too long", LONG, name != "etag"
+    yield "blank", " ", place.required
+    kind = PREFIXES.get(name) or PREFIXES.get(name.removesuffix("s"))
+    if kind:
+        digits = "0198c0de5a3c7f1e8a2b4c6d8e0f1234"
+        yield "another kind of id", f"{DEVICE if kind != DEVICE else REGISTRATION}_{digits}", True
+        yield "upper case", f"{kind}_{digits.upper()}", True
+        yield "a line break behind it", f"{kind}_{digits}\n", True
+        yield "with wide digits", f"{kind}_{digits}".replace("0", "\N{FULLWIDTH DIGIT ZERO}"), True
+        yield "too short", f"{kind}_{digits[:-1]}", True
+        yield "longer by one", f"{kind}_{digits}0", True
+        yield "unknown", f"{kind}_{digits}", False
+        return
+    # An etag that is not the present one is refused for that, and an ID token that is none by whoever verifies it.
+    strict = name not in ("etag", "id_token")
+    yield "a control character", "a\x00b", strict
+    yield "a line break", "a\nb", strict
+    yield "a separator of lines", "a\u2028b", strict
+    match name:
+        case "request_id":
+            for text in ("a b", "x" * 65):
+                yield repr(text), text, True
+        case "duration" | "max_open":
+            for text in ("1d", "90", "-1h", "0s", "1h30", "h", "1e3s", "9" * 60 + "h", "\N{FULLWIDTH DIGIT ONE}h"):
+                yield repr(text), text, True
+            yield "1000000h", "1000000h", place.path[0].name == "policy"
+        case "page_token" | "at_least":
+            for text in ("x", "AAAA"):
+                yield repr(text), text, True
+        case "address":
+            for text in ("1.2.3", "1.2.3.4.5", "::g", "100.96.0.1/32", "fe80::1%eth0", "0x7f.1"):
+                yield repr(text), text, True
+        case "order_by":
+            for text in ("name", "create_time descending", "create_time, seen_time", "create_time;", "1 desc"):
+                yield repr(text), text, True
+        case "paths":
+            for text in ("nothing", "*", "", "organization_id", "display_name.x", "__class__"):
+                yield repr(text), text, True
+        case "issuer":
+            for text in ("nothing", "ftp://x.example", "http://x.example", "https://", "https://a@x.example"):
+                yield repr(text), text, True
+        case "email_domain":
+            for text in ("@", "a@b"):
+                yield repr(text), text, True
+
+
+def _not_utf8(place: Place, request: Message) -> bytes:
+    """The request with bytes in this field that are no UTF-8; protobuf's own encoder would refuse to write them."""
+    mark = "MARK-OF-THE-FIELD"
+    return (
+        place.changed(request, mark).SerializeToString().replace(mark.encode(), b"\xff\xc0\x80\xed\xa0\x80 not UTF-8.")
+    )
+
+
+def _copy(request: Message) -> Message:
+    copy = type(request)()
+    copy.CopyFrom(request)
+    return copy
+
+
+def _comment(field: FieldDescriptor) -> str:
+    assert field.containing_type is not None
+    package = field.containing_type.file.package
+    if not package.startswith("guardhouse."):
+        return ""
+    name = field.full_name.removeprefix(f"{package}.")
+    return comments(package.split(".")[1])[name]

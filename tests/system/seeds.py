@@ -1,0 +1,298 @@
+"""A valid request of every method, about things that exist in a plane."""
+
+import itertools
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from guardhouse import keys
+from guardhouse.common.v1.access_pb2 import ROLE_ADMIN, ROLE_AUDITOR
+from guardhouse.common.v1.feed_pb2 import Start
+from guardhouse.enrollment import make_rotation
+from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
+from guardhouse.ids import REGISTRATION, new_id
+from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.session.v1 import session_pb2 as session
+from tests.system.contract import METHODS, Method
+from tests.system.people import World
+from tests.system.wire import Caller
+
+Valid = tuple[Caller, Any]
+"""Who may call, and the request."""
+
+_numbers = itertools.count(1)
+
+
+class Seeds:
+    """One organization's things. `ids` has one of each kind by the name of the field that names it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.plane = world.plane
+        self.ids: dict[str, str] = {"organization_id": world.organization_id}
+        self.address = ""
+        self.token = ""
+        """What its device calls with."""
+        self._by_name: dict[str, Callable[[Any], Awaitable[Valid | None]]] = {
+            name: getattr(self, f"_{METHODS[name].descriptor.name}")
+            for name in METHODS
+            if hasattr(self, f"_{METHODS[name].descriptor.name}")
+        }
+
+    async def plant(self) -> "Seeds":
+        world, ids = self.world, self.ids
+        made = await world.enroll("alice", "seed")
+        self.token, self.address = made.token, made.registration.ipv4
+        ids["user_id"], ids["device_id"] = made.registration.user_id, made.registration.device_id
+        ids["registration_id"] = made.registration.registration_id
+        leases = await world.leases()
+        ids["lease_id"] = next(it.lease_id for it in leases if it.registration_id == ids["registration_id"])
+        ids["policy_id"] = await world.policy("1h")
+        ids["service_token_id"] = await self._new_service_token()
+        ids["api_key_id"] = await self._new_api_key()
+        ids["enrollment_policy_id"] = await self._new_enrollment_policy()
+        ids["identity_provider_id"] = await self._new_identity_provider()
+        gone = (await world.enroll("gone", "gone")).registration
+        ids["removal_id"] = (await world.remove(gone.user_id)).removal.removal_id
+        return self
+
+    def caller(self, method: Method) -> Caller:
+        """One whom the method's rule admits."""
+        rule = method.rule
+        if rule.services:
+            return Caller(min(rule.services), "service")
+        if rule.anonymous:
+            return Caller("")
+        return Caller(self.plane.admin_key if ROLE_ADMIN in rule.roles else self.token)
+
+    async def valid(self, method: Method) -> Valid:
+        """A request that the method accepts now, and who may make it; new ones every time."""
+        request: Any = self.bare(method.request)
+        if (make := self._by_name.get(method.name)) and (made := await make(request)):
+            return made
+        return self.caller(method), request
+
+    def bare(self, kind: type[Message]) -> Any:
+        """A request whose fields are filled where their names say with what."""
+        request: Any = kind()
+        for name in kind.DESCRIPTOR.fields_by_name:
+            if name in self.ids:
+                setattr(request, name, self.ids[name])
+            elif name.removesuffix("s") in self.ids:
+                getattr(request, name).append(self.ids[name.removesuffix("s")])
+        if "request_id" in kind.DESCRIPTOR.fields_by_name:
+            request.request_id = uuid.uuid4().hex
+        if "page_size" in kind.DESCRIPTOR.fields_by_name:
+            request.page_size = 10
+        return request
+
+    # What a destructive call takes away is made for it.
+
+    async def _new_service_token(self) -> str:
+        tokens = self.plane.stub(identity_rpc.ServiceTokenServiceStub)
+        made = await tokens.CreateServiceToken(
+            identity.CreateServiceTokenRequest(organization_id=self.ids["organization_id"], display_name="a machine")
+        )
+        return str(made.service_token.service_token_id)
+
+    async def _new_api_key(self) -> str:
+        request = identity.CreateApiKeyRequest(organization_id=self.ids["organization_id"])
+        await self._CreateApiKey(request)
+        made = await self.plane.stub(identity_rpc.ApiKeyServiceStub).CreateApiKey(request)
+        return str(made.api_key.api_key_id)
+
+    async def _new_enrollment_policy(self) -> str:
+        request = identity.CreateEnrollmentPolicyRequest(organization_id=self.ids["organization_id"])
+        await self._CreateEnrollmentPolicy(request)
+        made = await self.plane.stub(identity_rpc.EnrollmentPolicyServiceStub).CreateEnrollmentPolicy(request)
+        return str(made.enrollment_policy.enrollment_policy_id)
+
+    async def _new_identity_provider(self) -> str:
+        request = identity.CreateIdentityProviderRequest(organization_id=self.ids["organization_id"])
+        await self._CreateIdentityProvider(request)
+        made = await self.plane.stub(identity_rpc.IdentityProviderServiceStub).CreateIdentityProvider(request)
+        return str(made.identity_provider.identity_provider_id)
+
+    async def _new_registration(self) -> registry.RegisterResponse:
+        number = next(_numbers)
+        return await self.world.enroll(f"person{number}", f"machine{number}")
+
+    # identity
+
+    async def _CreateOrganization(self, request: identity.CreateOrganizationRequest) -> None:
+        request.organization.display_name = "Another"
+        request.organization.seat_limit = 10
+
+    async def _UpdateOrganization(self, request: identity.UpdateOrganizationRequest) -> None:
+        request.organization.display_name = "Example"
+        request.organization.seat_limit = 10_000
+        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "seat_limit"]))
+
+    async def _CreateApiKey(self, request: identity.CreateApiKeyRequest) -> None:
+        request.api_key.display_name = "a script"
+        request.api_key.role = ROLE_AUDITOR
+        request.api_key.expire_time.CopyFrom(self._later(86_400))
+
+    async def _RevokeApiKey(self, request: identity.RevokeApiKeyRequest) -> None:
+        request.api_key_id = await self._new_api_key()
+
+    async def _CreateIdentityProvider(self, request: identity.CreateIdentityProviderRequest) -> None:
+        issuer = f"https://issuer{next(_numbers)}.example"
+        provider = identity.IdentityProvider(display_name="Elsewhere", issuer=issuer, client_ids=["devices"])
+        request.identity_provider.CopyFrom(provider)
+
+    async def _DeleteIdentityProvider(self, request: identity.DeleteIdentityProviderRequest) -> None:
+        request.identity_provider_id = await self._new_identity_provider()
+
+    async def _CreateServiceToken(self, request: identity.CreateServiceTokenRequest) -> None:
+        request.display_name, request.duration = "a machine", "24h"
+
+    async def _DeleteServiceToken(self, request: identity.DeleteServiceTokenRequest) -> None:
+        request.service_token_id = await self._new_service_token()
+
+    async def _CreateEnrollmentPolicy(self, request: identity.CreateEnrollmentPolicyRequest) -> None:
+        request.enrollment_policy.CopyFrom(_enrollment_policy(100 + next(_numbers)))
+
+    async def _UpdateEnrollmentPolicy(self, request: identity.UpdateEnrollmentPolicyRequest) -> None:
+        changed = _enrollment_policy(100 + next(_numbers))
+        changed.enrollment_policy_id = self.ids["enrollment_policy_id"]
+        request.enrollment_policy.CopyFrom(changed)
+        paths = ["display_name", "decision", "precedence", "include", "require", "exclude"]
+        request.update_mask.MergeFrom(FieldMask(paths=paths))
+
+    async def _DeleteEnrollmentPolicy(self, request: identity.DeleteEnrollmentPolicyRequest) -> None:
+        request.enrollment_policy_id = await self._new_enrollment_policy()
+
+    async def _TestEnrollment(self, request: identity.TestEnrollmentRequest) -> None:
+        request.identity.CopyFrom(identity.TestIdentity(email="alice@example.com", groups=["staff"]))
+
+    async def _ListUsers(self, request: identity.ListUsersRequest) -> None:
+        request.email = "alice@example.com"
+
+    async def _RemoveUsers(self, request: identity.RemoveUsersRequest) -> None:
+        request.user_ids[:] = [(await self._new_registration()).registration.user_id]
+
+    async def _AuthorizeEnrollment(self, request: identity.AuthorizeEnrollmentRequest) -> None:
+        request.intent_id = self._new_intent()
+        request.credential.CopyFrom(self.world.id_token("alice"))
+
+    async def _CancelEnrollment(self, request: identity.CancelEnrollmentRequest) -> None:
+        request.intent_id = self._new_intent()
+
+    async def _RecordAuthentication(self, request: identity.RecordAuthenticationRequest) -> None:
+        request.ClearField("service_token_id")
+        request.user_id = self.ids["user_id"]
+        request.credential.CopyFrom(self.world.id_token("alice"))
+        request.actor = "key:somebody"
+
+    # registry
+
+    async def _Register(self, request: registry.RegisterRequest) -> None:
+        number = next(_numbers)
+        credential = self.world.id_token(f"person{number}")
+        request.CopyFrom(await self.world.request(credential, f"machine{number}", request.request_id))
+
+    async def _ResolveIntent(self, request: registry.ResolveIntentRequest) -> None:
+        request.intent_id = self.ids["registration_id"]
+
+    async def _RevokeRegistrations(self, request: registry.RevokeRegistrationsRequest) -> None:
+        request.registration_ids[:] = [(await self._new_registration()).registration.registration_id]
+
+    async def _DeleteRegistrations(self, request: registry.DeleteRegistrationsRequest) -> None:
+        request.registration_ids[:] = [(await self._new_registration()).registration.registration_id]
+
+    async def _RotateKey(self, request: registry.RotateKeyRequest) -> Valid:
+        made = await self._new_registration()
+        info = await self.world.enrollment.GetEnrollmentInfo(
+            registry.GetEnrollmentInfoRequest(organization_id=self.ids["organization_id"])
+        )
+        of, key = made.registration, keys.new_private_key()
+        rotation = make_rotation(
+            info, self.ids["organization_id"], of.registration_id, of.public_key, key, request.request_id
+        )
+        return Caller(made.token), rotation
+
+    async def _Leave(self, request: registry.LeaveRequest) -> Valid:
+        made = await self._new_registration()
+        request.registration_id = made.registration.registration_id
+        return Caller(made.token), request
+
+    async def _RevokeDevice(self, request: registry.RevokeDeviceRequest) -> None:
+        request.device_id = (await self._new_registration()).registration.device_id
+
+    async def _DeleteDevice(self, request: registry.DeleteDeviceRequest) -> None:
+        request.device_id = (await self._new_registration()).registration.device_id
+
+    # ipam
+
+    async def _ReserveAddresses(self, request: Any) -> None:
+        request.intent_id = self._new_intent()
+        request.ClearField("service_token_id")
+        request.user_id = self.ids["user_id"]
+
+    async def _ReleaseAddresses(self, request: Any) -> None:
+        request.intent_id = self._new_intent()
+
+    async def _LookupAddress(self, request: Any) -> None:
+        request.address = self.address
+        request.time.CopyFrom(self._later(60))
+
+    # session
+
+    async def _CreatePolicy(self, request: session.CreatePolicyRequest) -> None:
+        request.policy.CopyFrom(_policy())
+
+    async def _UpdatePolicy(self, request: session.UpdatePolicyRequest) -> None:
+        request.policy.CopyFrom(_policy())
+        request.policy.policy_id = self.ids["policy_id"]
+        paths = ["display_name", "description", "enabled", "filter", "action", "check_session", "staleness"]
+        request.update_mask.MergeFrom(FieldMask(paths=paths))
+
+    async def _DeletePolicy(self, request: session.DeletePolicyRequest) -> None:
+        request.policy_id = await self.world.policy()
+
+    async def _Reauthenticate(self, request: session.ReauthenticateRequest) -> None:
+        request.credential.CopyFrom(self.world.id_token("alice"))
+
+    async def _BatchCheckSessions(self, request: session.BatchCheckSessionsRequest) -> None:
+        request.items.add(registration_id=self.ids["registration_id"], policy_id=self.ids["policy_id"])
+
+    async def _StreamCheckSessions(self, request: session.StreamCheckSessionsRequest) -> None:
+        request.items.add(registration_id=self.ids["registration_id"], policy_id=self.ids["policy_id"])
+
+    async def _Watch(self, request: Any) -> None:
+        request.start.CopyFrom(Start(follower="a test", organization_ids=[self.ids["organization_id"]]))
+
+    def _new_intent(self) -> str:
+        return new_id(REGISTRATION, self.plane.clock.now())
+
+    def _later(self, seconds: int) -> Timestamp:
+        return Timestamp(seconds=self.plane.clock.now() // 1_000_000 + seconds)
+
+
+def _enrollment_policy(precedence: int) -> identity.EnrollmentPolicy:
+    return identity.EnrollmentPolicy(
+        display_name="Staff",
+        decision=identity.ENROLLMENT_DECISION_ALLOW,
+        precedence=precedence,
+        include=[identity.EnrollmentRule(email="alice@example.com")],
+        require=[identity.EnrollmentRule(group="staff")],
+        exclude=[identity.EnrollmentRule(email_domain="example.org")],
+    )
+
+
+def _policy() -> session.Policy:
+    return session.Policy(
+        display_name="Wiki",
+        description="Pages",
+        enabled=True,
+        filter=session.POLICY_FILTER_HTTP,
+        action=session.POLICY_ACTION_ALLOW,
+        check_session=session.CheckSession(enforce=True, duration="1h"),
+        staleness=session.Staleness(mode=session.STALENESS_MODE_OPEN_BOUNDED, max_open="10m"),
+    )
