@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc.aio
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -28,6 +29,7 @@ from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
 from guardhouse_services.clock import SystemClock
 from guardhouse_services.database import Database, change, new_epoch
+from guardhouse_services.tls import internal_name, peer_credentials
 from tests.system.contract import METHODS, REASONS, comments
 from tests.system.people import World
 from tests.system.seeds import Seeds
@@ -384,11 +386,15 @@ class Cases:
             await self.call("session.PolicyService.CreatePolicy", policy=policy)
         raw = session.WatchRequest(start=Start(follower="idle", all=True)).SerializeToString()
         method = METHODS["session.SessionFeedService.Watch"]
-        channel = self.plane.raw("session", "service", "registry")
-        call: Any = channel.stream_stream(method.path)(timeout=20)
-        await call.write(raw)
-        await asyncio.sleep(1)
-        return await ended(call)
+        settings = self.plane.settings
+        # gRPC would read ahead for it, as far as it thinks that the link can take.
+        options = [("grpc.ssl_target_name_override", internal_name("session")), ("grpc.http2.bdp_probe", 0)]
+        credentials = peer_credentials(settings.tls_path, "registry")
+        async with grpc.aio.secure_channel(settings.peer("session"), credentials, options) as channel:
+            call: Any = channel.stream_stream(method.path)(timeout=20)
+            await call.write(raw)
+            await asyncio.sleep(1)
+            return await ended(call)
 
     async def internal(self) -> Outcome:
         """The history has a hole, which nothing but a fault can make."""
