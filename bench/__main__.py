@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 import uvloop
 from rich.console import Console
@@ -21,9 +22,11 @@ from bench import allocation, calls, direct, enrollments, feeds, revocation
 from bench.figure import Figure, Unsteady, shown
 from bench.machine import describe
 from bench.run import Bench
+from guardhouse.errors import GuardhouseError
 
 # In this order: what wants a calm machine comes first, and what enrolls thousands last.
 MEASUREMENTS = (calls, feeds, enrollments, allocation, revocation, direct)
+FAILURES = (Unsteady, GuardhouseError, grpc.RpcError, TimeoutError, RuntimeError)
 NAMES = [name for module in MEASUREMENTS for name in module.NAMES]
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -48,18 +51,18 @@ def run(
         console=Console(stderr=True),
     ) as progress:
         bench = Bench(quick)
-        figures, unsteady = uvloop.run(_measure(bench, only, progress))
+        figures, missing = uvloop.run(_measure(bench, only, progress))
     about |= {"PostgreSQL": bench.postgresql_version or "not used"}
     seconds = round(time.monotonic() - began)
     _print(figures, about, seconds, quick)
     _write(output, figures, about, seconds, quick)
-    if unsteady:
-        console.print("Not measured: " + "; ".join(unsteady))
+    if missing:
+        console.print("Not measured: " + "; ".join(missing), markup=False)
         raise typer.Exit(1)
 
 
 async def _measure(bench: Bench, only: str, progress: Progress) -> tuple[list[Figure], list[str]]:
-    """The figures, and what the machine was too busy for."""
+    """The figures, and what could not be measured, with the reason."""
     task: TaskID | None = None
     began = time.monotonic()
 
@@ -76,17 +79,18 @@ async def _measure(bench: Bench, only: str, progress: Progress) -> tuple[list[Fi
 
     bench.say, bench.tick = say, tick
     figures: list[Figure] = []
-    unsteady: list[str] = []
+    missing: list[str] = []
     with bench:
         for module in MEASUREMENTS:
             if any(name.startswith(only) for name in module.NAMES):
                 try:
                     figures += await module.measure(bench)
-                except Unsteady as error:
-                    unsteady.append(f"{', '.join(module.NAMES)}: {error}")
+                except FAILURES as error:
+                    # The others are worth having all the same.
+                    missing.append(f"{', '.join(module.NAMES)}: {error!r}")
                 # Dirty pages of one measurement are not the next one's to write.
                 await asyncio.to_thread(os.sync)
-    return [figure for figure in figures if figure.name.startswith(only)], unsteady
+    return [figure for figure in figures if figure.name.startswith(only)], missing
 
 
 def _print(figures: Sequence[Figure], about: dict[str, str], seconds: int, quick: bool) -> None:

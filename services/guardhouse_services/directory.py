@@ -3,6 +3,7 @@
 It is replicated from identity's feed, so that no service calls another to recognise a caller.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from guardhouse.errors import CredentialsInvalid, OrganizationNotFound, StateStale
@@ -45,6 +46,8 @@ class Directory:
     """The states, kept fresh by a follower of identity. `follower` is set by whoever makes both."""
 
     follower: Follower
+    trust: Callable[[Caller], int] = staticmethod(lambda _caller: MAX_STALENESS)
+    """How long a key is trusted without a word from identity, where that is longer than MAX_STALENESS."""
 
     def __init__(self, clock: Clock, new_state: Any = DirectoryState) -> None:
         self._clock = clock
@@ -76,15 +79,12 @@ class Directory:
     async def caller(self, bearer: str) -> Caller:
         """The key's caller. Raises CredentialsInvalid, when it is certain that it was so at the time of the call."""
         asked = self._clock.steady()
-        if self._is_stale() and not await self.follower.fresh(asked, WAIT_SECONDS):
+        if (caller := self.known(bearer)) is not None:
+            return caller
+        # It may have been made a moment ago.
+        if not await self.follower.fresh(asked, WAIT_SECONDS) and self._age() > MAX_STALENESS:
             raise StateStale("this replica has heard nothing from identity for too long to trust a key; try again")
-        try:
-            return self._caller(bearer)
-        except CredentialsInvalid:
-            # It may have been made a moment ago.
-            if not await self.follower.fresh(asked, WAIT_SECONDS):
-                raise
-            return self._caller(bearer)
+        return self._caller(bearer)
 
     @property
     def version(self) -> int:
@@ -93,24 +93,26 @@ class Directory:
 
     def known(self, bearer: str) -> Caller | None:
         """The key's caller, if that can be told at once."""
-        if self._is_stale():
-            return None
         try:
-            return self._caller(bearer)
+            caller = self._caller(bearer)
         except CredentialsInvalid:
             return None
+        return caller if self._trusts(caller) else None
 
     def holds(self, caller: Caller, version: int) -> bool:
         """Whether a caller that was recognised as of that version would be recognised now. It asks no more than this,
         for it is asked at every call."""
         return (
             version == self.view.version
-            and not self._is_stale()
+            and self._trusts(caller)
             and (not caller.expire_time or caller.expire_time > self._clock.now())
         )
 
-    def _is_stale(self) -> bool:
-        return self._clock.steady() - self.follower.fresh_as_of > MAX_STALENESS
+    def _trusts(self, caller: Caller) -> bool:
+        return (age := self._age()) <= MAX_STALENESS or age <= self.trust(caller)
+
+    def _age(self) -> int:
+        return self._clock.steady() - self.follower.fresh_as_of
 
     def _organization(self, organization_id: str) -> identity.Organization | None:
         installation = self.view.states.get("")

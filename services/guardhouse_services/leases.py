@@ -1,6 +1,7 @@
 """Jobs of which at most one replica runs each: a lease in the database, renewed while the job runs."""
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from guardhouse.errors import DatabaseUnavailable
 from guardhouse_services.clock import SECOND
 from guardhouse_services.database import Database, Transaction, platform
 
@@ -70,7 +72,9 @@ class Leases:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             self.jobs[name].held = False
-            await self._database.write(lambda tx: self._give_back(tx, name))
+            # One that is not given back expires, and whoever stops us must not wait for a database that is gone.
+            with contextlib.suppress(DatabaseUnavailable):
+                await self._database.write(lambda tx: self._give_back(tx, name))
 
     async def _take(self, name: str) -> bool:
         def take(tx: Transaction) -> int:

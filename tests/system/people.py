@@ -106,7 +106,10 @@ class World:
         request = identity_pb2.GetSeatUsageRequest(organization_id=self.organization_id)
         return int((await self.seats.GetSeatUsage(request)).used)
 
-    async def policy(self, duration: str = "") -> str:
+    async def policy(self, duration: str = "", max_open: str = "") -> str:
+        """A policy that allows; with `max_open` it stays open for that long while a replica is cut off."""
+        mode = session_pb2.STALENESS_MODE_OPEN_BOUNDED
+        staleness = session_pb2.Staleness(mode=mode, max_open=max_open) if max_open else None
         limit = session_pb2.CheckSession(enforce=True, duration=duration) if duration else None
         made = await self.policies.CreatePolicy(
             session_pb2.CreatePolicyRequest(
@@ -117,6 +120,7 @@ class World:
                     filter=session_pb2.POLICY_FILTER_HTTP,
                     action=session_pb2.POLICY_ACTION_ALLOW,
                     check_session=limit,
+                    staleness=staleness,
                 ),
             )
         )

@@ -164,6 +164,15 @@ async def test_a_megabyte_is_too_much(seeds: Seeds) -> None:
     assert not any(faults), "\n".join(filter(None, faults))
 
 
+async def test_a_stream_ends_with_the_first_message_that_is_wrong(seeds: Seeds) -> None:
+    streams = [method for method in METHODS.values() if method.is_stream]
+    assert len(streams) == 5
+    for method in streams:
+        caller, request = await seeds.valid(method)
+        outcome = await send(seeds.plane, method, caller, request.SerializeToString(), b"\xff")
+        assert outcome.reason == "MESSAGE_INVALID", (method.name, outcome)
+
+
 async def test_messages_at_random(seeds: Seeds) -> None:
     """Section 7 of the plan: random messages and mutated ones, and no answer but a documented one."""
     await bombard(seeds, calls=1000)

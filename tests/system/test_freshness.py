@@ -106,6 +106,44 @@ async def test_a_key_opens_nothing_where_identity_is_not_heard_of(plane: Plane, 
     await plane.start("identity")
 
 
+async def test_an_open_policy_is_asked_by_gateways_while_identity_is_away(plane: Plane, world: World) -> None:
+    """OPEN_BOUNDED would help nobody if a gateway's key went before it; every other key goes after five minutes."""
+    made = (await world.enroll("alice")).registration
+    keys = plane.stub(identity_pb2_grpc.ApiKeyServiceStub)
+    edge = await keys.CreateApiKey(
+        identity_pb2.CreateApiKeyRequest(
+            organization_id=world.organization_id,
+            api_key=identity_pb2.ApiKey(display_name="edge", role=ROLE_GATEWAY),
+        )
+    )
+    checks = plane.stub(session_pb2_grpc.CheckServiceStub, key=edge.secret)
+    closed, opened = await world.policy(), await world.policy(max_open="30m")
+    await world.check(made.registration_id, opened)
+
+    async def asked(policy_id: str) -> session_pb2.CheckSessionResponse:
+        answer: session_pb2.CheckSessionResponse = await checks.CheckSession(
+            session_pb2.CheckSessionRequest(
+                organization_id=world.organization_id, registration_id=made.registration_id, policy_id=policy_id
+            ),
+            timeout=8,
+        )
+        return answer
+
+    await asked(closed)
+    await plane.stop("identity")
+    plane.clock.advance(20 * 60)
+    assert (await asked(closed)).answer.reason == session_pb2.DECISION_REASON_STATE_STALE
+    answer = await asked(opened)
+    assert answer.degraded
+    assert answer.answer.decision == session_pb2.DECISION_ALLOW
+    with pytest.raises(errors.StateStale):
+        await world.check(made.registration_id, opened)
+    plane.clock.advance(11 * 60)
+    with pytest.raises(errors.StateStale):
+        await asked(opened)
+    await plane.start("identity")
+
+
 async def test_a_batch_decides_each_item(world: World) -> None:
     """Decision 36: what is unknown is an answer."""
     policy = await world.policy("1h")

@@ -465,7 +465,6 @@ async def test_every_reason_is_raised(cases: Cases, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("guardhouse_services.feed.SEND_SECONDS", 0.3)
     wrong = []
     for reason, case in CASES.items():
-        print(reason, __import__("time").time(), flush=True)
         if fault := _fault(reason, await case(cases)):
             wrong.append(f"{reason}: {fault}")
     assert wrong == [], "\n".join(wrong)

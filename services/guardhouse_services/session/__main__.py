@@ -43,6 +43,7 @@ def build(settings: Settings, clock: Clock) -> Node:
     peers = Peers(settings, SERVICE)
     directory = Directory(clock, IdentityState)
     replica = Replica(clock, directory, max_staleness, max_open=quarantine)
+    directory.trust = replica.trust
     identity = identity_pb2_grpc.IdentityFeedServiceStub(peers.channel("identity"))
     registry = registry_pb2_grpc.RegistryFeedServiceStub(peers.channel("registry"))
     # What any replica wrote comes by the feed, so a replica follows its own service as well.

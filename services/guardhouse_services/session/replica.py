@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from guardhouse import decisions
+from guardhouse.common.v1 import access_pb2
 from guardhouse.decisions import PolicyAction, PolicyFilter, Registration, RegistrationState, User
 from guardhouse.durations import format_duration, parse_duration, parse_session_timeout
 from guardhouse.errors import CredentialsInvalid, DurationInvalid, StateStale
@@ -223,6 +224,12 @@ class Replica:
         if (authentication := authentications.get(registration_id)) is not None:
             registration = authentication.renew(registration)
         return registration, subject.join(users)
+
+    def trust(self, caller: Caller) -> int:
+        """How long the key of a gateway is trusted where identity is not heard of: while a policy of its organization
+        may stay open, which nobody could ask for otherwise."""
+        known = self.policies.states.get(caller.organization_id) if caller.role == access_pb2.ROLE_GATEWAY else None
+        return max((policy.max_open for policy in known.policies.values()), default=0) if known else 0
 
     def staleness(self) -> int | None:
         """How long ago all three feeds were last proven to be applied; None while one has never been."""
