@@ -87,7 +87,7 @@ class Journal:
                 lines.add(end + ahead, tally.path, caller, code, end - began, trace, extra)
                 continue
             extra |= {"method": tally.path, "caller": caller, "code": code, "request_id": trace}
-            log.info("call", extra=extra | {"milliseconds": round((end - began) * 1000, 2)})
+            log.info("call", extra=extra | {"microseconds": int((end - began) * 1e6)})
         if lines is not None:
             lines.write()
 

@@ -75,7 +75,7 @@ class CallLines:
         self._handler = handler
         self._lines: list[str] = []
         self._heads: dict[tuple[str, str, str], str] = {}
-        self._second = 0
+        self._millisecond = 0
         self._time = ""
 
     @classmethod
@@ -92,15 +92,16 @@ class CallLines:
         if (head := self._heads.get(key)) is None:
             fields = {"event": "call", "logger": "guardhouse_services.journal", "level": "info"}
             head = self._heads[key] = _json(fields | {"method": method, "caller": caller, "code": code})[:-1]
-        if (second := int(at)) != self._second:
-            self._second, self._time = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        if not trace.isalnum():
-            # A caller's own may hold what JSON has to escape.
+        # Formatting numbers is most of what a line costs, so times that many calls share are made once.
+        if (millisecond := int(at * 1000)) != self._millisecond:
+            second, rest = divmod(millisecond, 1000)
+            self._millisecond = millisecond
+            self._time = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{rest:03}Z"
+        if '"' in trace or "\\" in trace:
             trace = _json(trace)[1:-1]
         more = f",{_json(extra)[1:-1]}" if extra else ""
         self._lines.append(
-            f'{head},"milliseconds":{int(seconds * 1e6) / 1000}{more},"request_id":"{trace}",'
-            f'"time":"{self._time}.{str(1_000_000 + int((at - second) * 1e6))[1:]}Z"}}\n'
+            f'{head},"microseconds":{int(seconds * 1e6)}{more},"request_id":"{trace}","time":"{self._time}"}}\n'
         )
 
     def write(self) -> None:

@@ -138,8 +138,9 @@ class Metrics:
         if began < self._read_again:
             return
         try:
-            self._read_figures = await self._database.read(lambda tx: figures(tx, self._per_organization))
-        except DatabaseUnavailable:
+            async with asyncio.timeout(FIGURES_SECONDS):
+                self._read_figures = await self._database.read(lambda tx: figures(tx, self._per_organization))
+        except (DatabaseUnavailable, TimeoutError):
             # What is old would be taken for true.
             self._read_figures = ()
         now = time.monotonic()

@@ -1,14 +1,16 @@
 """Whether a replica should be sent calls: it has loaded what it needs, it is fresh, and its database answers."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from guardhouse.errors import DatabaseUnavailable
 from guardhouse_services.clock import SECOND, Clock
 from guardhouse_services.database import Database
 from guardhouse_services.follower import Follower
+
+log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
 DATABASE_SECONDS = 5.0
@@ -47,6 +49,7 @@ class Readiness:
         try:
             async with asyncio.timeout(DATABASE_SECONDS):
                 await self._database.read(lambda tx: tx.execute(sa.select(1)).scalar_one())
-        except (DatabaseUnavailable, TimeoutError):
+        except Exception as error:
+            log.info("the database does not answer", exc_info=error)
             return ["the database does not answer"]
         return []

@@ -570,7 +570,7 @@ async def test_every_call_has_a_request_id_of_its_own(connect: Connect, servicer
     traces = [call.trace_id for call in servicer.calls]
     assert traces[2] == "mine"
     assert len(set(traces)) == 4
-    assert all(len(trace) == 16 for trace in (traces[0], traces[1], traces[3]))
+    assert all(len(trace) > 12 and trace.isalnum() for trace in (traces[0], traces[1], traces[3]))
 
 
 async def test_a_call_is_a_line_of_json(
@@ -599,7 +599,7 @@ async def test_a_call_is_a_line_of_json(
     }
     assert (second["code"], second["reason"]) == ("RESOURCE_EXHAUSTED", "SUBNET_EXHAUSTED")
     assert second["detail"] == 'the subnet is "full"'
-    assert 0 <= second["milliseconds"] < 5000
+    assert 0 <= second["microseconds"] < 5_000_000
     assert abs(datetime.fromisoformat(second["time"]).timestamp() - SystemClock().now() / 1e6) < 5
 
 

@@ -40,7 +40,7 @@ LOSS = 0.3
 # What a client repeats although it has heard the answer, and what it sends twice at once.
 REPEATED, TWICE = 0.1, 0.1
 
-pytestmark = pytest.mark.plane(anonymous_rate=1e6, anonymous_burst=10**6)
+pytestmark = [pytest.mark.plane(anonymous_rate=1e6, anonymous_burst=10**6), pytest.mark.timeout(180)]
 
 
 @pytest.fixture
