@@ -5,9 +5,11 @@ import itertools
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.plane import Plane
 from guardhouse import keys
+from guardhouse.channel import AioChannel, Policy
 from guardhouse.common.v1.credential_pb2 import Credential
 from guardhouse.enrollment import make_request
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -26,11 +28,13 @@ class Newcomer:
 
 
 class Crowd:
-    """Enrolls with a plane, from bare channels: what sends the load must cost little."""
+    """Enrolls with a plane. A call that fails for the moment is repeated, as clients do."""
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
-        self._stub = registry_pb2_grpc.EnrollmentServiceStub(plane.channel("registry"))
+        channel = AioChannel(plane.channel("registry"), Policy(lambda: (), TIMEOUT, keep_tokens=False))
+        # A stub's types are those of gRPC's own channels.
+        self._stub: Any = registry_pb2_grpc.EnrollmentServiceStub(channel)
         self._numbers = itertools.count()
         self._name = uuid.uuid4().hex
 
@@ -49,11 +53,11 @@ class Crowd:
         organization_id = self._plane.organization_id
         metadata = ((TRACE_ID_KEY, one.label),)
         info = await self._stub.GetEnrollmentInfo(
-            registry_pb2.GetEnrollmentInfoRequest(organization_id=organization_id), timeout=TIMEOUT, metadata=metadata
+            registry_pb2.GetEnrollmentInfoRequest(organization_id=organization_id), metadata=metadata
         )
         device = registry_pb2.DeviceClaims(hardware_id=f"m-{one.label}", platform=registry_pb2.PLATFORM_LINUX)
         request = make_request(info, organization_id, one.credential, device, one.private_key, one.label)
-        answer: registry_pb2.RegisterResponse = await self._stub.Register(request, timeout=TIMEOUT, metadata=metadata)
+        answer: registry_pb2.RegisterResponse = await self._stub.Register(request, metadata=metadata)
         return answer
 
     async def enroll_all(self, people: Sequence[Newcomer], clients: int) -> None:

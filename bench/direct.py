@@ -35,7 +35,9 @@ from guardhouse_services.registry.__main__ import build as build_registry
 from guardhouse_services.session.__main__ import build as build_session
 
 CLIENTS = 16
-BURST = 240
+# Four services in one process answer fewer at a time before locks are waited for too long.
+RECORDED_CLIENTS = 4
+BURST = 160
 PAIRS = 9
 CHANGING = ("INSERT", "UPDATE", "DELETE")
 # Renewed by a clock, whether anybody enrolls or not.
@@ -175,7 +177,7 @@ async def _direct(plane: Plane, direct: "Direct", what: Script) -> Sample:
 
 
 async def record(plane: Plane, bursts: int, size: int, tick: Callable[[], None]) -> list[Script]:
-    """What so many bursts of enrollments do, each as many at a time as there are clients."""
+    """What so many bursts of enrollments do."""
     builds = dict(zip(SERVICES, (build_identity, build_registry, build_ipam, build_session), strict=True))
     recorder, scripts = Recorder(), []
     async with contextlib.AsyncExitStack() as stack:
@@ -186,11 +188,11 @@ async def record(plane: Plane, bursts: int, size: int, tick: Callable[[], None])
             await node.loaded()
         stack.push_async_callback(plane.hang_up)
         crowd = Crowd(plane)
-        await crowd.enroll_all(crowd.newcomers(CLIENTS), CLIENTS)
+        await crowd.enroll_all(crowd.newcomers(RECORDED_CLIENTS), RECORDED_CLIENTS)
         for _ in range(bursts):
             people = crowd.newcomers(size)
             recorder.committed.clear()
-            await crowd.enroll_all(people, CLIENTS)
+            await crowd.enroll_all(people, RECORDED_CLIENTS)
             scripts.append(script(people, recorder.committed))
             tick()
     return scripts

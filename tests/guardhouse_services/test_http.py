@@ -34,8 +34,12 @@ async def say_hello(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("hello")
 
 
+answered: list[str] = []
+
+
 async def take_long(_request: Request) -> PlainTextResponse:
     await asyncio.sleep(0.3)
+    answered.append("done")
     return PlainTextResponse("done")
 
 
@@ -115,6 +119,7 @@ async def test_a_stop_answers_what_is_asked_and_waits_for_nobody_else(
     await asyncio.sleep(0.1)
     began = time.monotonic()
     await server.stop()
+    assert answered == ["done"]
     assert time.monotonic() - began < 1
     assert (await asking).text == "done"
     idle.close()

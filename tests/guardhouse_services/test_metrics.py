@@ -92,6 +92,7 @@ async def test_figures_are_those_of_what_happened(plane: Plane) -> None:
     assert capacity == 2**20 - 2
     assert value(addresses, state="held") + value(addresses, state="reserved") == 2
     assert value(addresses, state="free") == capacity - 2
+    assert {sample.labels["state"] for sample in addresses.samples} == {"held", "reserved", "quarantined", "free"}
     assert value(of_session["guardhouse_session_registrations"]) == 2
     assert value(of_session["guardhouse_session_staleness_seconds"]) < 5
     handled = of_registry["grpc_server_handled_total"]

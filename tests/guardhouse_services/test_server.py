@@ -19,16 +19,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from guardhouse.common.v1.access_pb2 import ROLE_ADMIN, ROLE_AUDITOR, ROLE_GATEWAY
-from guardhouse.errors import CredentialsInvalid, GuardhouseError, SubnetExhausted
+from guardhouse.errors import CredentialsInvalid, GuardhouseError, StateStale, SubnetExhausted
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.ipam.v1 import ipam_pb2_grpc as rpc
 from guardhouse.registry.v1 import registry_pb2
-from guardhouse.session.v1 import session_pb2
+from guardhouse.session.v1 import session_pb2, session_pb2_grpc
 from guardhouse.status import DETAILS_KEY, from_rpc_error
 from guardhouse_services import calls, tls
 from guardhouse_services.access import PUBLIC, SERVICE, Call, Caller, Rule
-from guardhouse_services.calls import Callers, Handlers, methods
+from guardhouse_services.calls import Callers, Handlers, Method, methods
 from guardhouse_services.clock import DAY, SystemClock
 from guardhouse_services.journal import Journal
 from guardhouse_services.log import JsonHandler
@@ -498,6 +498,64 @@ async def test_unknown_bearers_are_limited_before_anybody_is_asked(connect: Conn
     assert len(keys.asked) == 5
     # One behind the same address whose key is known goes on.
     await stub.LookupAddress(LOOKUP, metadata=bearer("admin"))
+
+
+async def test_who_has_to_be_asked_about_and_is_known_is_not_limited(keys: Keys) -> None:
+    """A device's token is looked up each time; that costs a place only while it is."""
+
+    async def devices(bearer: str) -> Caller:
+        if bearer == "ghr_stale":
+            raise StateStale("try again")
+        return KEYS["device"]
+
+    callers = Callers(keys, devices, strangers=RateLimit(0.001, 3))
+    for _ in range(10):
+        assert await callers.recognise("Bearer ghr_1", "ipv4:10.0.0.1:1") == KEYS["device"]
+        with pytest.raises(StateStale):
+            await callers.recognise("Bearer ghr_stale", "ipv4:10.0.0.1:1")
+
+
+async def test_each_message_of_a_stream_is_judged_as_a_call(
+    certificates: Path, keys: Keys, refusals: Refusals, journal: Journal
+) -> None:
+    """A stream may outlive its key, and must not reach into another organization."""
+    waited: list[str] = []
+
+    async def answer(requests: AsyncIterator[Any], send: Callable[[bytes], Any]) -> None:
+        async for request in requests:
+            await send(session_pb2.StreamCheckSessionsResponse(nonce=request.nonce).SerializeToString())
+
+    async def remember(tokens: Sequence[str], _organization_id: str) -> None:
+        waited.extend(tokens)
+
+    service = session_pb2.DESCRIPTOR.services_by_name["CheckService"]
+    method = Method(service.methods_by_name["StreamCheckSessions"], answer)
+    callers = Callers(keys, None, strangers=RateLimit(1, 5))
+    handlers = Handlers(PUBLIC, [method], callers, remember, RateLimit(1, 5), DOMAIN, journal, refusals.take)
+    listener = Listener(handlers, [], "127.0.0.1:0", tls.public_credentials(certificates, "session"), False, 1 << 20)
+    await listener.start()
+    credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
+    async with grpc.aio.secure_channel(f"localhost:{listener.port}", credentials) as channel:
+
+        async def ask(call: Any, organization_id: str, nonce: int) -> int:
+            request = session_pb2.StreamCheckSessionsRequest(
+                organization_id=organization_id, nonce=nonce, at_least=["token"]
+            )
+            await call.write(request)
+            answered: int = (await call.read()).nonce
+            return answered
+
+        stub = session_pb2_grpc.CheckServiceStub(channel)
+        call = stub.StreamCheckSessions(metadata=bearer("gateway"))
+        assert [await ask(call, A, nonce) for nonce in (1, 2)] == [1, 2]
+        assert waited == ["token", "token"]
+        assert (await refused(ask(call, B, 3))).reason == "ACCESS_DENIED"
+        assert [(taken[0], taken[2]) for taken in refusals.taken] == [("key:key_3", B)]
+        call = stub.StreamCheckSessions(metadata=bearer("gateway"))
+        assert await ask(call, A, 4) == 4
+        keys.revoke("gateway")
+        assert (await refused(ask(call, A, 5))).reason == "CREDENTIALS_INVALID"
+    await listener.stop(0)
 
 
 async def test_a_refusal_of_somebody_known_is_on_record_before_the_answer(connect: Connect, refusals: Refusals) -> None:

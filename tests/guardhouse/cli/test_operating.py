@@ -1,6 +1,7 @@
 """An operator's commands against a real control plane."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -69,7 +70,8 @@ async def test_checks_are_decided_one_by_one_in_batches_and_in_a_stream(
     await plane.advance(2 * 3600)
     explained = (await run_plane(f"explain check {line}")).stdout
     assert "reauthenticate (session-expired)" in explained
-    assert "2h0m0s before the check; expired at" in explained
+    # The ID token is as old as the machine is slow.
+    assert re.search(r"2h0m\d+s before the check; expired at", explained)
     assert f"guardhouse sessions reauthenticate {registration}" in explained
     assert (await shown(run_plane, f"explain check {line}"))["user"]["email"] == "alice@example.com"
 
