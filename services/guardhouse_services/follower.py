@@ -5,6 +5,7 @@ the position in the transaction of the effect; they never take something away be
 """
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 PING_SECONDS = 1.0
 # A link on which nothing comes back is dead, even if it is not closed.
 SILENCE_SECONDS = 15.0
+# How many messages may wait to be applied; the link holds the others back.
+WAITING_MESSAGES = 100
 WAIT_SECONDS = 3.0
 
 applied = sa.Table(
@@ -263,17 +266,37 @@ class Follower:
             position = feed_pb2.Position(epoch=at_epoch, revision=revision)
             start.positions.add(organization_id=organization_id, position=position)
         call = self._watch(self._requests(start))
+        arrived: asyncio.Queue[Any] = asyncio.Queue()
+        room = asyncio.Semaphore(WAITING_MESSAGES)
+        receiving = asyncio.create_task(self._receive(call, arrived, room))
+        try:
+            while True:
+                messages = [await arrived.get()]
+                while not arrived.empty():
+                    messages.append(arrived.get_nowait())
+                for _ in messages:
+                    room.release()
+                await self._take([message for message in messages if message is not None])
+                if messages[-1] is None:
+                    return await receiving
+                self._tell()
+        finally:
+            receiving.cancel()
+            call.cancel()
+
+    async def _receive(self, call: Any, arrived: asyncio.Queue[Any], room: asyncio.Semaphore) -> None:
+        """Puts what comes into the queue, and None behind the last."""
         try:
             messages = aiter(call)
             while True:
+                await room.acquire()
                 async with asyncio.timeout(SILENCE_SECONDS):
                     message = await anext(messages, None)
                 if message is None:
                     return
-                await self._take(message)
-                self._tell()
+                arrived.put_nowait(message)
         finally:
-            call.cancel()
+            arrived.put_nowait(None)
 
     async def _requests(self, start: feed_pb2.Start) -> AsyncIterator[Any]:
         """The Start, then a Ping a second, or as soon as somebody waits for one."""
@@ -295,13 +318,25 @@ class Follower:
             except TimeoutError:
                 pass
 
-    async def _take(self, message: Any) -> None:
+    async def _take(self, messages: Sequence[Any]) -> None:
+        """Applies messages in order; changes with nothing else between them in one go, or a slow sink would stay
+        behind."""
+        for changes, some in itertools.groupby(messages, lambda message: message.HasField("changes")):
+            if changes:
+                by_organization: dict[str, list[Any]] = {}
+                for message in some:
+                    by_organization.setdefault(message.organization_id, []).extend(message.changes.changes)
+                for organization_id, its in by_organization.items():
+                    await self._take_changes(organization_id, its)
+            else:
+                for message in some:
+                    await self._take_other(message)
+
+    async def _take_other(self, message: Any) -> None:
         organization_id, kind = message.organization_id, message.WhichOneof("message")
         if kind == "pong":
             # The nonce is the steady time at which the ping was sent, so no delay of the network can hide in it.
             self.fresh_as_of = max(self.fresh_as_of, message.pong.nonce)
-        elif kind == "changes":
-            await self._take_changes(organization_id, message.changes.changes)
         elif kind == "snapshot":
             if organization_id in self._positions or organization_id not in self._loading:
                 self._positions.pop(organization_id, None)

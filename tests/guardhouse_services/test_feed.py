@@ -339,6 +339,34 @@ async def test_changes_that_wait_come_in_one_message(database: Database, feed: F
     assert [len(message.changes.changes) for message in messages] == [100]
 
 
+async def test_a_slow_sink_applies_what_came_meanwhile_in_one_go(
+    database: Database, feed: Feed, clock: FakeClock
+) -> None:
+    await database.write(lambda tx: put(tx, A, "t", "first"))
+    following = Following(feed, clock)
+    sizes, slow = [], asyncio.Event()
+    change_now = following.view.change
+
+    async def change(organization_id: str, events: Sequence[pb.Event], before: Any, after: Any) -> None:
+        sizes.append(len(events))
+        await slow.wait()
+        await change_now(organization_id, events, before, after)
+
+    following.view.change = change  # type: ignore[method-assign]
+    async with following:
+        await following.caught_up()
+        for number in range(20):
+            await database.write(partial(put, organization_id=A, name=f"t{number}", text="one"))
+            # Each is sent in a message of its own.
+            while len([it for it in following.links[0].sent if it.HasField("changes")]) <= number:
+                await asyncio.sleep(0.001)
+        slow.set()
+        await following.caught_up()
+        assert following.view.states[A].things == await stored(database, A)
+    assert sum(sizes) == 20
+    assert len(sizes) <= 4
+
+
 class Counting:
     """An effect that counts what it was told, in the database."""
 
