@@ -37,7 +37,7 @@ from guardhouse_services.session.__main__ import build as build_session
 CLIENTS = 16
 # Four services in one process answer fewer at a time before locks are waited for too long.
 RECORDED_CLIENTS = 4
-BURST = 160
+BURST = 64
 PAIRS = 9
 CHANGING = ("INSERT", "UPDATE", "DELETE")
 # Renewed by a clock, whether anybody enrolls or not.

@@ -27,7 +27,7 @@ from guardhouse_services.ipam.__main__ import build as ipam
 from guardhouse_services.migrate import migrate
 from guardhouse_services.node import Node
 from guardhouse_services.registry.__main__ import build as registry
-from guardhouse_services.run import Build, serve
+from guardhouse_services.run import Build, mistakes, serve
 from guardhouse_services.run import prepare as make_files
 from guardhouse_services.session.__main__ import build as session
 
@@ -160,7 +160,8 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    app()
+    with mistakes():
+        app()
 
 
 if __name__ == "__main__":

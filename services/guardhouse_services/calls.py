@@ -52,8 +52,8 @@ REFUSALS_RATE, REFUSALS_BURST = 10.0, 100
 
 Authenticate = Callable[[str], Awaitable[Caller]]
 """Recognises a bearer value, or raises CredentialsInvalid."""
-Wait = Callable[[Sequence[str], str], Awaitable[None]]
-"""Waits until revision tokens are reached: (tokens, organization_id)."""
+Wait = Callable[[Sequence[str], str, float | None], Awaitable[None]]
+"""Waits until revision tokens are reached: (tokens, organization_id, the seconds that the caller has left)."""
 Refused = Callable[[Caller, str, str, str, GuardhouseError], Awaitable[None]]
 """Is told of a call that an identified caller may not make: (caller, method, organization_id, trace_id, error)."""
 Serve = Callable[[bytes, Any], Coroutine[Any, Any, bytes]]
@@ -250,7 +250,7 @@ class Handlers(grpc.GenericRpcHandler):
                     if left is not None and left < MUTATION_SECONDS:
                         raise DeadlineTooShort("less than 100 ms are left, too little for a change; nothing was done")
                 if takes_at_least and request.at_least:
-                    work = self._fresh(method, request, caller, trace, organization_id)
+                    work = self._fresh(method, request, caller, trace, organization_id, context)
                 else:
                     key = no_key if no_key is not None else _request_key(method, request, caller, organization_id)
                     # As Call(...) does it, for a third of what that costs.
@@ -275,9 +275,11 @@ class Handlers(grpc.GenericRpcHandler):
 
         return serve
 
-    async def _fresh(self, method: Method, request: Any, caller: Caller, trace: str, organization_id: str) -> Any:
+    async def _fresh(
+        self, method: Method, request: Any, caller: Caller, trace: str, organization_id: str, context: Any
+    ) -> Any:
         checks.count(request.at_least, "at_least", 16)
-        await self._wait(request.at_least, organization_id)
+        await self._wait(request.at_least, organization_id, context.time_remaining())
         key = _request_key(method, request, caller, organization_id)
         return await method.function(request, Call(caller, method.path, trace, key))
 
@@ -305,7 +307,7 @@ class Handlers(grpc.GenericRpcHandler):
                     _check_scope(caller, path, request, organization_id)
                     if method.takes_at_least and request.at_least:
                         checks.count(request.at_least, "at_least", 16)
-                        await self._wait(request.at_least, organization_id)
+                        await self._wait(request.at_least, organization_id, context.time_remaining())
                     yield request
 
             try:

@@ -10,6 +10,10 @@ SERVICES = ("identity", "registry", "ipam", "session")
 PREFIX = "GUARDHOUSE_"
 
 
+class CannotStart(Exception):
+    """What an operator has to mend before a service can start; the text says what."""
+
+
 class Settings(BaseSettings):
     """Every setting has a default that works on a laptop. A variable is GUARDHOUSE_ and the name in capitals."""
 

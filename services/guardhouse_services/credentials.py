@@ -11,22 +11,29 @@ import os
 from pathlib import Path
 
 from guardhouse.errors import CredentialsInvalid
+from guardhouse_services.config import CannotStart
 
 API_KEY_PREFIX = "ghk"
 REGISTRATION_PREFIX = "ghr"
+KEY_BYTES = 32
 
 
 class MasterKey:
     """The installation's key."""
 
     def __init__(self, key: bytes) -> None:
-        if len(key) != 32:
-            raise ValueError("the installation's key is 32 bytes")
         self._key = key
 
     @classmethod
     def read(cls, path: Path) -> "MasterKey":
-        return cls(bytes.fromhex(path.read_text().strip()))
+        """Raises CannotStart for a file that holds no key, and OSError for none that can be read."""
+        try:
+            key = bytes.fromhex(path.read_text().strip())
+        except ValueError:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise CannotStart(f"{path} does not hold the installation's key, {KEY_BYTES} bytes in hex")
+        return cls(key)
 
     @classmethod
     def create(cls, path: Path) -> "MasterKey":
@@ -34,7 +41,7 @@ class MasterKey:
         if not path.exists():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
-                file.write(os.urandom(32).hex() + "\n")
+                file.write(os.urandom(KEY_BYTES).hex() + "\n")
         return cls.read(path)
 
     def derive(self, purpose: str, *parts: str) -> bytes:

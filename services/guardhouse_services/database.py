@@ -21,11 +21,12 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from guardhouse import revisions
 from guardhouse.errors import Conflict, DatabaseUnavailable, GuardhouseError
 from guardhouse_services.clock import Clock
+from guardhouse_services.config import CannotStart
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ class Database:
         """What every transaction goes through; it may be replaced by something around it."""
         self.observe: Callable[[str, float, float], None] = lambda _kind, _waited, _took: None
         """Is told, in its thread, of each transaction: "read" or "write", the seconds it waited and those it took."""
-        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.is_sqlite = _backend(url) == "sqlite"
         if self.is_sqlite:
             self._take_file(url)
             self._writer = sqlite_engine(url, "BEGIN IMMEDIATE", pool_size=1)
@@ -294,13 +295,13 @@ class Database:
         """Refuses a second process on a SQLite file: it has one writer, and its replicas would not see each other."""
         name = make_url(url).database
         if name is None or name == ":memory:":
-            raise ValueError("a SQLite database is a file: sqlite:////path/to/file.db")
+            raise CannotStart("a SQLite database is a file: sqlite:////path/to/file.db")
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         self._lock_file = os.open(f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(
+            raise CannotStart(
                 f"{name} is in use by another process; stop it, or use PostgreSQL to run several replicas"
             ) from None
 
@@ -312,6 +313,17 @@ class Database:
         self._reader.dispose()
         if self._lock_file is not None:
             os.close(self._lock_file)
+
+
+def _backend(url: str) -> str:
+    """Raises CannotStart, which does not show the URL: it may hold a password."""
+    try:
+        backend = make_url(url).get_backend_name()
+    except ArgumentError:
+        backend = ""
+    if backend not in ("sqlite", "postgresql"):
+        raise CannotStart("GUARDHOUSE_DATABASE_URL is neither postgresql://user@host/name nor sqlite:////path/to/file")
+    return backend
 
 
 def sqlite_driver() -> Any:

@@ -28,6 +28,8 @@ SILENCE_SECONDS = 15.0
 # How many messages may wait to be applied; the link holds the others back.
 WAITING_MESSAGES = 100
 WAIT_SECONDS = 3.0
+# What a call that waits in vain needs to hear so before its deadline.
+ANSWER_SECONDS = 0.1
 
 applied = sa.Table(
     "applied",
@@ -381,11 +383,14 @@ class Freshness:
         self._sources = {service, *effects}
         self._known: dict[tuple[str, str, str], int] = {}
 
-    async def wait(self, tokens: Sequence[str], organization_id: str, timeout: float = WAIT_SECONDS) -> None:
-        """Raises StateStale when the tokens are not reached in so many seconds, EpochChanged for one of another
-        history, and RevisionTokenInvalid for one that is none or is another organization's."""
+    async def wait(self, tokens: Sequence[str], organization_id: str, left: float | None = None) -> None:
+        """Waits for three seconds, or as long as a caller who has `left` seconds can hear of it.
+
+        Raises StateStale when the tokens are not reached by then, EpochChanged for one of another history, and
+        RevisionTokenInvalid for one that is none or is another organization's.
+        """
         loop = asyncio.get_running_loop()
-        end = loop.time() + timeout
+        end = loop.time() + (WAIT_SECONDS if left is None else max(min(WAIT_SECONDS, left - ANSWER_SECONDS), 0))
         for text in tokens:
             token = revisions.decode(text)
             if token.organization_id not in (organization_id, ""):

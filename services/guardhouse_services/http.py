@@ -10,6 +10,8 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from uvicorn.server import ServerState
 
+from guardhouse_services.config import CannotStart
+
 HEADER_BYTES = 16 << 10
 CONNECTIONS = 100
 IDLE_SECONDS = 5
@@ -48,10 +50,13 @@ class HttpServer:
         return port
 
     async def start(self) -> None:
-        """Raises OSError when the address is taken."""
+        """Raises CannotStart when the address is taken."""
         self._config.load()
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listening = socket.create_server((self._host, self._port), family=family)
+        try:
+            listening = socket.create_server((self._host, self._port), family=family)
+        except OSError as error:
+            raise CannotStart(f"cannot listen on {self._host}:{self._port}: {error.strerror}") from error
         make: Any = self._config.http_protocol_class
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(

@@ -44,12 +44,16 @@ TRANSACTION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A figure of a service's own. `samples` is its values by those of its labels."""
+    """A figure of a service's own. `samples` is its values by those of its labels.
+
+    One that only ever grows is a counter; the text format ends its name in `_total`.
+    """
 
     name: str
     documentation: str
     samples: Mapping[tuple[str, ...], float]
     labels: tuple[str, ...] = ()
+    is_counter: bool = False
 
 
 Figures = Callable[[Transaction, bool], Sequence[Gauge]]
@@ -163,7 +167,8 @@ def _one(name: str, documentation: str, value: float) -> Metric:
 
 
 def _family(of: Gauge) -> Metric:
-    family = GaugeMetricFamily(of.name, of.documentation, labels=of.labels)
+    kind = CounterMetricFamily if of.is_counter else GaugeMetricFamily
+    family = kind(of.name, of.documentation, labels=of.labels)
     for labels, value in of.samples.items():
         family.add_metric(labels, value)
     return family

@@ -5,6 +5,7 @@ expands, so that the servers of the release before go on with the schema of this
 """
 
 import logging
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,6 +14,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, Engine
+
+from guardhouse_services.config import CannotStart
 
 log = logging.getLogger(__name__)
 
@@ -24,26 +27,39 @@ ADVISORY_LOCK = 0x6768
 def migrate(engine: Engine, service: str) -> None:
     """Brings the database to the newest schema. Replicas that start together do it one after the other.
 
-    Leaves one that a later release made as it is. Raises RuntimeError for the schema of no release.
+    Leaves one that a later release made as it is. Raises CannotStart for the schema of no release.
     """
-    config = Config()
-    config.set_main_option("script_location", str(HERE / "migrations"))
-    config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", f"{HERE / 'migrations' / 'versions'}\n{HERE / service / 'migrations'}")
+    config, scripts = _config(HERE, service), _scripts(HERE, service)
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # A migration may take longer than a transaction of the service.
             connection.execute(sa.text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
-        if _is_later(connection, ScriptDirectory.from_config(config), service):
+        if _is_there(connection, scripts, service):
             return
         config.attributes["connection"] = connection
         command.upgrade(config, "heads")
 
 
-def _is_later(connection: Connection, scripts: ScriptDirectory, service: str) -> bool:
-    """Whether a later release has migrated the database. Raises RuntimeError when no release can have."""
+def _config(folder: Path, service: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(folder / "migrations"))
+    config.set_main_option("path_separator", "newline")
+    histories = (folder / "migrations" / "versions", folder / service / "migrations")
+    config.set_main_option("version_locations", "\n".join(map(str, histories)))
+    return config
+
+
+@cache
+def _scripts(folder: Path, service: str) -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(folder, service))
+
+
+def _is_there(connection: Connection, scripts: ScriptDirectory, service: str) -> bool:
+    """Whether this release or a later one has migrated the database. Raises CannotStart when no release can have."""
     current = sorted(MigrationContext.configure(connection).get_current_heads())
+    if current == sorted(scripts.get_heads()):
+        return True
     known = {script.revision for script in scripts.walk_revisions()}
     if known.issuperset(current):
         return False
@@ -52,7 +68,7 @@ def _is_later(connection: Connection, scripts: ScriptDirectory, service: str) ->
         history, _, number = revision.rpartition("_")
         # Each history is one line, so what has a higher number than our head has our head among its ancestors.
         if history not in ours or number < ours[history]:
-            raise RuntimeError(
+            raise CannotStart(
                 f"the database of {service} is at {revision}, which is no schema of this release or a later one; "
                 "has another service the same database?"
             )

@@ -1,7 +1,7 @@
 """One effect for a repeated request (AIP-155): the record of which requests were done, and with what result.
 
 The record is written in the transaction of the effect and holds what the present state cannot tell of the answer: ids,
-counts, and what may be gone by then. It holds no secret: those are derived again.
+counts, and resources that may have changed or be gone by then. It holds no secret: those are derived again.
 """
 
 from functools import cache

@@ -6,14 +6,17 @@ import fcntl
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import uvloop
 from google.protobuf.internal import api_implementation
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 
+from guardhouse.errors import GuardhouseError
 from guardhouse_services import log, tls
 from guardhouse_services.clock import Clock, SystemClock
-from guardhouse_services.config import Settings
+from guardhouse_services.config import PREFIX, CannotStart, Settings
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.node import Node
 
@@ -27,7 +30,7 @@ def prepare(settings: Settings, clock: Clock, names: Sequence[str] = ()) -> None
     `names` are what the certificates are for beside the addresses that the services listen on.
     """
     if api_implementation.Type() != "upb":
-        raise RuntimeError("protobuf runs without its native parser, which bounds nesting; install its wheel")
+        raise CannotStart("protobuf runs without its native parser, which bounds nesting; install its wheel")
     settings.var.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (settings.var / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -39,12 +42,30 @@ def prepare(settings: Settings, clock: Clock, names: Sequence[str] = ()) -> None
             tls.prepare(settings.tls_path, settings.trust_domain, hosts, clock.now())
 
 
+@contextlib.contextmanager
+def mistakes() -> Iterator[None]:
+    """Ends the process with a line for what an operator has to mend. A fault of ours keeps its traceback."""
+    try:
+        yield
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        reason = "; ".join(f"{PREFIX}{'.'.join(map(str, of['loc'])).upper()}: {of['msg']}" for of in error.errors())
+    except OperationalError as error:
+        reason = f"the database does not answer: {' '.join(str(error.orig).split())}"
+    except (CannotStart, GuardhouseError, OSError) as error:
+        reason = str(error)
+    else:
+        return
+    sys.exit(f"guardhouse-server cannot start: {reason}")
+
+
 def serve(*builds: Build, started: Started | None = None) -> None:
     """Runs the services in this process until SIGINT or SIGTERM, then drains them."""
-    settings, clock = Settings(), SystemClock()
-    log.configure(settings.log_level, pretty=sys.stderr.isatty())
-    prepare(settings, clock)
-    with contextlib.suppress(KeyboardInterrupt):
+    with mistakes(), contextlib.suppress(KeyboardInterrupt):
+        settings, clock = Settings(), SystemClock()
+        log.configure(settings.log_level, pretty=sys.stderr.isatty())
+        prepare(settings, clock)
         uvloop.run(_serve(settings, clock, builds, started))
 
 

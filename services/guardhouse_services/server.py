@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from guardhouse_services.calls import Handlers
+from guardhouse_services.config import CannotStart
 
 PUBLIC_MESSAGE_BYTES = 256 << 10
 SERVICE_MESSAGE_BYTES = 4 << 20
@@ -66,9 +67,10 @@ class Listener:
             listed = [*names, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(listed), generic)
             channelz_pb2_grpc.add_ChannelzServicer_to_server(ChannelzServicer(), generic)
-        self.port = self._server.add_secure_port(address, credentials)
-        if self.port == 0:
-            raise OSError(f"cannot listen on {address}")
+        try:
+            self.port = self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise CannotStart(f"cannot listen on {address}; is something else there?") from None
 
     async def start(self) -> None:
         await self.serving(False)

@@ -11,6 +11,7 @@ from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import requests
 from guardhouse_services.access import Call, Caller, RequestKey
 from guardhouse_services.clock import DAY, SECOND
+from guardhouse_services.config import CannotStart
 from guardhouse_services.database import Database, Transaction, change, chunks, head, new_epoch
 from guardhouse_services.feed import HISTORY, compact
 from guardhouse_services.migrate import migrate
@@ -106,7 +107,7 @@ async def test_a_dead_database_is_unavailable_and_not_the_callers_fault(clock: F
 def test_a_second_process_cannot_open_a_sqlite_file(tmp_path: object, clock: FakeClock) -> None:
     url = f"sqlite:///{tmp_path}/one.db"
     first = Database(url, clock, "session", pb.Change)
-    with pytest.raises(RuntimeError, match="in use by another process"):
+    with pytest.raises(CannotStart, match="in use by another process"):
         Database(url, clock, "session", pb.Change)
     first.close()
     Database(url, clock, "session", pb.Change).close()

@@ -358,7 +358,7 @@ async def test_a_slow_sink_applies_what_came_meanwhile_in_one_go(
         for number in range(20):
             await database.write(partial(put, organization_id=A, name=f"t{number}", text="one"))
             # Each is sent in a message of its own.
-            while len([it for it in following.links[0].sent if it.HasField("changes")]) <= number:
+            while sum(it.HasField("changes") for it in following.links[0].sent) <= number:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         slow.set()
         await following.caught_up()
@@ -446,6 +446,11 @@ async def test_a_token_that_is_not_reached_is_refused(
     freshness = Freshness(database, "session", [], [])
     with pytest.raises(StateStale):
         await freshness.wait([future], A)
+    # Who has less time than that is told in time.
+    monkeypatch.setattr(follower_module, "WAIT_SECONDS", 60)
+    with pytest.raises(StateStale):
+        async with asyncio.timeout(5):
+            await freshness.wait([future], A, left=0.3)
     await database.write(lambda tx: tx.execute(epoch.update().values(epoch="another")))
     with pytest.raises(EpochChanged):
         await Freshness(database, "session", [], []).wait([future], A)

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from demo.plane import free_port_base
-from guardhouse_services.config import Settings
+from guardhouse_services.config import CannotStart, Settings
 from guardhouse_services.http import HttpServer
 from guardhouse_services.identity.__main__ import build
 from guardhouse_services.node import Node
@@ -132,7 +132,7 @@ async def test_it_leaves_signals_alone(server: HttpServer) -> None:
 
 
 async def test_a_port_that_is_taken_is_said_at_once(server: HttpServer) -> None:
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(CannotStart, match="in use"):
         await HttpServer("127.0.0.1", server.port, []).start()
 
 

@@ -12,7 +12,7 @@ from guardhouse.errors import CredentialsInvalid, InvalidField, PageTokenInvalid
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services import failpoint
 from guardhouse_services.clock import DAY
-from guardhouse_services.config import SERVICES, Settings, describe
+from guardhouse_services.config import SERVICES, CannotStart, Settings, describe
 from guardhouse_services.credentials import MasterKey, format_secret, hash_secret, split_secret
 from guardhouse_services.paging import DEFAULT_SIZE, MAX_SIZE, Page, Pages
 
@@ -89,9 +89,10 @@ def test_the_installations_key_is_made_once_and_is_its_owners(tmp_path: Path) ->
     first = MasterKey.create(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert MasterKey.create(path).derive("x") == first.derive("x")
-    path.write_text("00")
-    with pytest.raises(ValueError, match="32 bytes"):
-        MasterKey.read(path)
+    for text in ("00", "not hex"):
+        path.write_text(text)
+        with pytest.raises(CannotStart, match="32 bytes"):
+            MasterKey.read(path)
 
 
 def request(**values: object) -> pb.ListRegistrationsRequest:

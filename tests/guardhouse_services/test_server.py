@@ -131,7 +131,7 @@ class Refusals:
         self.taken.append((caller.name, method.rpartition("/")[2], organization_id, trace_id, error.reason))
 
 
-async def wait(_tokens: Sequence[str], _organization_id: str) -> None:
+async def wait(_tokens: Sequence[str], _organization_id: str, _left: float | None) -> None:
     return None
 
 
@@ -525,7 +525,7 @@ async def test_each_message_of_a_stream_is_judged_as_a_call(
         async for request in requests:
             await send(session_pb2.StreamCheckSessionsResponse(nonce=request.nonce).SerializeToString())
 
-    async def remember(tokens: Sequence[str], _organization_id: str) -> None:
+    async def remember(tokens: Sequence[str], _organization_id: str, _left: float | None) -> None:
         waited.extend(tokens)
 
     service = session_pb2.DESCRIPTOR.services_by_name["CheckService"]

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
 from guardhouse_services import migrate
-from guardhouse_services.config import SERVICES
+from guardhouse_services.config import SERVICES, CannotStart
 from tests.upgrade.releases import Release
 from tests.upgrade.story import missing
 
@@ -128,7 +128,7 @@ def test_a_database_of_another_service_is_refused(database: Engine) -> None:
     """Services do not share a database, and say so before they touch it."""
     migrate.migrate(database, "registry")
     tables = columns(database)
-    with pytest.raises(RuntimeError, match=r"session is at registry_[0-9]+, .* another service"):
+    with pytest.raises(CannotStart, match=r"session is at registry_[0-9]+, .* another service"):
         migrate.migrate(database, "session")
     assert columns(database) == tables
 
@@ -140,5 +140,5 @@ def test_a_schema_that_nobody_made_is_refused(database: Engine) -> None:
         connection.execute(
             sa.text("UPDATE alembic_version SET version_num = 'registry_0000' WHERE version_num LIKE 'registry%'")
         )
-    with pytest.raises(RuntimeError, match=r"registry_0000, which is no schema"):
+    with pytest.raises(CannotStart, match=r"registry_0000, which is no schema"):
         migrate.migrate(database, "registry")

@@ -63,6 +63,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         servicer=RegistryServicer(clock, registry, Pages(master_key), feed, audit),
         views=[directory.follower],
         figures=metrics.figures,
+        gauges=metrics.gauges(registry.heartbeats),
         effects={"identity": removals},
         jobs={"sweep": registry.enrollments.sweep},
         devices=registry.callers.device,

@@ -1,6 +1,6 @@
-"""What the registry tells Prometheus: registrations."""
+"""What the registry tells Prometheus: registrations, and heartbeats that came to nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import sqlalchemy as sa
 
@@ -8,6 +8,7 @@ from guardhouse_services.database import Transaction
 from guardhouse_services.metrics import Gauge, grouped
 from guardhouse_services.registry.domain import State
 from guardhouse_services.registry.store.tables import registration
+from guardhouse_services.registry.usecases.heartbeats import Heartbeats
 
 
 def figures(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
@@ -20,3 +21,15 @@ def figures(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
     }
     documentation = "Registrations; those that were aborted or deleted are remembered for a day."
     return [Gauge("guardhouse_registrations", documentation, samples, (*labels, "state"))]
+
+
+def gauges(heartbeats: Heartbeats) -> Callable[[], Iterator[Gauge]]:
+    def read() -> Iterator[Gauge]:
+        yield Gauge(
+            "guardhouse_heartbeats_dropped",
+            "Heartbeats that this replica could not keep while its database was away.",
+            {(): heartbeats.dropped},
+            is_counter=True,
+        )
+
+    return read

@@ -21,5 +21,11 @@ def gauges(replica: Replica) -> Callable[[], Iterator[Gauge]]:
             "How old that may be before checks answer STATE_STALE.",
             {(): replica.max_staleness / SECOND},
         )
+        yield Gauge(
+            "guardhouse_session_degraded_answers",
+            "Checks that a policy let answer by older state than that.",
+            {(): replica.degraded_answers},
+            is_counter=True,
+        )
 
     return read
