@@ -27,6 +27,8 @@ ROTATION_CONTEXT: Final = b"guardhouse key rotation v1"
 
 _P: Final = 2**255 - 19
 _ORDER: Final = 2**252 + 27742317777372353535851937790883648493
+# -1 modulo the order, a multiple of 8, and between 2^254 and 2^255, so that clamping leaves it as it is (RFC 7748).
+_MINUS_ONE: Final = X25519PrivateKey.from_private_bytes((8 * (_ORDER - pow(8, -1, _ORDER))).to_bytes(32, "little"))
 """The order of the subgroup of every X25519 public key that has a private key (RFC 7748, section 4.1)."""
 _SPKI_LENGTH: Final = 91
 _SIGNATURE_LENGTH: Final = 72
@@ -132,7 +134,7 @@ class Curve25519:
         return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
     def canonical(self, raw: bytes, field: str) -> bytes:
-        """The 32 bytes of a public key if they are its canonical form; about 2 ms, most of it for the last check.
+        """The 32 bytes of a public key if they are its canonical form; about 0.1 ms, most of it for the last check.
 
         Raises KeyInvalid for another length, a set bit 255, a coordinate of p = 2^255 - 19 or more, and a point outside
         the subgroup of prime order. The last refuses the points of low order, with which every exchange gives zero, and
@@ -145,7 +147,7 @@ class Curve25519:
         u = int.from_bytes(raw, "little")
         if u >= _P:  # So it is where bit 255 is set, which X25519 ignores.
             raise KeyInvalid(field, "the public key is not reduced modulo 2^255 - 19: it is another spelling of a key")
-        if not _has_prime_order(u):
+        if not _has_prime_order(raw):
             raise KeyInvalid(field, "the public key is of low order or otherwise belongs to no private key")
         return raw
 
@@ -256,22 +258,13 @@ def _mac(secret: bytes, device_public: bytes, server_public: bytes, transcript: 
     return hmac.digest(key, transcript.data, "sha256")
 
 
-def _has_prime_order(u: int) -> bool:
-    """Whether the point with coordinate u, multiplied by the subgroup's order, is the neutral element.
+def _has_prime_order(raw: bytes) -> bool:
+    """Whether the point with this coordinate is in the subgroup of prime order.
 
-    This is the ladder of RFC 7748, section 5, with another scalar. Its timing tells about u, which is public.
+    X25519 multiplies by multiples of 8, which takes away whatever part of a point is of low order, and one of them is
+    -1 modulo the subgroup's order. It leaves the coordinate of a point of the subgroup, and of no other, as it is.
     """
-    if u == 0:  # The one point for which the ladder's formulas do not hold.
+    try:
+        return _MINUS_ONE.exchange(X25519PublicKey.from_public_bytes(raw)) == raw
+    except ValueError:  # All of the point was of low order.
         return False
-    x2, z2, x3, z3 = 1, 0, u, 1
-    for bit in f"{_ORDER:b}":
-        if bit == "1":
-            x2, z2, x3, z3 = x3, z3, x2, z2
-        a, b = x2 + z2, x2 - z2
-        aa, bb = a * a % _P, b * b % _P
-        da, cb = (x3 - z3) * a, (x3 + z3) * b
-        x3, z3 = (da + cb) ** 2 % _P, u * ((da - cb) ** 2 % _P) % _P
-        x2, z2 = aa * bb % _P, (aa - bb) * (aa + 121_665 * (aa - bb)) % _P
-        if bit == "1":
-            x2, z2, x3, z3 = x3, z3, x2, z2
-    return z2 == 0
