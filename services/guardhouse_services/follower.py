@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -27,6 +27,8 @@ PING_SECONDS = 1.0
 SILENCE_SECONDS = 15.0
 # How many messages may wait to be applied; the link holds the others back.
 WAITING_MESSAGES = 100
+# How many events of several changes are applied in one go: a sink that writes them holds locks meanwhile.
+APPLIED_EVENTS = 1000
 WAIT_SECONDS = 3.0
 # What a call that waits in vain needs to hear so before its deadline.
 ANSWER_SECONDS = 0.1
@@ -281,7 +283,6 @@ class Follower:
                 await self._take([message for message in messages if message is not None])
                 if messages[-1] is None:
                     return await receiving
-                self._tell()
         finally:
             receiving.cancel()
             call.cancel()
@@ -329,10 +330,13 @@ class Follower:
                 for message in some:
                     by_organization.setdefault(message.organization_id, []).extend(message.changes.changes)
                 for organization_id, its in by_organization.items():
-                    await self._take_changes(organization_id, its)
+                    for part in _parts(its):
+                        await self._take_changes(organization_id, part)
+                        self._tell()
             else:
                 for message in some:
                     await self._take_other(message)
+                    self._tell()
 
     async def _take_other(self, message: Any) -> None:
         organization_id, kind = message.organization_id, message.WhichOneof("message")
@@ -368,6 +372,18 @@ class Follower:
         after = (before[0], changes[-1].revision)
         await self._sink.change(organization_id, events, before, after)
         self._positions[organization_id] = after
+
+
+def _parts(changes: Sequence[Any]) -> Iterator[list[Any]]:
+    part: list[Any] = []
+    filled = 0
+    for change in changes:
+        if part and filled + len(change.events) > APPLIED_EVENTS:
+            yield part
+            part, filled = [], 0
+        part.append(change)
+        filled += len(change.events)
+    yield part
 
 
 class Freshness:

@@ -1,17 +1,17 @@
-"""Checks: decides all that a call asks at one state and one time, and writes the answers where they are sent from.
+"""Checks: decides all that a call asks at one state and one time.
 
 This is the path of every connection through a gateway, so it is one loop and does nothing twice: an id has its form
-looked at only if it is not known, a field that nobody wants is not set, and sub-messages are set in place, because to
-build them first takes twice as long.
+looked at only if it is not known, a field that nobody wants is not set, sub-messages are set in place, because to build
+them first takes twice as long, and what was allowed is not decided anew while nothing that decided it has changed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from guardhouse.decisions import MAX_VALID_FOR, Reason, check_session
+from guardhouse.decisions import MAX_VALID_FOR, Decision, Policy, Reason, Registration, Verdict, check_session
 from guardhouse.errors import InvalidField
 from guardhouse.ids import ORGANIZATION, POLICY, REGISTRATION, check_id
 from guardhouse.session.v1 import session_pb2 as pb
@@ -26,10 +26,40 @@ ALL: Final[Wants] = (True,) * len(FIELDS)
 # The items of a batch hold these ids already.
 IN_A_BATCH: Final[Wants] = tuple(name not in ("policy_id", "registration_id") for name in FIELDS)
 
-_STALE: Final = Reason.STATE_STALE
+_ALLOW, _STALE = Decision.ALLOW, Reason.STATE_STALE
 _LONGEST: Final = to_duration(MAX_VALID_FOR)
+_FOREVER: Final = 1 << 63
 
 Response = pb.CheckSessionResponse | pb.BatchCheckSessionsResponse | pb.StreamCheckSessionsResponse
+New = Callable[[], tuple[Response, pb.CheckAnswer]]
+"""Makes a response with nothing but one answer, which is to be filled."""
+
+
+def alone() -> tuple[pb.CheckSessionResponse, pb.CheckAnswer]:
+    response = pb.CheckSessionResponse()
+    return response, response.answer
+
+
+def in_a_batch() -> tuple[pb.BatchCheckSessionsResponse, pb.CheckAnswer]:
+    response = pb.BatchCheckSessionsResponse()
+    return response, response.answers.add()
+
+
+def in_a_stream() -> tuple[pb.StreamCheckSessionsResponse, pb.CheckAnswer]:
+    response = pb.StreamCheckSessionsResponse()
+    return response, response.answers.add()
+
+
+class Reply:
+    """A response in serialised parts: those of messages of a type, one behind the other, are one such message."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self._parts = parts
+
+    def SerializeToString(self) -> bytes:  # noqa: N802  # as messages have it
+        return b"".join(self._parts)
 
 
 class Item(Protocol):
@@ -59,15 +89,68 @@ def answer(
     organization_id: str,
     items: Iterable[Item],
     response: Response,
-    add: Callable[[], pb.CheckAnswer],
+    new: New,
     wants: Wants,
     where: str = "",
-) -> None:
-    """Answers each item with a message of `add`, and all of them with the response.
+) -> Reply:
+    """The response with an answer of `new` for each item.
 
     It waits for nothing, so what it finds holds until it is done. `where` names an item's place in the request, for
     InvalidField, which it raises for an id that is none.
     """
+    users, authentications, registrations, policies = replica.of(organization_id)
+    now, staleness, max_staleness = replica.now(), replica.staleness_of(organization_id), replica.max_staleness
+    is_fresh = staleness is not None and max_staleness - staleness >= MAX_VALID_FOR
+    degraded_answers = 0
+    parts: list[bytes] = []
+    for index, item in enumerate(items):
+        registration_id = item.registration_id
+        subject, policy = registrations.get(registration_id), policies.get(item.policy_id)
+        if subject is None or policy is None:
+            check_id(organization_id, ORGANIZATION, "organization_id")
+            check_id(registration_id, REGISTRATION, f"{where.format(index)}registration_id")
+            check_id(item.policy_id, POLICY, f"{where.format(index)}policy_id")
+        registration = user = None
+        basis: tuple[Any, ...] = ()
+        if subject is not None:
+            authentication = authentications.get(registration_id)
+            user = subject.user if subject.users is users else subject.join(users)
+            removed, revoked = (user.removed_revision, user.revoked_revision) if user is not None else (-1, -1)
+            # With the registration itself and the time, all that an answer follows from.
+            basis = (policy, authentication, removed, revoked, new, wants)
+            if is_fresh and (kept := subject.kept) is not None:
+                since, until, kept_basis, part = kept
+                if since <= now <= until and kept_basis == basis:
+                    parts.append(part)
+                    continue
+            registration = subject.registration
+            if authentication is not None:
+                registration = authentication.renew(registration)
+        verdict = check_session(registration, user, policy, now, staleness, max_staleness)
+        if verdict.degraded:
+            degraded_answers += 1
+        one, made = new()
+        _fill(made, verdict, registration, policy, wants)
+        part = one.SerializeToString()
+        parts.append(part)
+        # Refusals are not kept: they are few, and some end by themselves.
+        if verdict.decision is _ALLOW and is_fresh and subject is not None and registration is not None:
+            # Within MAX_VALID_FOR of a session's end no two answers are the same.
+            expire_time = verdict.session_expire_time
+            until = _FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
+            subject.kept = registration.authenticate_time, until, basis, part
+    if staleness is not None:
+        set_time(response.fresh_as_of, now - staleness)
+        if degraded_answers:
+            response.degraded = True
+            replica.note_degraded(degraded_answers, staleness)
+    parts.append(response.SerializeToString())
+    return Reply(parts)
+
+
+def _fill(
+    made: pb.CheckAnswer, verdict: Verdict, registration: Registration | None, policy: Policy | None, wants: Wants
+) -> None:
     (
         wants_decision,
         wants_reason,
@@ -78,54 +161,28 @@ def answer(
         wants_expire_time,
         wants_valid_for,
     ) = wants
-    users, authentications, registrations, policies = replica.of(organization_id)
-    now, staleness, max_staleness = replica.now(), replica.staleness_of(organization_id), replica.max_staleness
-    degraded_answers = 0
-    for index, item in enumerate(items):
-        registration_id = item.registration_id
-        subject, policy = registrations.get(registration_id), policies.get(item.policy_id)
-        if subject is None or policy is None:
-            check_id(organization_id, ORGANIZATION, "organization_id")
-            check_id(registration_id, REGISTRATION, f"{where.format(index)}registration_id")
-            check_id(item.policy_id, POLICY, f"{where.format(index)}policy_id")
-        registration = user = None
-        if subject is not None:
-            registration = subject.registration
-            user = subject.user if subject.users is users else subject.join(users)
-            if (authentication := authentications.get(registration_id)) is not None:
-                registration = authentication.renew(registration)
-        decision, reason, expire_time, valid_for, degraded = check_session(
-            registration, user, policy, now, staleness, max_staleness
-        )
-        if degraded:
-            degraded_answers += 1
-        made = add()
-        if wants_decision:
-            made.decision = decision  # type: ignore[assignment]  # the enums' values are the contract's
-        if wants_reason:
-            made.reason = reason  # type: ignore[assignment]
-        if wants_policy_id and policy is not None:
-            made.policy_id = policy.policy_id
-        if registration is not None:
-            if wants_registration_id:
-                made.registration_id = registration_id
-            if wants_user_id and reason is not _STALE:
-                made.user_id = registration.user_id
-            if wants_authenticate_time and reason is not _STALE and (time := registration.authenticate_time):
-                timestamp = made.authenticate_time
-                timestamp.seconds = time // SECOND
-                timestamp.nanos = time % SECOND * 1000
-        if wants_expire_time and expire_time is not None:
-            timestamp = made.session_expire_time
-            timestamp.seconds = expire_time // SECOND
-            timestamp.nanos = expire_time % SECOND * 1000
-        if wants_valid_for:
-            if valid_for == MAX_VALID_FOR:
-                made.valid_for.CopyFrom(_LONGEST)
-            else:
-                set_time(made.valid_for, valid_for)
-    if staleness is not None:
-        set_time(response.fresh_as_of, now - staleness)
-        if degraded_answers:
-            response.degraded = True
-            replica.note_degraded(degraded_answers, staleness)
+    decision, reason, expire_time, valid_for, _ = verdict
+    if wants_decision:
+        made.decision = decision  # type: ignore[assignment]  # the enums' values are the contract's
+    if wants_reason:
+        made.reason = reason  # type: ignore[assignment]
+    if wants_policy_id and policy is not None:
+        made.policy_id = policy.policy_id
+    if registration is not None:
+        if wants_registration_id:
+            made.registration_id = registration.registration_id
+        if wants_user_id and reason is not _STALE:
+            made.user_id = registration.user_id
+        if wants_authenticate_time and reason is not _STALE and (time := registration.authenticate_time):
+            timestamp = made.authenticate_time
+            timestamp.seconds = time // SECOND
+            timestamp.nanos = time % SECOND * 1000
+    if wants_expire_time and expire_time is not None:
+        timestamp = made.session_expire_time
+        timestamp.seconds = expire_time // SECOND
+        timestamp.nanos = expire_time % SECOND * 1000
+    if wants_valid_for:
+        if valid_for == MAX_VALID_FOR:
+            made.valid_for.CopyFrom(_LONGEST)
+        else:
+            set_time(made.valid_for, valid_for)

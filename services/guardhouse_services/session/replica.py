@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from guardhouse import decisions
 from guardhouse.common.v1 import access_pb2
@@ -90,16 +90,23 @@ class IdentityState(DirectoryState):
                 super().apply(event)
 
 
+Kept = tuple[int, int, tuple[Any, ...], bytes]
+"""An answer that is serialised already, and holds from a time up to another, both included, as long as what it follows
+from is the same."""
+
+
 class Subject:
     """A registration, and its user once a check has put the two together.
 
     Finding a user among a million costs as much as all the rest of a decision.
     """
 
-    __slots__ = ("registration", "user", "users")
+    __slots__ = ("kept", "registration", "user", "users")
 
     def __init__(self, registration: Registration) -> None:
         self.registration = registration
+        self.kept: Kept | None = None
+        """The newest answer that allows it something."""
         self.user: User | None = None
         self.users: dict[str, User] | None = None
         """Among whom the user was found. A snapshot of identity replaces them all."""
@@ -226,10 +233,14 @@ class Replica:
         return registration, subject.join(users)
 
     def trust(self, caller: Caller) -> int:
-        """How long the key of a gateway is trusted where identity is not heard of: while a policy of its organization
+        """How long the key of a gateway is trusted where identity is not heard of: while a policy that it may ask for
         may stay open, which nobody could ask for otherwise."""
-        known = self.policies.states.get(caller.organization_id) if caller.role == access_pb2.ROLE_GATEWAY else None
-        return max((policy.max_open for policy in known.policies.values()), default=0) if known else 0
+        if caller.role != access_pb2.ROLE_GATEWAY:
+            return 0
+        states = self.policies.states
+        # A key without an organization is the installation's.
+        asked = states.keys() & {caller.organization_id} if caller.organization_id else states.keys()
+        return max((policy.max_open for each in asked for policy in states[each].policies.values()), default=0)
 
     def staleness(self) -> int | None:
         """How long ago all three feeds were last proven to be applied; None while one has never been."""

@@ -92,27 +92,20 @@ class SessionServicer:
         time, token = await self.session.reauthenticate(call, organization_id, registration_id, request.credential)
         return pb.ReauthenticateResponse(authenticate_time=to_timestamp(time), revision_token=token)
 
-    async def CheckSession(self, request: pb.CheckSessionRequest, call: Call) -> pb.CheckSessionResponse:
-        response = pb.CheckSessionResponse()
-        add = [response.answer].pop
-        checking.answer(self.session.replica, request.organization_id, (request,), response, add, checking.ALL)
-        return response
+    async def CheckSession(self, request: pb.CheckSessionRequest, call: Call) -> checking.Reply:
+        replica, response = self.session.replica, pb.CheckSessionResponse()
+        return checking.answer(replica, request.organization_id, (request,), response, checking.alone, checking.ALL)
 
-    async def BatchCheckSessions(
-        self, request: pb.BatchCheckSessionsRequest, call: Call
-    ) -> pb.BatchCheckSessionsResponse:
-        response = pb.BatchCheckSessionsResponse()
-        self._check(request, response)
-        return response
+    async def BatchCheckSessions(self, request: pb.BatchCheckSessionsRequest, call: Call) -> checking.Reply:
+        return self._check(request, pb.BatchCheckSessionsResponse(), checking.in_a_batch)
 
     async def StreamCheckSessions(self, requests: AsyncIterator[pb.StreamCheckSessionsRequest], send: Send) -> None:
         # The next request is taken when the answer to this one is on its way: who does not read is not read from.
         async for request in requests:
-            response = pb.StreamCheckSessionsResponse(nonce=request.nonce)
-            self._check(request, response)
+            reply = self._check(request, pb.StreamCheckSessionsResponse(nonce=request.nonce), checking.in_a_stream)
             try:
                 async with asyncio.timeout(SEND_SECONDS):
-                    await send(response.SerializeToString())
+                    await send(reply.SerializeToString())
             except TimeoutError:
                 raise DeadlineTooShort(
                     f"an answer was not taken in {SEND_SECONDS:.0f} s, and holds no longer"
@@ -122,11 +115,11 @@ class SessionServicer:
         self,
         request: pb.BatchCheckSessionsRequest | pb.StreamCheckSessionsRequest,
         response: pb.BatchCheckSessionsResponse | pb.StreamCheckSessionsResponse,
-    ) -> None:
+        new: checking.New,
+    ) -> checking.Reply:
         checks.count(request.items, "items", MAX_CHECKS)
-        wants = checking.wants(request.read_mask)
-        replica, add = self.session.replica, response.answers.add
-        checking.answer(replica, request.organization_id, request.items, response, add, wants, "items[{}].")
+        wants, replica = checking.wants(request.read_mask), self.session.replica
+        return checking.answer(replica, request.organization_id, request.items, response, new, wants, "items[{}].")
 
     async def ListAuditRecords(self, request: pb.ListAuditRecordsRequest, call: Call) -> pb.ListAuditRecordsResponse:
         answer: pb.ListAuditRecordsResponse = await self._audit.list_records(request)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services.clock import SECOND
 from guardhouse_services.follower import Freshness
+from guardhouse_services.session import checking
 from guardhouse_services.session import servicer as servicers
 from guardhouse_services.session.domain import StalenessMode
 from guardhouse_services.session.replica import PolicyState, parse_max_staleness
@@ -37,6 +39,7 @@ from tests.guardhouse_services.session.world import (
     ORGANIZATION,
     OTHER_ORGANIZATION,
     PHONE,
+    TABLET,
     UNLIMITED,
     World,
     authentication,
@@ -78,9 +81,12 @@ def servicer(world: World) -> SessionServicer:
     return SessionServicer(world.clock, session, nothing, nothing, nothing)
 
 
-async def ask(world: World, registration_id: str = LAPTOP, policy_id: str = HOURLY) -> pb.CheckSessionResponse:
-    request = pb.CheckSessionRequest(organization_id=ORGANIZATION, registration_id=registration_id, policy_id=policy_id)
-    return await servicer(world).CheckSession(request, call())
+async def ask(
+    world: World, registration_id: str = LAPTOP, policy_id: str = HOURLY, organization_id: str = ORGANIZATION
+) -> pb.CheckSessionResponse:
+    about = {"organization_id": organization_id, "registration_id": registration_id, "policy_id": policy_id}
+    request = pb.CheckSessionRequest(**about)
+    return pb.CheckSessionResponse.FromString((await servicer(world).CheckSession(request, call())).SerializeToString())
 
 
 async def check(world: World, registration_id: str = LAPTOP, policy_id: str = HOURLY) -> tuple[int, int]:
@@ -90,8 +96,12 @@ async def check(world: World, registration_id: str = LAPTOP, policy_id: str = HO
 
 async def batch(world: World, *items: tuple[str, str]) -> pb.BatchCheckSessionsResponse:
     asked = [pb.CheckSessionItem(registration_id=one, policy_id=other) for one, other in items]
-    request = pb.BatchCheckSessionsRequest(organization_id=ORGANIZATION, items=asked)
-    return await servicer(world).BatchCheckSessions(request, call())
+    return await sent(world, pb.BatchCheckSessionsRequest(organization_id=ORGANIZATION, items=asked))
+
+
+async def sent(world: World, request: pb.BatchCheckSessionsRequest) -> pb.BatchCheckSessionsResponse:
+    reply = await servicer(world).BatchCheckSessions(request, call())
+    return pb.BatchCheckSessionsResponse.FromString(reply.SerializeToString())
 
 
 def reasons(response: pb.BatchCheckSessionsResponse | pb.StreamCheckSessionsResponse) -> list[tuple[int, int]]:
@@ -393,8 +403,7 @@ async def test_an_organization_knows_nothing_of_another(world: World) -> None:
     world.own.publish(policy(), organization_id=OTHER_ORGANIZATION)
     await world.settle()
     for organization_id in (OTHER_ORGANIZATION, "org_" + "9" * 32):
-        request = pb.CheckSessionRequest(organization_id=organization_id, registration_id=LAPTOP, policy_id=HOURLY)
-        answer = (await servicer(world).CheckSession(request, call())).answer
+        answer = (await ask(world, organization_id=organization_id)).answer
         assert (answer.decision, answer.reason, answer.user_id) == (*UNKNOWN, "")
 
 
@@ -412,20 +421,20 @@ async def test_a_batch_has_the_fields_that_are_wanted(world: World) -> None:
     assert alone[0].session_expire_time == to_timestamp(began + HOUR)
     names = [field.name for field in pb.CheckAnswer.DESCRIPTOR.fields]
     for mask in (*([name] for name in names), ["decision", "reason", "session_expire_time"], names, names[::-1]):
-        response = await servicer(world).BatchCheckSessions(full_batch(*items, mask=mask), call())
+        response = await sent(world, full_batch(*items, mask=mask))
         for answer, whole in zip(response.answers, alone, strict=True):
             wanted = pb.CheckAnswer()
             FieldMask(paths=mask).MergeMessage(whole, wanted)
             assert answer == wanted
     default = [name for name in names if name not in ("policy_id", "registration_id")]
-    asked = [await servicer(world).BatchCheckSessions(full_batch(*items, mask=mask), call()) for mask in ((), default)]
+    asked = [await sent(world, full_batch(*items, mask=mask)) for mask in ((), default)]
     assert asked[0].answers == asked[1].answers
 
 
 @pytest.mark.parametrize("path", ["answer", "decisions", "valid_for.seconds", "*", "", "Decision"])
 async def test_a_mask_that_names_no_field_is_refused(world: World, path: str) -> None:
     with pytest.raises(InvalidField) as caught:
-        await servicer(world).BatchCheckSessions(full_batch((LAPTOP, HOURLY), mask=["decision", path]), call())
+        await sent(world, full_batch((LAPTOP, HOURLY), mask=["decision", path]))
     assert caught.value.field == "read_mask"
 
 
@@ -731,3 +740,75 @@ def test_the_contract_and_the_decisions_have_the_same_numbers() -> None:
             name: value for name, value in theirs.items() if value
         }
     assert format_duration(MAX_STALENESS) == "30s"
+
+
+async def test_an_answer_that_was_kept_is_the_one_that_would_be_decided(
+    world: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens between two checks, the second says what it would say if nobody had asked before."""
+    # Two answers at one time are to be compared.
+    monkeypatch.setattr(clock, "steady", clock.now)
+    dice = random.Random(0)
+    began = await enrolled(world)
+    world.registry.publish(registration(began, PHONE, user_id=BOB), registration(began, TABLET, "", MACHINE))
+    world.identity.publish(user(BOB))
+    policies = [HOURLY, UNLIMITED]
+    masks = [(), ("decision", "reason", "session_expire_time"), checking.FIELDS]
+    kept = changed = 0
+    for revision in range(20, 1520):
+        items = [(dice.choice((LAPTOP, PHONE, TABLET)), dice.choice(policies)) for _ in range(4)]
+        mask = dice.choice(masks)
+        first, again = await sent(world, full_batch(*items, mask=mask)), await ask(world, *items[0])
+        happening(dice, world, clock, revision)
+        await world.settle()
+        if dice.random() < 0.1:
+            # Nothing is heard for a while.
+            clock.advance(dice.choice((21, 29, 40)))
+        subjects = world.replica.registrations.states[ORGANIZATION].registrations.values()
+        kept += sum(subject.kept is not None for subject in subjects)
+        now = [await sent(world, full_batch(*items, mask=mask)), await ask(world, *items[0])]
+        for subject in subjects:
+            subject.kept = None
+        assert now == [await sent(world, full_batch(*items, mask=mask)), await ask(world, *items[0])]
+        changed += now != [first, again]
+        await world.settle()
+    assert kept > 500
+    assert changed > 500
+
+
+def happening(dice: random.Random, world: World, clock: FakeClock, revision: int) -> None:
+    """One thing that an answer may depend on, or nothing."""
+    device, whose = dice.choice(((LAPTOP, ALICE), (PHONE, BOB), (TABLET, "")))
+    enrollment: dict[str, Any] = {"service_token_id": MACHINE} if not whose else {}
+    match dice.randrange(14):
+        case 0 if whose:
+            world.identity.publish(user(whose, revoked=revision))
+        case 1 if whose:
+            world.identity.publish(user(whose, removed=dice.choice((0, revision))))
+        case 2 | 8:
+            world.identity.publish(authentication(clock.now() + dice.choice((-1, 0, 5)) * SECOND, revision, device))
+        case 3 | 9 | 10:
+            revoked = dice.random() < 0.3
+            enrolled_now = registration(clock.now(), device, whose, revoked=revoked, authorized=revision, **enrollment)
+            world.registry.publish(enrolled_now)
+        case 4:
+            world.own.publish(policy(duration=dice.choice(("", "1s", "15s", "1h0m0s")), enabled=dice.random() < 0.9))
+        case 5:
+            action = dice.choice((pb.POLICY_ACTION_ALLOW, pb.POLICY_ACTION_BLOCK))
+            world.own.publish(policy(UNLIMITED, duration="", action=action))
+        case 6 | 11 | 12:
+            # A clock may also be set back.
+            clock.advance(dice.choice((-2, 0.000001, 1, 5, 6, 10, 3590)))
+        case 7:
+            world.registry.publish(registry.Event(registration_deleted=device))
+
+
+async def test_a_refusal_is_not_kept(world: World, clock: FakeClock) -> None:
+    """A clock that was ahead made an authentication that counts once its time has come."""
+    began = await enrolled(world)
+    world.identity.publish(authentication(began + 5 * SECOND, 20))
+    await world.settle()
+    assert await check(world) == EXPIRED
+    clock.advance(6)
+    await world.settle()
+    assert await check(world) == FRESH
