@@ -48,6 +48,10 @@ COMMANDS = {
 }
 
 
+EMPTIED = frozenset({"--description"})
+"""The options whose value may be empty."""
+
+
 class Deferred(TyperCommand):
     """A command that is known by name and help, and imported when it is used: no --help waits for gRPC."""
 
@@ -78,6 +82,8 @@ class Commands(TyperGroup):
             self.add_command(Deferred(name, place))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:  # Whoever completes a line has not finished it.
+            refuse_empty(args)
         return super().parse_args(ctx, hoist(args))
 
     def invoke(self, ctx: Any) -> Any:
@@ -107,6 +113,18 @@ def hoist(args: list[str]) -> list[str]:
         else:
             rest.append(word)
     return front + rest
+
+
+def refuse_empty(args: list[str]) -> None:
+    """Raises BadParameter for an empty value: mostly that of a variable which is not set, as in `--user "$WHO"`.
+
+    Left out, many an option means everybody, or no limit; whoever passes one meant something else.
+    """
+    for before, word in itertools.pairwise(("", *args)):
+        name, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        if not value and (equals or not word) and name not in EMPTIED:
+            hint = name if name.startswith("-") else "an argument"
+            raise typer.BadParameter("it is empty; is a variable not set?", param_hint=hint)
 
 
 app = typer.Typer(

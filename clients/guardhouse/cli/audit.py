@@ -1,10 +1,9 @@
 """Audit logs: what was done, and whether the log still is what was written."""
 
-import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
-from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.json_format import Parse, ParseError
 
 from guardhouse.audit import verify
 from guardhouse.cli import output
@@ -111,14 +110,17 @@ class Log:
             end = start
         return [Line(self.service, record) for record in list(found)[-number:]]
 
-    def since(self, wanted: Callable[[AuditRecord], bool]) -> list[Line]:
-        """What has come since the last look, and is wanted."""
+    def since(self, wanted: Callable[[AuditRecord], bool]) -> tuple[list[Line], Unavailable | None]:
+        """What has come since the last look, and is wanted; and why that is perhaps not all."""
         found = []
-        for record in self.records(self.after):
-            self.after = record.sequence
-            if wanted(record):
-                found.append(Line(self.service, record))
-        return found
+        try:
+            for record in self.records(self.after):
+                self.after = record.sequence
+                if wanted(record):
+                    found.append(Line(self.service, record))
+        except Unavailable as error:  # It may come back, and nothing is lost meanwhile.
+            return found, error
+        return found, None
 
     @property
     def _stub(self) -> Any:
@@ -161,9 +163,9 @@ def tail(
         try:
             while follow:
                 pause()
-                try:
-                    _print(it, _merged(pool.map(lambda log: log.since(wanted), logs)))
-                except Unavailable as error:  # It may come back, and nothing is lost meanwhile.
+                found, errors = zip(*pool.map(lambda log: log.since(wanted), logs), strict=True)
+                _print(it, _merged(found))
+                for error in filter(None, errors):
                     output.error(describe(error))
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -189,6 +191,7 @@ class Verified:
     service: str
     records: int = 0
     checkpoints: int = 0
+    """Those that were kept."""
     restored: bool = False
     """A checkpoint is of another epoch."""
     faults: list[tuple[int, str]] = field(default_factory=list)
@@ -207,13 +210,13 @@ def verify_logs(
         ),
     ] = None,
     public_key: Annotated[
-        str, typer.Option(metavar="HEX", help="The key that checkpoints are signed with, as it was noted once.")
-    ] = "",
+        str | None, typer.Option(metavar="HEX", help="The key that checkpoints are signed with, as it was noted once.")
+    ] = None,
     installation: Installation = False,
 ) -> None:
     """Read whole logs, and say whether they are what was written; exits with 1 if not."""
     it = ctx.obj
-    pinned = _key(public_key)
+    pinned = _key(public_key) if public_key is not None else None
     # Read before the servers are asked: the present checkpoint is then the newest.
     known = [line for path in kept or () for line in _checkpoints(path)]
     logs = _logs(it, services, installation)
@@ -226,14 +229,14 @@ def verify_logs(
             task = bars.add_task(log.service, total=now.checkpoint.sequence)
             mine = [found for found in known if found.service == log.service]
             results.append(_verify(log, now.checkpoint, mine, key, partial(bars.advance, task)))
-    _report(it, results, key, bool(pinned))
+    _report(it, results, key, pinned is not None)
 
 
 def _verify(
     log: Log, present: AuditCheckpoint, known: list[AuditCheckpoint], key: bytes, step: Callable[[], None]
 ) -> Verified:
     mine = [one for one in known if one.organization_id == log.organization_id]
-    result = Verified(log.service, checkpoints=1 + len(mine))
+    result = Verified(log.service, checkpoints=len(mine))
 
     def records() -> Iterator[AuditRecord]:
         for record in log.records(0, present.sequence or None) if present.sequence else ():
@@ -282,6 +285,10 @@ def _report(it: Invocation, results: Sequence[Verified], key: bytes, pinned: boo
             "Another epoch means that a database was restored from a backup, or replaced: what was written after that"
             " backup is lost. If that was you, put the checkpoints of before aside, and keep those made since."
         )
+    if alone := [result.service for result in results if not result.checkpoints]:
+        output.note(
+            f"No checkpoint was kept of {', '.join(alone)}: what was cut off at the end, or written anew, looks whole."
+        )
     if not pinned:
         output.note(
             "The signing key was taken on trust from the server, which could have made all of this anew. Note it where"
@@ -297,7 +304,7 @@ def _logs(it: Invocation, services: Sequence[Service] | None, installation: bool
     return [Log(it, service, organization_id) for service in services or Service]
 
 
-def _merged(found: Iterator[list[Line]]) -> list[Line]:
+def _merged(found: Iterable[list[Line]]) -> list[Line]:
     """By time; the records of one log keep their order."""
     lines = [line for lines in found for line in lines]
     return sorted(lines, key=lambda line: line.record.record_time.ToMicroseconds())
@@ -318,22 +325,30 @@ def _print_columns(cells: Sequence[str]) -> None:
 
 
 def _key(text: str) -> bytes:
-    """The key that is given in hex, or nothing."""
+    """The key that is given in hex."""
     try:
         key = bytes.fromhex(text)
     except ValueError:
-        key = b"?"
-    if text and len(key) != 32:
+        key = b""
+    if len(key) != 32:
         raise typer.BadParameter("a public key is 64 hexadecimal digits", param_hint="--public-key")
     return key
 
 
 def _checkpoints(path: Path) -> Iterator[AuditCheckpoint]:
-    """What a file holds, or the files of a folder, as the services export it."""
+    """What a file holds, or the files of a folder, as the services export it. There is one at least."""
+    none = True
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-        for number, line in enumerate(file.read_text().splitlines(), 1):
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+            where = f"line {number} of {file}"
             try:
-                yield ParseDict(json.loads(line), AuditCheckpoint(), ignore_unknown_fields=True)
-            except (ValueError, ParseError):
-                where = f"line {number} of {file}"
-                raise typer.BadParameter(f"{where} is no checkpoint", param_hint="--checkpoints") from None
+                checkpoint = Parse(line, AuditCheckpoint(), ignore_unknown_fields=True)
+            except (ValueError, ParseError):  # A crash while it was exported has left the rest of the file readable.
+                output.note(f"{where} is no checkpoint, perhaps a part of one: it is passed over")
+                continue
+            if checkpoint.service not in CONTRACTS:
+                raise typer.BadParameter(f"{where} is of no service", param_hint="--checkpoints")
+            none = False
+            yield checkpoint
+    if none:
+        raise typer.BadParameter(f"{path} holds no checkpoint", param_hint="--checkpoints")

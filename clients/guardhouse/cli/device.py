@@ -37,7 +37,12 @@ app = typer.Typer(no_args_is_help=True)
 
 FOLDER: Final = Path("~/.config/guardhouse")
 
-Kept = Annotated[Path, typer.Option("--from", metavar="FOLDER", help="Where `guardhouse enroll` has kept it.")]
+Kept = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="FOLDER", help=f"Where `guardhouse enroll` has kept it. Default: --profile's, else {FOLDER}."
+    ),
+]
 Which = Annotated[
     str,
     typer.Option(
@@ -64,13 +69,21 @@ class Device:
         """A key that is to replace the other, and perhaps has."""
         return self.profile.with_suffix(".key.new")
 
+    def replacement(self) -> bytes | None:
+        """The private key that the file holds; None if there is none, or only what a crash has left of one."""
+        try:
+            private = base64.b64decode(self.new_key.read_bytes().strip(), validate=True)
+        except (FileNotFoundError, ValueError):
+            return None
+        return private if len(private) == 32 else None
+
     def registration(self) -> pb.Registration:
         request = pb.GetRegistrationRequest(organization_id=self.organization_id, registration_id=self.registration_id)
         return self.client.registrations.GetRegistration(request).registration
 
 
 @app.command("show")
-def show(ctx: Context, folder: Kept = FOLDER, which: Which = "") -> None:
+def show(ctx: Context, folder: Kept = None, which: Which = "") -> None:
     """Show this machine's registration."""
     it = ctx.obj
     device = _device(it, folder, which)
@@ -78,7 +91,7 @@ def show(ctx: Context, folder: Kept = FOLDER, which: Which = "") -> None:
 
 
 @app.command("heartbeat")
-def heartbeat(ctx: Context, folder: Kept = FOLDER, which: Which = "") -> None:
+def heartbeat(ctx: Context, folder: Kept = None, which: Which = "") -> None:
     """Say that this machine lives, and what it runs."""
     it = ctx.obj
     device = _device(it, folder, which)
@@ -98,7 +111,7 @@ def rotate_key(
     wireguard: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Put the new key into this file of wg-quick, too.")
     ] = None,
-    folder: Kept = FOLDER,
+    folder: Kept = None,
     which: Which = "",
 ) -> None:
     """Replace this machine's key by a fresh one; its addresses and session stay. What was cut short goes on."""
@@ -107,22 +120,22 @@ def rotate_key(
     it = ctx.obj
     device = _device(it, folder, which)
     kind = key_type_of(key_type)
-    old = device.key.read_text()
+    old, private = device.key.read_text(), device.replacement()
     if wireguard is not None:
         if kind is not CURVE25519:
             raise typer.BadParameter("WireGuard's keys are curve25519", param_hint="--key-type")
-        if old.strip() not in wireguard.read_text() and not device.new_key.exists():
+        if old.strip() not in wireguard.read_text() and private is None:
             raise typer.BadParameter(f"{wireguard} does not hold the present key", param_hint="--wireguard")
     registration = device.registration()
     # The answer may be lost: the new key is kept before it can count, and the registration tells which of the two does.
-    if not device.new_key.exists():
-        write_secret(device.new_key, encoded(kind.new_private_key()))
-    new = device.new_key.read_text()
-    private = base64.b64decode(new)
+    if private is None:
+        private = kind.new_private_key()
+        device.new_key.unlink(missing_ok=True)  # A part of a key was never sent.
+        write_secret(device.new_key, encoded(private))
     if registration.public_key != KEY_TYPES[registration.key_type].public_key(private):
         registration = rotate(device.client, device.organization_id, registration, private, kind).registration
     if wireguard is not None:
-        replaced = wireguard.read_text().replace(old.strip(), new.strip())
+        replaced = wireguard.read_text().replace(old.strip(), encoded(private).strip())
         _replace_secret(wireguard, replaced)
     device.new_key.replace(device.key)
     it.show(pb.RotateKeyResponse(registration=registration), private_key=str(device.key))
@@ -136,7 +149,7 @@ def reauthenticate(
     client_id: ClientId = None,
     client_secret: ClientSecret = None,
     client_secret_file: ClientSecretFile = None,
-    folder: Kept = FOLDER,
+    folder: Kept = None,
     which: Which = "",
 ) -> None:
     """Start this machine's session anew, with a credential of whoever enrolled it."""
@@ -151,7 +164,7 @@ def reauthenticate(
 
 
 @app.command("leave")
-def leave(ctx: Context, folder: Kept = FOLDER, which: Which = "", yes: Yes = False) -> None:
+def leave(ctx: Context, folder: Kept = None, which: Which = "", yes: Yes = False) -> None:
     """Delete this machine's registration for good, and the files that enrolling has kept."""
     it = ctx.obj
     device = _device(it, folder, which)
@@ -178,11 +191,11 @@ def enrollment_info(ctx: Context) -> None:
     it.show(it.client.enrollment.GetEnrollmentInfo(request))
 
 
-def _device(it: Invocation, folder: Path, which: str) -> Device:
-    """The registration of --profile if that is a device's, else the one that is kept in the folder."""
+def _device(it: Invocation, folder: Path | None, which: str) -> Device:
+    """The registration of --profile if that is a device's and no other is named, else what is kept in the folder."""
     path = it.profile
-    if path is None or which or not load(path).registration_id:
-        kept = folder.expanduser()
+    if path is None or folder is not None or which or not load(path).registration_id:
+        kept = (folder or FOLDER).expanduser()
         found = sorted(kept.glob(f"{which or 'reg_*'}.toml"))
         if not found:
             raise ProfileInvalid(
@@ -210,10 +223,16 @@ def encoded(private_key: bytes) -> str:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Writes a new file that only its owner can read."""
+    """Writes a new file that only its owner can read, and that is on the disk, under its name, when this returns."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    if os.name == "posix":  # Windows opens no folders.
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def _replace_secret(path: Path, text: str) -> None:

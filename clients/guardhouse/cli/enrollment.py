@@ -46,6 +46,7 @@ REQUIRE = "All of these must match."
 EXCLUDE = "None of these may match."
 DECISION = "What becomes of those it matches."
 PRECEDENCE = "Lower is tried first."
+MAX_PRECEDENCE = 2**31 - 1
 
 
 @identity_providers.command("list")
@@ -168,7 +169,9 @@ def create_policy(
     require: Annotated[list[str] | None, typer.Option(metavar="RULE", help=REQUIRE)] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="RULE", help=EXCLUDE)] = None,
     decision: Annotated[Decision, typer.Option(help=DECISION)] = "allow",
-    precedence: Annotated[int | None, typer.Option(min=1, help=f"{PRECEDENCE} Default: behind all others.")] = None,
+    precedence: Annotated[
+        int | None, typer.Option(min=1, max=MAX_PRECEDENCE, help=f"{PRECEDENCE} Default: behind all others.")
+    ] = None,
 ) -> None:
     """Create an enrollment policy."""
     it = ctx.obj
@@ -178,7 +181,7 @@ def create_policy(
         include=_rules(include, "--include"),
         require=_rules(require or (), "--require"),
         exclude=_rules(exclude or (), "--exclude"),
-        precedence=precedence or _last_precedence(it) + 10,
+        precedence=precedence or min(_last_precedence(it) + 10, MAX_PRECEDENCE),
     )
     request = pb.CreateEnrollmentPolicyRequest(organization_id=it.organization_id, enrollment_policy=policy)
     it.show(it.client.enrollment_policies.CreateEnrollmentPolicy(request))
@@ -195,7 +198,7 @@ def update_policy(
     no_require: Annotated[bool, typer.Option("--no-require", help="Require nothing any more.")] = False,
     no_exclude: Annotated[bool, typer.Option("--no-exclude", help="Exclude nobody any more.")] = False,
     decision: Annotated[Decision | None, typer.Option(help=DECISION)] = None,
-    precedence: Annotated[int | None, typer.Option(min=1, help=PRECEDENCE)] = None,
+    precedence: Annotated[int | None, typer.Option(min=1, max=MAX_PRECEDENCE, help=PRECEDENCE)] = None,
     etag: Etag = "",
 ) -> None:
     """Change what is named; the rest stays. Rules replace all of their kind. Existing registrations live on."""

@@ -17,6 +17,7 @@ keys = typer.Typer(no_args_is_help=True)
 
 UNLIMITED = "unlimited"
 SEATS = f"The seats purchased: a number, or {UNLIMITED}."
+MAX_SEATS = 2**63 - 1
 
 
 @app.command("list")
@@ -53,7 +54,9 @@ def update_organization(
 ) -> None:
     """Change what is named of the organization that -o names; the rest stays."""
     it = ctx.obj
-    organization = pb.Organization(display_name=name or "", seat_limit=_seats(seat_limit or UNLIMITED))
+    organization = pb.Organization(
+        display_name=name or "", seat_limit=_seats(seat_limit) if seat_limit is not None else None
+    )
     paths = [path for path, given in (("display_name", name), ("seat_limit", seat_limit)) if given is not None]
     if not paths:
         raise typer.BadParameter("name what to change: --name or --seat-limit")
@@ -119,6 +122,8 @@ def revoke_key(
 def _seats(text: str) -> int | None:
     if text == UNLIMITED:
         return None
-    if not text.isdecimal():
-        raise typer.BadParameter(f"{text!r} is neither a number nor {UNLIMITED}", param_hint="--seat-limit")
+    # Python converts no number of thousands of digits.
+    if not text.isdecimal() or len(text) > len(str(MAX_SEATS)) or int(text) > MAX_SEATS:
+        what = f"{text!r} is neither a number of at most {MAX_SEATS} nor {UNLIMITED}"
+        raise typer.BadParameter(what, param_hint="--seat-limit")
     return int(text)

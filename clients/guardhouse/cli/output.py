@@ -82,7 +82,7 @@ def print_record(message: Message, more: Mapping[str, str]) -> None:
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """A line for each: what it is, and its text."""
-    _print([(name, printable(text)) for name, text in pairs], lambda _, column: "bold" if column == 0 else "")
+    _print(pairs, lambda _, column: "bold" if column == 0 else "")
 
 
 def print_line(text: str) -> None:
@@ -227,6 +227,7 @@ def _prefix(enum: EnumDescriptor) -> str:
 
 def _print(rows: Sequence[Sequence[str]], style: Callable[[int, int], str]) -> None:
     """Columns as wide as what is in them: ids stay whole, and a terminal that is narrower breaks the line."""
+    rows = [[printable(text) for text in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     paint = _painter()
     for number, row in enumerate(rows):

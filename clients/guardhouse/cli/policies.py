@@ -93,7 +93,7 @@ def create_policy(
         enabled=not disabled,
         filter=output.value(pb.PolicyFilter, filter_),
         action=output.value(pb.PolicyAction, action),
-        check_session=pb.CheckSession(enforce=True, duration=timeout) if timeout else None,
+        check_session=pb.CheckSession(enforce=True, duration=timeout) if timeout is not None else None,
         staleness=staleness,
     )
     request = pb.CreatePolicyRequest(organization_id=it.organization_id, policy=policy)
@@ -116,7 +116,7 @@ def update_policy(
 ) -> None:
     """Change what is named; the rest stays. A shorter timeout acts on existing sessions."""
     it = ctx.obj
-    if timeout and no_timeout:
+    if timeout is not None and no_timeout:
         raise typer.BadParameter("it contradicts --no-timeout", param_hint="--timeout")
     changes = {
         "display_name": name,
@@ -124,7 +124,7 @@ def update_policy(
         "enabled": enabled,
         "filter": output.value(pb.PolicyFilter, filter_) if filter_ else None,
         "action": output.value(pb.PolicyAction, action) if action else None,
-        "check_session": pb.CheckSession(enforce=True, duration=timeout) if timeout else None,
+        "check_session": pb.CheckSession(enforce=True, duration=timeout) if timeout is not None else None,
         "staleness": staleness,
     }
     changes = {field: value for field, value in changes.items() if value is not None}

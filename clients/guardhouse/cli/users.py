@@ -92,11 +92,9 @@ def remove_users(
     if everybody and not yes and not dry_run:
         _type_name(it)
     response = it.destroy(method, request, would, yes, dry_run)
-    if wait:
-        it.show(_follow(it, response.removal))
-    else:
-        it.show(response)
-        output.note(f"Follow it with: guardhouse users removal {response.removal.removal_id}")
+    # Before the wait, which may be interrupted: the removal goes on.
+    output.note(f"Follow it with: guardhouse users removal {response.removal.removal_id}")
+    it.show(_follow(it, response.removal) if wait else response)
 
 
 @app.command("removal")

@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from google.protobuf.message import Message
 
 from guardhouse import errors
-from guardhouse.cli import audit
+from guardhouse.audit import FIRST, public_key, sign
+from guardhouse.cli import audit, output
 from guardhouse.common.v1.access_pb2 import ROLE_GATEWAY
-from guardhouse.common.v1.audit_pb2 import AuditRecord
+from guardhouse.common.v1.audit_pb2 import AuditCheckpoint, AuditRecord
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.identity.v1 import identity_pb2_grpc as rpc
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
 from guardhouse_services.audit import audit_record
 from guardhouse_services.database import Database, Transaction, new_epoch
-from tests.guardhouse.cli.commands import Run, RunPlane, words
+from tests.guardhouse.cli.commands import ORGANIZATION, Run, RunPlane, words
+from tests.guardhouse.scripted import ScriptedServer
 from tests.plane import Plane
 from tests.system.people import World
 
@@ -164,6 +167,7 @@ async def test_logs_that_are_whole_are_said_to_be(exported: Path, run_plane: Run
     await busy.policy("1h")
     trusting = await run_plane("audit verify")
     assert "taken on trust" in trusting.stderr
+    assert "No checkpoint was kept of identity, registry, ipam, session:" in trusting.stderr
     key = await key_of(run_plane)
     assert trusting.stderr.splitlines()[-1] == f"  guardhouse audit verify --public-key {key}"
 
@@ -171,8 +175,8 @@ async def test_logs_that_are_whole_are_said_to_be(exported: Path, run_plane: Run
     result = await run_plane(f"{verify} {key}")
     rows = {line[0]: line[1:] for line in cells(result.stdout)}
     assert set(rows) == {"identity", "registry", "ipam", "session"}
-    # At least one that was exported, the one that was fetched, and the present one.
-    assert all(int(checkpoints) >= 3 and log == "whole" for _, checkpoints, log in rows.values())
+    # At least one that was exported, and the one that was fetched.
+    assert all(int(checkpoints) >= 2 and log == "whole" for _, checkpoints, log in rows.values())
     assert int(rows["registry"][0]) >= 4
     assert result.stderr == ""
 
@@ -235,9 +239,111 @@ async def test_another_history_is_told_from_the_one_that_was_signed(
 
 
 def test_what_is_no_checkpoint_or_key_is_named(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "kept.jsonl").write_text('{"service": "session"}\nnonsense\n')
-    assert "line 2 of kept.jsonl is no checkpoint" in words(
-        run("audit verify --checkpoints kept.jsonl", exit_code=2).stderr
-    )
+    for line in ("[]", "{}", '"service"', '{"service": "sesion"}'):
+        (tmp_path / "kept.jsonl").write_text(f'{{"service": "session"}}\n{line}\n')
+        said = words(run("audit verify --checkpoints kept.jsonl", exit_code=2).stderr)
+        assert "line 2 of kept.jsonl is of no service" in said
     assert "none.jsonl: No such file" in run("audit verify --checkpoints none.jsonl", exit_code=1).stderr
     assert "64 hexadecimal digits" in words(run("audit verify --public-key 00ff", exit_code=2).stderr)
+
+
+PRIVATE = bytes(range(32))
+
+
+def signed(sequence: int = 0, epoch: str = "e") -> AuditCheckpoint:
+    """Of the session's log."""
+    checkpoint = AuditCheckpoint(
+        service="session", organization_id=ORGANIZATION, epoch=epoch, sequence=sequence, hash=FIRST
+    )
+    sign(checkpoint, PRIVATE)
+    return checkpoint
+
+
+def answer_with(installation: ScriptedServer, *records: AuditRecord) -> None:
+    """A log that holds these, whatever its service."""
+    installation.answers["GetAuditCheckpoint"] = session.GetAuditCheckpointResponse(
+        checkpoint=signed(len(records)), public_key=public_key(PRIVATE)
+    )
+    installation.answers["ListAuditRecords"] = session.ListAuditRecordsResponse(records=records)
+
+
+VERIFY = f"audit verify --public-key {public_key(PRIVATE).hex()} --service session"
+
+
+@pytest.mark.parametrize("lines", ["", "null\n7\n"])
+def test_checkpoints_that_are_none_do_not_count_as_kept(
+    run: Run, installation: ScriptedServer, tmp_path: Path, lines: str
+) -> None:
+    """I-33: a log that was cut off would be said to be whole."""
+    answer_with(installation)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "kept.jsonl").write_text(lines)
+    for path in ("folder", "kept.jsonl"):
+        said = words(run(f"{VERIFY} --checkpoints {path}", exit_code=2).stderr)
+        assert f"{path} holds no checkpoint" in said
+    assert not installation.requests("GetAuditCheckpoint")
+
+
+def test_what_an_exporter_that_crashed_has_left_of_a_line_is_passed_over(
+    run: Run, installation: ScriptedServer, tmp_path: Path
+) -> None:
+    answer_with(installation)
+    whole = json.dumps(output.as_dict(signed())).encode()
+    (tmp_path / "kept.jsonl").write_bytes(b"\n".join([whole, whole[:40], b"null", b"7", b"\xff\x00", whole, b""]))
+    result = run(f"{VERIFY} --checkpoints kept.jsonl")
+    assert cells(result.stdout) == [["session", "0", "2", "whole"]]
+    assert [line.split(" is no checkpoint")[0] for line in result.stderr.splitlines()] == [
+        f"line {number} of kept.jsonl" for number in range(2, 6)
+    ]
+
+
+def test_a_log_of_which_no_checkpoint_was_kept_is_named(run: Run, installation: ScriptedServer, tmp_path: Path) -> None:
+    answer_with(installation)
+    (tmp_path / "kept.jsonl").write_text(json.dumps(output.as_dict(signed())))
+    result = run(f"{VERIFY} --service ipam --checkpoints kept.jsonl")
+    assert cells(result.stdout) == [["session", "0", "1", "whole"], ["ipam", "0", "0", "whole"]]
+    assert result.stderr.startswith("No checkpoint was kept of ipam: ")
+
+
+def test_a_log_that_was_tampered_with_cannot_steer_the_terminal(
+    run: Run, installation: ScriptedServer, tmp_path: Path
+) -> None:
+    answer_with(installation, AuditRecord(sequence=1, actor="key:\x1b[2J", objects=["\x1b]0;x\x07"]))
+    (tmp_path / "kept.jsonl").write_text(json.dumps(output.as_dict(signed(epoch="\x1b[2J"))))
+    for line, code in (("audit tail --service session", 0), (f"{VERIFY} --checkpoints kept.jsonl", 1)):
+        shown = run(line, exit_code=code).stdout
+        assert "\ufffd[2J" in shown
+        assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("failing", ["another service", "another page"])
+def test_what_came_is_shown_although_more_of_it_is_out_of_reach(
+    run: Run, installation: ScriptedServer, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    rounds = iter([True, True, False])
+    down = False
+
+    def pause() -> None:
+        nonlocal down
+        down = not down
+        if not next(rounds):
+            raise KeyboardInterrupt
+
+    def answer(request: Any) -> Message:
+        of_session, another_page = isinstance(request, session.ListAuditRecordsRequest), bool(request.page_token)
+        if down and (another_page if failing == "another page" else not of_session):
+            raise errors.ServiceUnavailable("it is restarted")
+        if not of_session:
+            return identity.ListAuditRecordsResponse()
+        records = [AuditRecord(sequence=number, method=f"/S/Call{number}") for number in (1, 2)]
+        found = [record for record in records if record.sequence > request.after_sequence][: 1 if down else 2]
+        return session.ListAuditRecordsResponse(
+            records=found, next_page_token="more" if down and failing == "another page" else ""
+        )
+
+    answer_with(installation)
+    installation.answers["ListAuditRecords"] = answer
+    monkeypatch.setattr(audit, "pause", pause)
+    result = run("audit tail --follow --service identity --service session", exit_code=130)
+    assert [word for word in result.stdout.split() if word.startswith("Call")] == ["Call1", "Call2"]
+    assert result.stderr.count("it is restarted") == 1

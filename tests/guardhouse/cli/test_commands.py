@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from guardhouse import aio
+from guardhouse import aio, errors
 from guardhouse.client import Client
 from guardhouse.common.v1 import access_pb2
 from guardhouse.common.v1.credential_pb2 import Credential
@@ -17,7 +17,7 @@ from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.ipam.v1 import ipam_pb2 as ipam
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
-from tests.guardhouse.cli.commands import NOON, ORGANIZATION, POLICY, REGISTRATION, USER, Run, commands
+from tests.guardhouse.cli.commands import NOON, ORGANIZATION, POLICY, REGISTRATION, USER, Run, commands, words
 from tests.guardhouse.scripted import ScriptedServer
 
 METHODS = {
@@ -136,6 +136,44 @@ def test_seat_limits_are_numbers_or_unlimited(run: Run, installation: ScriptedSe
     assert list(numbered.update_mask.paths) == list(unlimited.update_mask.paths) == ["seat_limit"]
     run("organizations update --seat-limit many", exit_code=2)
     run("organizations update", exit_code=2)
+
+
+def test_numbers_that_the_contract_cannot_hold_are_refused(run: Run, installation: ScriptedServer) -> None:
+    for seats in (str(2**63), "9" * 5000):
+        said = words(run(f"organizations create Example --seat-limit {seats}", exit_code=2).stderr)
+        assert "neither a number of at most 9223372036854775807 nor unlimited" in said
+    for line in ("create Staff --include everyone", "update enp_1"):
+        assert "--precedence" in run(f"enrollment-policies {line} --precedence {2**31}", exit_code=2).stderr
+    assert not installation.calls
+    installation.answers["CreateOrganization"] = identity.CreateOrganizationResponse()
+    run(f"organizations create Example --seat-limit {2**63 - 1}")
+
+
+def test_behind_the_last_precedence_there_is_none(run: Run, installation: ScriptedServer) -> None:
+    last = identity.EnrollmentPolicy(precedence=2**31 - 1)
+    installation.answers["ListEnrollmentPolicies"] = identity.ListEnrollmentPoliciesResponse(enrollment_policies=[last])
+    installation.answers["CreateEnrollmentPolicy"] = errors.PrecedenceTaken("it is taken")
+    assert "choose another" in run("enrollment-policies create Staff --include everyone", exit_code=1).stderr
+
+
+@pytest.mark.parametrize("form", ["{} ''", "{}="])
+def test_an_empty_value_is_no_value(run: Run, installation: ScriptedServer, form: str) -> None:
+    """Of any option of any command: a variable that is not set must not mean everybody, or without a limit."""
+    for name, command in commands():
+        for option in (max(it.opts, key=len) for it in command.params if it.opts[0].startswith("-") and not it.is_flag):
+            if option != "--description":
+                said = words(run(f"{name} {form.format(option)}", exit_code=2).stderr)
+                assert f"Invalid value for {option}: it is empty" in said, name
+    for line in ("seats -o ''", "seats --profile ''", f"policies delete '' {POLICY} --yes", "users show -- ''"):
+        assert "it is empty" in run(line, exit_code=2).stderr
+    assert not installation.calls
+
+
+def test_a_description_may_be_emptied(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["UpdatePolicy"] = session.UpdatePolicyResponse()
+    run(f"policies update {POLICY} --description '' --etag e1")
+    (request,) = installation.requests("UpdatePolicy")
+    assert list(request.update_mask.paths) == ["description"]
 
 
 def test_rules_of_an_enrollment_policy_are_written_as_they_are_shown(run: Run, installation: ScriptedServer) -> None:

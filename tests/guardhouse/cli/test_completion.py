@@ -46,6 +46,7 @@ def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offered:
         (f"-o {ORGANIZATION} devices list --platform c", {"chromeos"}),
         ("audit tail --service i", {"identity", "ipam"}),
         ("policies show pol", set()),
+        ("users list --email '' --se", {"--seat"}),
     ],
 )
 def test_commands_options_and_values_are_completed_without_a_server(

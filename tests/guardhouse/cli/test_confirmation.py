@@ -240,10 +240,13 @@ def test_a_removal_is_followed_until_it_is_done(run: Run, installation: Scripted
     ]
     result = run(f"users remove {USER} --yes --json")
     assert json.loads(result.stdout)["removal"]["done"] is True
-    assert result.stderr == ""
+    assert result.stderr == "Follow it with: guardhouse users removal rmv_1\n"
     assert list(installation.requests("RemoveUsers")[0].user_ids) == [USER]
     without = run("users remove --all --no-wait --yes")
     assert installation.requests("RemoveUsers")[1].all
     assert "guardhouse users removal rmv_1" in without.stderr
+    installation.answers["GetRemoval"] = AccessDenied("the key was revoked")
+    interrupted = run(f"users remove {USER} --yes", exit_code=1)
+    assert interrupted.stderr.startswith("Follow it with: guardhouse users removal rmv_1\n")
     run("users remove --yes", exit_code=2)
     run(f"users remove {USER} --all --yes", exit_code=2)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import platform
 import stat
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from guardhouse import enrollment, errors, keys
 from guardhouse.cli import enroll, invocation
-from guardhouse.profile import load
+from guardhouse.profile import PROFILE_VARIABLE, load
 from guardhouse.registry.v1 import registry_pb2 as registry
 from tests.guardhouse.cli.commands import ORGANIZATION, Run, RunPlane, words
 from tests.guardhouse.scripted import DeviceRegistry, ScriptedServer
@@ -160,6 +161,41 @@ async def test_a_rotation_that_never_arrived_is_made_by_the_next(
     assert (await world.live())[0].public_key == keys.public_key(private)
 
 
+async def test_what_a_crash_has_left_of_a_new_key_is_replaced(
+    run_plane: RunPlane, world: World, tmp_path: Path
+) -> None:
+    registration_id = await enrolled(run_plane, world)
+    new_key = kept(tmp_path)[".key"].with_name(f"{registration_id}.key.new")
+    for left in (b"", b"AAAA", bytes(45), b"\xff" * 45):
+        new_key.write_bytes(left)
+        await run_plane("device rotate-key")
+        private = base64.b64decode(kept(tmp_path)[".key"].read_text())
+        assert (await world.live())[0].public_key == keys.public_key(private)
+        assert not new_key.exists()
+
+
+async def test_a_new_key_is_on_the_disk_before_it_can_count(
+    run_plane: RunPlane, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file and its name: whoever loses power after the answer still has the key that counts."""
+    await enrolled(run_plane, world)
+    on_disk: set[int] = set()
+    fsync, rotate = os.fsync, enrollment.rotate
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        on_disk.add(os.fstat(descriptor).st_ino)
+
+    def checked(*arguments: Any) -> enrollment.Rotation:
+        new_key = kept(tmp_path)[".new"]
+        assert {new_key.stat().st_ino, new_key.parent.stat().st_ino} <= on_disk
+        return rotate(*arguments)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(enrollment, "rotate", checked)
+    await run_plane("device rotate-key")
+
+
 async def test_leaving_asks_first(run_plane: RunPlane, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await enrolled(run_plane, world)
     assert "pass --yes" in words((await run_plane("device leave", exit_code=2)).stderr)
@@ -168,6 +204,21 @@ async def test_leaving_asks_first(run_plane: RunPlane, world: World, monkeypatch
     said = await run_plane("device leave", exit_code=1, stdin="n\n")
     assert f"for good and releases {held.ipv4} and {held.ipv6}. Continue?" in said.stderr
     assert await world.live()
+
+
+def test_a_folder_that_is_named_wins_over_the_profile(
+    run: Run, installation: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DeviceRegistry(installation)
+    for folder in ("one", "other"):
+        run(f"enroll --id-token signed --save {folder}")
+    (tmp_path / "other/reg_1.token").write_text("ghr_other")
+    monkeypatch.setenv(PROFILE_VARIABLE, "one/reg_1.toml")
+    installation.answers["Leave"] = registry.LeaveResponse()
+    run("device leave --from other --yes")
+    (call,) = (call for call in installation.calls if call.method == "Leave")
+    assert call.metadata["authorization"] == "Bearer ghr_other"
+    assert (len(list((tmp_path / "one").iterdir())), len(list((tmp_path / "other").iterdir()))) == (3, 0)
 
 
 def test_of_several_registrations_one_must_be_named(run: Run, installation: ScriptedServer, tmp_path: Path) -> None:
