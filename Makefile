@@ -40,7 +40,7 @@ fmt: $(READY) ## Format the code and the protos, and fix what can be fixed
 lint: $(READY) ## Check style, types, layers, protos and that the generated code is fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy clients services tests tools
+	$(BIN)/mypy bench clients services tests tools
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code

@@ -7,13 +7,12 @@ their commits and without a gap; each carries the hash of all before it (see aud
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import shlex
 import signal
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,6 @@ from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database, Transaction, head, platform
 from guardhouse_services.paging import Pages
 from guardhouse_services.times import set_time
-
-log = logging.getLogger(__name__)
 
 OBJECTS = 1000
 COMMAND_SECONDS = 30.0
@@ -80,12 +77,14 @@ def note(tx: Transaction, call: Call, *objects: str, actor: str = "", reason: st
     entry = Entry(
         key.organization_id, actor or call.caller.name, call.method, objects, key.request_id, call.trace_id, reason
     )
-    note_entry(tx, entry)
+    tx.before_commit.append(partial(_append, entry=entry))
 
 
 def note_entry(tx: Transaction, entry: Entry) -> None:
-    """Puts what no call asked for on record when its transaction commits."""
-    tx.before_commit.append(partial(_append, entry=entry))
+    """Puts what no call asked for on record when its transaction commits: a record for every so many objects."""
+    for start in range(0, len(entry.objects) or 1, OBJECTS):
+        part = replace(entry, objects=entry.objects[start : start + OBJECTS])
+        tx.before_commit.append(partial(_append, entry=part))
 
 
 def _append(tx: Transaction, entry: Entry) -> None:
@@ -138,6 +137,7 @@ class Audit:
         self._pages = Pages(master_key)
         self._private = master_key.derive("audit checkpoint")
         self._settings = settings
+        self._in_folder: dict[str, int] = {}
 
     async def list_records(self, request: Any) -> Any:
         """Answers ListAuditRecords. Raises InvalidField and PageTokenInvalid."""
@@ -182,7 +182,8 @@ class Audit:
     async def export(self) -> None:
         """A job: hands a checkpoint of each log that has grown to the folder and the command of the settings.
 
-        Each at least once: one that cannot be handed over is a newer one in the next round.
+        Each at least once: one that cannot be handed over is a newer one in the next round. Raises what export_once
+        does, and is to be begun again then.
         """
         while self._settings.audit_folder or self._settings.audit_command:
             await self.export_once()
@@ -190,15 +191,19 @@ class Audit:
         await asyncio.Event().wait()
 
     async def export_once(self) -> None:
-        """A round of the job."""
+        """A round of the job. Raises an ExceptionGroup when something could not be handed over."""
+        failures: list[Exception] = []
         for checkpoint in await self._database.read(self._grown):
             try:
                 await self._hand_over(checkpoint)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # it is raised below
                 # What fails for one organization must not keep back the others.
-                log.warning("no checkpoint of %r is exported", checkpoint.organization_id, exc_info=error)
+                error.add_note(f"no checkpoint of {checkpoint.organization_id!r} is exported")
+                failures.append(error)
             else:
                 await self._database.write(partial(_exported, checkpoint=checkpoint))
+        if failures:
+            raise ExceptionGroup("checkpoints could not be exported", failures)
 
     def _grown(self, tx: Transaction) -> list[AuditCheckpoint]:
         newest = sa.select(sa.func.max(audit_record.c.sequence))
@@ -213,8 +218,11 @@ class Audit:
     async def _hand_over(self, checkpoint: AuditCheckpoint) -> None:
         fields = MessageToDict(checkpoint, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         line = json.dumps(fields | {"public_key": public_key(self._private).hex()}) + "\n"
-        if folder := self._settings.audit_folder:
+        folder, organization_id = self._settings.audit_folder, checkpoint.organization_id
+        # Not once more in each round in which only the command fails.
+        if folder and self._in_folder.get(organization_id) != checkpoint.sequence:
             await asyncio.to_thread(_write_line, folder / f"{self._service}.jsonl", line)
+            self._in_folder[organization_id] = checkpoint.sequence
         if command := self._settings.audit_command:
             await _run(command, line)
 

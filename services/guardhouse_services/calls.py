@@ -12,6 +12,7 @@ import itertools
 import logging
 import secrets
 import time
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from types import coroutine
 from typing import Any, Protocol
@@ -49,6 +50,10 @@ MUTATION_SECONDS = 0.1
 TRACE_ID_KEY = "x-request-id"
 BOUND_HANDLERS = 4096
 REFUSALS_RATE, REFUSALS_BURST = 10.0, 100
+ASKED_AT_ONCE = 1000
+"""How many bearers of one address may be asked about at a time, without those that were recognised lately."""
+FAMILIAR = 20_000
+"""How many bearers that were recognised are remembered: a few MB."""
 
 Authenticate = Callable[[str], Awaitable[Caller]]
 """Recognises a bearer value, or raises CredentialsInvalid."""
@@ -116,12 +121,17 @@ class Keys(Protocol):
 
 
 class Callers:
-    """Recognises the senders of authorization headers. Each address may present so many unknown ones."""
+    """Recognises the senders of authorization headers. Each address may present so many unknown ones.
+
+    A bearer that was recognised lately is asked about whatever others behind its address present.
+    """
 
     def __init__(self, keys: Keys, devices: Authenticate | None, strangers: RateLimit) -> None:
         self.keys = keys
         self._devices = devices
         self._strangers = strangers
+        self._familiar: OrderedDict[str, None] = OrderedDict()
+        self._asking: Counter[str] = Counter()
 
     async def recognise(self, authorization: str, peer: str) -> Caller:
         """Raises CredentialsInvalid, and RateLimited before anybody is asked about one more unknown bearer."""
@@ -130,18 +140,37 @@ class Callers:
         if scheme.lower() == "bearer" and (caller := self.keys.known(bearer)) is not None:
             return caller
         stranger = address(peer)
-        self._strangers.take(stranger)
         if scheme.lower() != "bearer":
+            self._strangers.take(stranger)
             raise CredentialsInvalid("the authorization header must be `Bearer <key>`")
-        is_unknown = False
+        if bearer not in self._familiar:
+            return await self._ask_of_stranger(bearer, stranger)
         try:
             return await self._ask(bearer)
         except CredentialsInvalid:
-            is_unknown = True
+            self._familiar.pop(bearer, None)
+            self._strangers.charge(stranger)
+            raise
+
+    async def _ask_of_stranger(self, bearer: str, stranger: str) -> Caller:
+        self._strangers.check(stranger)
+        if self._asking[stranger] >= ASKED_AT_ONCE:
+            raise RateLimited("too many calls at once; wait a moment", retry_after=1.0)
+        self._asking[stranger] += 1
+        try:
+            caller = await self._ask(bearer)
+        except (CredentialsInvalid, asyncio.CancelledError):
+            # Whoever goes before the answer has had somebody asked all the same.
+            self._strangers.charge(stranger)
             raise
         finally:
-            if not is_unknown:
-                self._strangers.give_back(stranger)
+            self._asking[stranger] -= 1
+            if not self._asking[stranger]:
+                del self._asking[stranger]
+        self._familiar[bearer] = None
+        if len(self._familiar) > FAMILIAR:
+            self._familiar.popitem(last=False)
+        return caller
 
     async def _ask(self, bearer: str) -> Caller:
         if bearer.startswith(f"{API_KEY_PREFIX}_"):
@@ -182,6 +211,7 @@ class Handlers(grpc.GenericRpcHandler):
         self._refused = refused
         self._around = around
         self._refusals = RateLimit(REFUSALS_RATE, REFUSALS_BURST)
+        self._recording: set[asyncio.Task[None]] = set()
         self._trace_prefix = secrets.token_hex(6)
         self._trace_numbers = itertools.count()
         self._handlers = {method.path: self._handler(method) for method in methods}
@@ -365,11 +395,18 @@ class Handlers(grpc.GenericRpcHandler):
             self._refusals.take(caller.name)
         except RateLimited as limited:
             return limited
+        recording = asyncio.create_task(self._record(caller, method.path, method.organization_id(raw), trace, error))
+        self._recording.add(recording)
+        recording.add_done_callback(self._recording.discard)
+        # Whoever goes before the answer is on record all the same.
+        await asyncio.shield(recording)
+        return error
+
+    async def _record(self, caller: Caller, path: str, organization_id: str, trace: str, error: AccessDenied) -> None:
         try:
-            await self._refused(caller, method.path, method.organization_id(raw), trace, error)
+            await self._refused(caller, path, organization_id, trace, error)
         except Exception as cause:
             log.exception("a refused call of %s is not on record", caller.name, exc_info=cause)
-        return error
 
 
 async def _bounded(work: Coroutine[Any, Any, Any], awaited: Any) -> Any:

@@ -26,6 +26,12 @@ class Settings(BaseSettings):
     service_host: str = Field(
         default="127.0.0.1", description="The address that the service listeners bind to, for the other services."
     )
+    names: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9_.:*, -]*$",
+        description="Names and addresses that clients reach the services by, separated by commas, "
+        "for the certificates of the local CA.",
+    )
     http_host: str = Field(
         default="127.0.0.1", description="The address that the HTTP ports bind to: /metrics, /healthz and /readyz."
     )
@@ -41,7 +47,8 @@ class Settings(BaseSettings):
         "postgresql://user:password@host/guardhouse_{service}. Empty: SQLite files below var.",
     )
     key_file: Path | None = Field(
-        default=None, description="The installation's key: 32 bytes in hex. Empty: made below var/keys."
+        default=None,
+        description="The installation's key: 32 bytes in hex, as secret as an ADMIN key. Empty: made below var/keys.",
     )
     tls_folder: Path | None = Field(
         default=None,
@@ -81,7 +88,11 @@ class Settings(BaseSettings):
     ipv4_subnet: str = Field(
         default="100.96.0.0/12", description="The IPv4 subnet of an organization that is used first now."
     )
-    quarantine: str = Field(default="1h", description="How long a released address rests: Go's form, at least 10m.")
+    quarantine: str = Field(
+        default="1h",
+        description="How long a released address rests: Go's form, at least 10m. The same for ipam, which lets it "
+        "rest, and session, where no policy may stay open for longer.",
+    )
     audit_folder: Path | None = Field(
         default=None,
         description="Where signed checkpoints of the audit logs are appended, one file a service. Keep it elsewhere.",

@@ -8,6 +8,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from guardhouse_services.config import CannotStart
@@ -16,6 +17,46 @@ HEADER_BYTES = 16 << 10
 CONNECTIONS = 100
 IDLE_SECONDS = 5
 STOP_SECONDS = 2.0
+
+
+class _Connection(H11Protocol):
+    """One that is closed when no request has come in time: uvicorn's own timer begins with the first answer, and ends
+    with the first byte of what may never be a request."""
+
+    _expiry: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._cancel()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_asked():
+            self._cancel()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # The next request may have come with the last.
+        if not self._is_asked():
+            self._time()
+
+    def _is_asked(self) -> bool:
+        # Until there is a request, there is no cycle, whatever its type says.
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _time(self) -> None:
+        self._cancel()
+        # A close would wait for whoever does not read the answer.
+        self._expiry = self.loop.call_later(IDLE_SECONDS, self.transport.abort)
+
+    def _cancel(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
 
 
 class HttpServer:
@@ -28,7 +69,7 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._config = uvicorn.Config(
             Starlette(routes=routes),
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,

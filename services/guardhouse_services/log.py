@@ -3,6 +3,7 @@
 Nothing that a caller sends as a credential is ever passed to a logger; messages hold ids and reasons.
 """
 
+import contextlib
 import json
 import logging
 import sys
@@ -60,10 +61,12 @@ class JsonHandler(logging.StreamHandler[Any]):
     """Takes the lines of calls as well, many at once and past the machinery, which costs twelve times as much."""
 
     def write(self, lines: str) -> None:
+        """Calls do not fail because their lines cannot be written."""
         self.acquire()
         try:
-            self.stream.write(lines)
-            self.flush()
+            with contextlib.suppress(OSError):
+                self.stream.write(lines)
+                self.flush()
         finally:
             self.release()
 

@@ -217,11 +217,12 @@ def _feed(feed: Feed) -> Iterator[Metric]:
 
 
 def _jobs(leases: Leases) -> Iterator[Metric]:
-    held = GaugeMetricFamily("guardhouse_job_held", "Whether this replica holds the job's lease.", labels=["job"])
+    """Their label is not `job`, which Prometheus gives to what it scrapes: it would rename ours."""
+    held = GaugeMetricFamily("guardhouse_job_held", "Whether this replica holds the job's lease.", labels=["task"])
     last = GaugeMetricFamily(
-        "guardhouse_job_last_run_timestamp_seconds", "When this replica was last seen to run the job.", labels=["job"]
+        "guardhouse_job_last_run_timestamp_seconds", "When this replica was last seen to run the job.", labels=["task"]
     )
-    failures = CounterMetricFamily("guardhouse_job_failures", "Runs that ended with an error.", labels=["job"])
+    failures = CounterMetricFamily("guardhouse_job_failures", "Runs that ended with an error.", labels=["task"])
     for name, job in leases.jobs.items():
         held.add_metric([name], float(job.held))
         last.add_metric([name], job.last_run / SECOND)

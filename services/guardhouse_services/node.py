@@ -64,9 +64,9 @@ class Node:
     devices: Authenticate | None = None
     """Recognises registration tokens, where the service serves devices."""
     ready: Sequence[Follower] = ()
-    """What must be loaded before the service says that it is serving. Empty: it serves as soon as its database does."""
-    max_staleness: int = 0
-    """How old what is in `ready` may be for the service to go on saying so, in microseconds. 0: any age."""
+    """What must be loaded before the service says that it is serving. Empty: it serves while its database does."""
+    max_staleness: Callable[[], int] | None = None
+    """How old what is in `ready` may be for the service to go on saying so, in microseconds. None: any age."""
     figures: Figures | None = None
     """Metrics of what is in the database."""
     gauges: Callable[[], Iterable[Gauge]] | None = None

@@ -19,14 +19,17 @@ class RateLimit:
 
     def take(self, key: str) -> None:
         """Raises RateLimited."""
-        left = self._fill(key)
-        if left < 1:
-            raise RateLimited("too many such calls; wait a moment", retry_after=(1 - left) / self._rate)
-        self._buckets[key] = left - 1, self._buckets[key][1]
+        self.check(key)
+        self.charge(key)
 
-    def give_back(self, key: str) -> None:
-        """Undoes a `take`."""
-        self._buckets[key] = min(self._burst, self._fill(key) + 1), self._buckets[key][1]
+    def check(self, key: str) -> None:
+        """Raises RateLimited when there is nothing to take."""
+        if (left := self._fill(key)) < 1:
+            raise RateLimited("too many such calls; wait a moment", retry_after=(1 - left) / self._rate)
+
+    def charge(self, key: str) -> None:
+        """Takes, of an empty bucket as well: what it lacks it has to make up for."""
+        self._buckets[key] = self._fill(key) - 1, self._buckets[key][1]
 
     def _fill(self, key: str) -> float:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Whether a replica should be sent calls: it has loaded what it needs, it is fresh, and its database answers."""
+"""Whether a replica should be sent calls: its database answers, or what it serves from memory is loaded and fresh."""
 
 import asyncio
 import logging
@@ -15,13 +15,20 @@ log = logging.getLogger(__name__)
 CHECK_SECONDS = 1.0
 DATABASE_SECONDS = 5.0
 
-Tell = Callable[[bool], object]
-
 
 class Readiness:
-    """Looks once a second. `max_staleness` is how old, in microseconds, what the followers know may be; 0: any age."""
+    """Looks once a second. It needs the followers, if there are any, and else the database.
 
-    def __init__(self, clock: Clock, database: Database, followers: Sequence[Follower], max_staleness: int) -> None:
+    `max_staleness` says how old, in microseconds, what the followers know may be; None: any age.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        database: Database,
+        followers: Sequence[Follower],
+        max_staleness: Callable[[], int] | None,
+    ) -> None:
         self.reasons = ["the service has only begun to start"]
         """Why it is not ready; empty when it is."""
         self._clock = clock
@@ -30,7 +37,7 @@ class Readiness:
         self._max_staleness = max_staleness
 
     async def look(self) -> None:
-        self.reasons = [*self._behind(), *await self._without_database()]
+        self.reasons = self._behind() if self._followers else await self._without_database()
 
     def stop(self) -> None:
         self.reasons = ["the service is stopping"]
@@ -41,7 +48,7 @@ class Readiness:
             age = self._clock.steady() - follower.fresh_as_of
             if not follower.fresh_as_of:
                 reasons.append(f"{follower.name}: not loaded")
-            elif self._max_staleness and age > self._max_staleness:
+            elif self._max_staleness is not None and age > self._max_staleness():
                 reasons.append(f"{follower.name}: stale for {age // SECOND} s")
         return reasons
 

@@ -27,7 +27,7 @@ Started = Callable[[Settings, Sequence[Node]], Awaitable[None]]
 def prepare(settings: Settings, clock: Clock, names: Sequence[str] = ()) -> None:
     """Makes the keys and certificates that the settings do not name, once, whoever comes first.
 
-    `names` are what the certificates are for beside the addresses that the services listen on.
+    `names` are what the certificates are for beside the settings' names and the addresses that the services listen on.
     """
     if api_implementation.Type() != "upb":
         raise CannotStart("protobuf runs without its native parser, which bounds nesting; install its wheel")
@@ -38,7 +38,8 @@ def prepare(settings: Settings, clock: Clock, names: Sequence[str] = ()) -> None
             settings.key_path.parent.mkdir(exist_ok=True, mode=0o700)
             MasterKey.create(settings.key_path)
         if settings.tls_folder is None:
-            hosts = [settings.host, settings.service_host, *names]
+            public = [name for name in map(str.strip, settings.names.split(",")) if name]
+            hosts = [settings.host, settings.service_host, *public, *names]
             tls.prepare(settings.tls_path, settings.trust_domain, hosts, clock.now())
 
 

@@ -1,7 +1,8 @@
 """A local certificate authority, so that the first minute is as secure as the last.
 
-Every service has one certificate. Its names are `localhost`, the loopback addresses, the host that it listens on and
-`<service>.guardhouse.internal`, by which its peers check that they reached it; its SPIFFE URI is who it is as a caller.
+Every service has one certificate. Its names are `localhost`, the loopback addresses, the host that it listens on, those
+that clients reach it by and `<service>.guardhouse.internal`, by which its peers check that they reached it; its SPIFFE
+URI is who it is as a caller.
 """
 
 import datetime
@@ -30,7 +31,10 @@ def internal_name(service: str) -> str:
 
 
 def prepare(folder: Path, trust_domain: str, hosts: Sequence[str], now: int) -> None:
-    """Makes the authority and the services' certificates, where they are missing, soon expire or have other names."""
+    """Makes the authority and the services' certificates, where they are missing, soon expire or lack a name.
+
+    One that is made anew keeps the names and addresses that it had.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     at = datetime.datetime.fromtimestamp(now / SECOND, datetime.UTC)
     if not (folder / "ca.crt").exists():
@@ -45,8 +49,13 @@ def prepare(folder: Path, trust_domain: str, hosts: Sequence[str], now: int) -> 
     for service in SERVICES:
         path = folder / f"{service}.crt"
         names = _names(service, trust_domain, hosts)
-        if path.exists() and _serves(path, names, at):
-            continue
+        if path.exists():
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+            if _serves(certificate, names, at):
+                continue
+            # Not the URI: who the service is, it is in one trust domain.
+            kept = (name for name in _present(certificate) if not isinstance(name, x509.UniformResourceIdentifier))
+            names += [name for name in kept if name not in names]
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Guardhouse {service}")])
         _write(folder / f"{service}.key", _private_bytes(key))
@@ -142,11 +151,14 @@ def _private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(encoding, form, serialization.NoEncryption())
 
 
-def _serves(path: Path, names: list[x509.GeneralName], at: datetime.datetime) -> bool:
-    """Whether the certificate has these names, and long enough to live."""
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    present = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return list(present) == names and (certificate.not_valid_after_utc - at).days >= RENEW_DAYS
+def _serves(certificate: x509.Certificate, names: list[x509.GeneralName], at: datetime.datetime) -> bool:
+    """Whether the certificate has all these names, and long enough to live."""
+    is_complete = set(names) <= set(_present(certificate))
+    return is_complete and (certificate.not_valid_after_utc - at).days >= RENEW_DAYS
+
+
+def _present(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
 
 
 def _write(path: Path, content: bytes) -> None:

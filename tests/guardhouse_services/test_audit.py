@@ -143,6 +143,28 @@ async def test_a_change_of_many_revisions_is_one_record(database: Database, cloc
     assert (len(record.objects), record.objects[999]) == (1000, "pol_999")
 
 
+async def test_what_a_job_does_to_many_is_on_record_as_a_whole(database: Database, clock: FakeClock) -> None:
+    """I-33: a record holds so many ids, so there are several."""
+    ids = [f"pol_{number}" for number in range(2500)]
+
+    def work(tx: Transaction) -> None:
+        note_entry(tx, Entry(ORGANIZATION, "job:x", "", ids))
+        note_entry(tx, Entry(ORGANIZATION, "job:y", ""))
+        tx.publish(ORGANIZATION, [pb.Event(policy_deleted=each) for each in ids])
+
+    await database.write(work)
+    records = await log(audit_of(database, clock))
+    assert [(record.actor, len(record.objects)) for record in records] == [
+        ("job:x", 1000),
+        ("job:x", 1000),
+        ("job:x", 500),
+        ("job:y", 0),
+    ]
+    assert [each for record in records for each in record.objects] == ids
+    assert {(record.before_revision, record.after_revision) for record in records} == {(0, 5)}
+    assert await faults(audit_of(database, clock)) == []
+
+
 async def test_what_is_only_asked_and_what_is_repeated_leaves_no_record(database: Database, clock: FakeClock) -> None:
     """AIP-163, I-07."""
 
@@ -443,8 +465,10 @@ async def test_what_the_command_refuses_is_given_to_it_again(
     await database.write(lambda tx: note_entry(tx, Entry("", "job:x", "")))
     refuse = f"sh -c 'read line; echo \"$line\" >> {tmp_path}/session.jsonl; test -e {tmp_path}/well'"
     audit = audit_of(database, clock, audit_command=refuse)
-    await audit.export_once()
-    await audit.export_once()
+    for _ in range(2):
+        with pytest.raises(ExceptionGroup) as raised:
+            await audit.export_once()
+        assert len(raised.value.exceptions) == 2
     assert sorted(exported(tmp_path)) == [("", 1), ("", 1), (ORGANIZATION, 1), (ORGANIZATION, 1)]
     (tmp_path / "well").touch()
     for _ in range(3):
@@ -452,15 +476,51 @@ async def test_what_the_command_refuses_is_given_to_it_again(
     assert len(exported(tmp_path)) == 6
     missing = audit_of(database, clock, audit_command=f"{tmp_path}/nowhere")
     await database.write(changing())
-    await missing.export_once()
+    with pytest.raises(ExceptionGroup):
+        await missing.export_once()
     await audit.export_once()
     assert exported(tmp_path)[-1] == (ORGANIZATION, 2)
 
 
-async def grown(database: Database, audit: Audit) -> bool:
-    """Whether there is something to export, before it is."""
+async def test_the_folder_is_given_once_what_only_the_command_refuses(
+    database: Database, clock: FakeClock, tmp_path: Path
+) -> None:
+    audit = audit_of(database, clock, audit_folder=tmp_path, audit_command=f"test -e {tmp_path}/well")
     await database.write(changing())
-    await audit.export_once()
+    for _ in range(3):
+        with pytest.raises(ExceptionGroup):
+            await audit.export_once()
+    assert exported(tmp_path) == [(ORGANIZATION, 1)]
+    await database.write(changing())
+    (tmp_path / "well").touch()
+    for _ in range(2):
+        await audit.export_once()
+    assert exported(tmp_path) == [(ORGANIZATION, 1), (ORGANIZATION, 2)]
+
+
+async def test_an_export_that_fails_is_counted_and_tried_again(
+    database: Database, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I-33: whoever watches the failures of jobs learns that nothing is exported any more."""
+    monkeypatch.setattr("guardhouse_services.leases.RENEW_SECONDS", 0.05)
+    await database.write(changing())
+    (tmp_path / "elsewhere").touch()
+    leases = Leases(database)
+    audit = audit_of(database, clock, audit_folder=tmp_path / "elsewhere")
+    exporting = asyncio.create_task(leases.run("audit checkpoints", audit.export))
+    await until(lambda: "audit checkpoints" in leases.jobs and leases.jobs["audit checkpoints"].failures >= 2)
+    (tmp_path / "elsewhere").unlink()
+    await until((tmp_path / "elsewhere" / "session.jsonl").exists)
+    exporting.cancel()
+    await asyncio.wait([exporting])
+    assert exported(tmp_path / "elsewhere") == [(ORGANIZATION, 1)]
+
+
+async def grown(database: Database, audit: Audit) -> bool:
+    """Whether something is left to export after it was tried."""
+    await database.write(changing())
+    with contextlib.suppress(ExceptionGroup):
+        await audit.export_once()
     return bool(await database.read(audit._grown))
 
 
@@ -485,6 +545,8 @@ async def test_a_command_ends_with_its_time_and_with_its_job(
         exporting.cancel()
     await asyncio.wait([exporting])
     assert exporting.cancelled() is not is_slow
+    if is_slow:
+        assert exporting.exception() is not None
     status = Path("/proc", (tmp_path / "began").read_text().strip(), "status")
     await until(lambda: not status.exists() or "zombie" in status.read_text())
 

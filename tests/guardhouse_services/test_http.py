@@ -18,6 +18,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from demo.plane import free_port_base
+from guardhouse.session.v1 import session_pb2, session_pb2_grpc
+from guardhouse_services import http
 from guardhouse_services.config import CannotStart, Settings
 from guardhouse_services.http import HttpServer
 from guardhouse_services.identity.__main__ import build
@@ -43,9 +45,16 @@ async def take_long(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("done")
 
 
+async def say_much(_request: Request) -> PlainTextResponse:
+    return PlainTextResponse("much" * (8 << 20))
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[HttpServer]:
-    server = HttpServer("127.0.0.1", 0, [Route("/hello", say_hello), Route("/long", take_long)])
+    answered.clear()
+    server = HttpServer(
+        "127.0.0.1", 0, [Route("/hello", say_hello), Route("/long", take_long), Route("/much", say_much)]
+    )
     await server.start()
     yield server
     await server.stop()
@@ -110,6 +119,38 @@ async def test_headers_are_bounded(server: HttpServer) -> None:
     writer.close()
 
 
+async def test_a_connection_that_asks_nothing_is_closed(
+    server: HttpServer, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or too little, or reads no answer: a hundred of them would keep out everybody for good."""
+    monkeypatch.setattr(http, "IDLE_SECONDS", 0.2)
+    whole = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    async def answer_to(said: bytes) -> bytes:
+        """All that comes until the connection is closed."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(said)
+        try:
+            async with asyncio.timeout(3):
+                return await reader.read()
+        finally:
+            writer.close()
+
+    deaf = socket.create_connection(("127.0.0.1", server.port))
+    deaf.sendall(whole.replace(b"/hello", b"/much"))
+    began = time.monotonic()
+    answers = await asyncio.gather(*map(answer_to, (b"", b"G", whole[:-2], whole + b"G")))
+    assert 0.15 < time.monotonic() - began < 2
+    assert [answer.count(b"200 OK") for answer in answers] == [0, 0, 0, 1]
+    await asyncio.sleep(0.1)
+    assert not server._state.connections
+    deaf.close()
+    # What takes longer than that to be answered is answered, also what came with the request before.
+    assert (await client.get("/long")).text == "done"
+    slow = whole.replace(b"/hello", b"/long")
+    assert (await answer_to(whole + slow + slow)).count(b"200 OK") == 3
+
+
 async def test_a_stop_answers_what_is_asked_and_waits_for_nobody_else(
     server: HttpServer, client: httpx.AsyncClient
 ) -> None:
@@ -142,13 +183,19 @@ async def test_a_replica_says_that_it_lives_and_is_ready(node: Node) -> None:
     assert await health(node.settings, "identity") == SERVING
 
 
+def take_away(postgresql: Any, node: Node) -> str:
+    """A node's database; answers its name."""
+    name = str(node.database.engine.url.database)
+    postgresql._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    postgresql._execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    return name
+
+
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_a_replica_without_its_database_is_not_ready(node: Node, postgresql: Any) -> None:
     """Both ways of asking say so, and say when it is back."""
     await ready(node, 200)
-    name = str(node.database.engine.url.database)
-    postgresql._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    postgresql._execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    name = take_away(postgresql, node)
     assert await ready(node, 503) == ["the database does not answer"]
     assert await health(node.settings, "identity") != SERVING
     assert (await get(node, "/healthz")).status_code == 200
@@ -158,6 +205,41 @@ async def test_a_replica_without_its_database_is_not_ready(node: Node, postgresq
     postgresql._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     await ready(node, 200)
     assert await health(node.settings, "identity") == SERVING
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+async def test_a_session_replica_is_asked_while_its_database_is_away(plane: Plane, postgresql: Any) -> None:
+    """Section 6.5: it answers from memory, until that is stale."""
+    session = plane.nodes["session"]
+    await ready(session, 200)
+    name = take_away(postgresql, session)
+    for _ in range(25):
+        await asyncio.sleep(0.1)
+        assert (await get(session, "/readyz")).json()["reasons"] == []
+    postgresql._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+@pytest.mark.plane(max_staleness="2s")
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_a_session_replica_is_asked_for_as_long_as_a_policy_stays_open(plane: Plane) -> None:
+    """Section 6.5: nobody could ask for what OPEN_BOUNDED allows of replicas that all say they are not ready."""
+    staleness = session_pb2.Staleness(mode=session_pb2.STALENESS_MODE_OPEN_BOUNDED, max_open="5s")
+    policy = session_pb2.Policy(
+        display_name="Intranet",
+        enabled=True,
+        filter=session_pb2.POLICY_FILTER_L4,
+        action=session_pb2.POLICY_ACTION_ALLOW,
+        staleness=staleness,
+    )
+    policies: Any = plane.stub(session_pb2_grpc.PolicyServiceStub)
+    await policies.CreatePolicy(session_pb2.CreatePolicyRequest(organization_id=plane.organization, policy=policy))
+    session = plane.nodes["session"]
+    await ready(session, 200)
+    cut_off = time.monotonic()
+    await plane.stop("registry")
+    (reason,) = await ready(session, 503)
+    assert time.monotonic() - cut_off > 4.5
+    assert reason.startswith("session registrations: stale for ")
 
 
 @pytest.mark.plane(max_staleness="2s")

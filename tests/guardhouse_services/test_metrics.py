@@ -55,6 +55,7 @@ def rows() -> Iterable[tuple[str, str, frozenset[str], frozenset[str]]]:
 async def test_the_page_lists_what_there_is(plane: Plane) -> None:
     """Every metric of every service is on the page, with its type and its labels, and the other way around."""
     world = World(plane, plane.organization)
+    await plane.create_organization(seat_limit=5)
     await world.enroll("alice")
     await world.policies.ListPolicies(session_pb2.ListPoliciesRequest(organization_id=plane.organization))
     listed = {(name, kind, labels, service) for name, kind, labels, services in rows() for service in services}
@@ -66,6 +67,26 @@ async def test_the_page_lists_what_there_is(plane: Plane) -> None:
             labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
             served.add((name, family.type, labels, service))
     assert served == listed
+
+
+def test_the_page_watches_what_there_is() -> None:
+    """Its expressions name metrics and labels that it lists, and none of ours is one that Prometheus adds, which it
+    would rename."""
+    added = {"job", "instance"}
+    known = {name: labels | {"organization_id"} for name, _, labels, _ in rows()}
+    assert all(labels.isdisjoint(added) for labels in known.values())
+    section = PAGE.read_text().partition("## What to watch")[2].partition("\n## ")[0]
+    expressions = [match[1] for match in re.finditer(r"^\| `(.*?)`", section, re.MULTILINE)]
+    assert len(expressions) == 9
+    for expression in expressions:
+        names = set(re.findall(r"\b(?:guardhouse|grpc)_\w+", expression)) - {"grpc_code"}
+        assert names
+        assert names <= known.keys()
+        wanted = set(re.findall(r"(\w+)!?=\"", expression))
+        wanted |= {label.strip() for of in re.findall(r"by \((.*?)\)", expression) for label in of.split(",")}
+        assert wanted <= added.union(*(known[name] for name in names)), expression
+        # A series on each side for each replica could not be divided.
+        assert " / " not in expression or expression.count("max by (organization_id) (") == 2
 
 
 async def test_figures_are_those_of_what_happened(plane: Plane) -> None:
@@ -103,7 +124,7 @@ async def test_figures_are_those_of_what_happened(plane: Plane) -> None:
     assert 0 < next(sample.value for sample in register if sample.name.endswith("_sum")) < 60
     # Session and ipam and registry follow identity, and it follows itself.
     assert value(of_identity["guardhouse_feed_followers"]) >= 4
-    assert value(of_registry["guardhouse_job_held"], job="sweep") == 1
+    assert value(of_registry["guardhouse_job_held"], task="sweep") == 1
     assert value(of_registry["guardhouse_database_transaction_seconds"], kind="write") > 0
     assert all(sample.value < 5 for sample in of_registry["guardhouse_follower_lag_seconds"].samples)
 
@@ -115,7 +136,8 @@ async def test_organizations_are_told_apart_where_it_is_asked_for(plane: Plane) 
     used, purchased, _ = of_identity
     assert used.labels == ("organization_id",)
     assert used.samples == {(plane.organization,): 1, (other,): 0}
-    assert purchased.samples[(other,)] == 7
+    # One without a limit has none to compare with: 0 would always be used up.
+    assert purchased.samples == {(other,): 7}
     (registrations,) = await plane.nodes["registry"].database.read(lambda tx: registry.figures(tx, True))
     assert registrations.samples[(plane.organization, "active")] == 1
     addresses, capacity = await plane.nodes["ipam"].database.read(lambda tx: ipam.figures(3600)(tx, True))

@@ -1,6 +1,7 @@
 """The wrapper around every method: callers, rules, scope, deadlines, errors, limits (I-27 to I-29, I-34)."""
 
 import asyncio
+import errno
 import io
 import json
 import logging
@@ -122,10 +123,14 @@ class Refusals:
     def __init__(self) -> None:
         self.taken: list[tuple[str, str, str, str, str]] = []
         self.failure: Exception | None = None
+        self.begun, self.pause = asyncio.Event(), asyncio.Event()
+        self.pause.set()
 
     async def take(
         self, caller: Caller, method: str, organization_id: str, trace_id: str, error: GuardhouseError
     ) -> None:
+        self.begun.set()
+        await self.pause.wait()
         if self.failure is not None:
             raise self.failure
         self.taken.append((caller.name, method.rpartition("/")[2], organization_id, trace_id, error.reason))
@@ -501,7 +506,7 @@ async def test_unknown_bearers_are_limited_before_anybody_is_asked(connect: Conn
 
 
 async def test_who_has_to_be_asked_about_and_is_known_is_not_limited(keys: Keys) -> None:
-    """A device's token is looked up each time; that costs a place only while it is."""
+    """A device's token is looked up each time; only one that is nobody's costs something."""
 
     async def devices(bearer: str) -> Caller:
         if bearer == "ghr_stale":
@@ -513,6 +518,69 @@ async def test_who_has_to_be_asked_about_and_is_known_is_not_limited(keys: Keys)
         assert await callers.recognise("Bearer ghr_1", "ipv4:10.0.0.1:1") == KEYS["device"]
         with pytest.raises(StateStale):
             await callers.recognise("Bearer ghr_stale", "ipv4:10.0.0.1:1")
+
+
+async def recognised(callers: Callers, token: str) -> str:
+    """OK, or the reason why not, of a token that is sent from behind one address."""
+    try:
+        await callers.recognise(f"Bearer ghr_{token}", "ipv4:10.0.0.1:1")
+    except GuardhouseError as error:
+        return error.reason
+    return "OK"
+
+
+async def test_a_site_of_many_devices_is_not_limited(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may all be asked about at once, up to a bound."""
+
+    async def devices(_bearer: str) -> Caller:
+        await asyncio.sleep(0.01)
+        return KEYS["device"]
+
+    async def reasons(*tokens: int) -> Counter[str]:
+        return Counter(await asyncio.gather(*(recognised(callers, str(token)) for token in tokens)))
+
+    callers = Callers(keys, devices, strangers=RateLimit(0.001, 5))
+    assert await reasons(*range(300)) == {"OK": 300}
+    monkeypatch.setattr(calls, "ASKED_AT_ONCE", 10)
+    assert await reasons(*range(500, 515)) == {"OK": 10, "RATE_LIMITED": 5}
+    # They are known by now, and no place is left taken.
+    assert await reasons(*range(300)) == {"OK": 300}
+    assert await reasons(*range(600, 610)) == {"OK": 10}
+
+
+async def test_bad_bearers_lock_out_nobody_who_was_recognised(keys: Keys) -> None:
+    """Those behind the same address go on; a token that is revoked is a stranger's from then on."""
+    good = {"ghr_1", "ghr_2"}
+
+    async def devices(bearer: str) -> Caller:
+        if bearer not in good:
+            raise CredentialsInvalid("nobody's")
+        return KEYS["device"]
+
+    callers = Callers(keys, devices, strangers=RateLimit(0.001, 3))
+    assert [await recognised(callers, token) for token in "12"] == ["OK"] * 2
+    assert [await recognised(callers, token) for token in "abcd"] == ["CREDENTIALS_INVALID"] * 3 + ["RATE_LIMITED"]
+    assert [await recognised(callers, token) for token in "12"] == ["OK"] * 2
+    good.remove("ghr_2")
+    assert [await recognised(callers, token) for token in "22"] == ["CREDENTIALS_INVALID", "RATE_LIMITED"]
+    assert await recognised(callers, "1") == "OK"
+
+
+async def test_who_does_not_wait_for_the_answer_is_limited_as_well(keys: Keys) -> None:
+    asked: list[str] = []
+
+    async def devices(bearer: str) -> Caller:
+        asked.append(bearer)
+        await asyncio.sleep(5)
+        raise CredentialsInvalid("nobody's")
+
+    callers = Callers(keys, devices, strangers=RateLimit(0.001, 3))
+    for number in range(5):
+        asking = asyncio.create_task(recognised(callers, str(number)))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+    assert len(asked) == 3
 
 
 async def test_each_message_of_a_stream_is_judged_as_a_call(
@@ -584,6 +652,19 @@ async def test_a_refusal_that_cannot_be_recorded_is_one_all_the_same(
     call = rpc.AddressServiceStub(connect()).ListAddresses(pb.ListAddressesRequest(), metadata=bearer("gateway"))
     assert (await refused(call)).reason == "ACCESS_DENIED"
     assert "the disk is full" in caplog.text
+
+
+async def test_a_refusal_is_on_record_though_its_caller_does_not_wait(connect: Connect, refusals: Refusals) -> None:
+    """I-33."""
+    refusals.pause.clear()
+    call = rpc.AddressServiceStub(connect()).ListAddresses(pb.ListAddressesRequest(), metadata=bearer("gateway"))
+    asking = asyncio.ensure_future(call)
+    await refusals.begun.wait()
+    asking.cancel()
+    await asyncio.sleep(0.1)
+    refusals.pause.set()
+    await asyncio.sleep(0.05)
+    assert [reason for *_, reason in refusals.taken] == ["ACCESS_DENIED"]
 
 
 async def test_who_goes_on_and_on_is_put_on_record_no_more(connect: Connect, refusals: Refusals) -> None:
@@ -661,6 +742,22 @@ async def test_a_call_is_a_line_of_json(
     assert abs(datetime.fromisoformat(second["time"]).timestamp() - SystemClock().now() / 1e6) < 5
 
 
+async def test_a_call_does_not_fail_because_its_line_cannot_be_written(
+    connect: Connect, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, _line: str) -> int:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    logger = logging.getLogger()
+    monkeypatch.setattr(logger, "handlers", [JsonHandler(Full())])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logging.getLogger("guardhouse_services.journal").setLevel(logging.INFO)
+    monkeypatch.setattr("guardhouse_services.journal.FLUSH_CALLS", 1)
+    await rpc.AddressServiceStub(connect()).LookupAddress(LOOKUP, metadata=bearer("admin"))
+    assert journal.tallies["/guardhouse.ipam.v1.AddressService/LookupAddress"].codes == {"OK": 1}
+
+
 @pytest.mark.parametrize(
     ("peer", "expected"),
     [
@@ -685,8 +782,6 @@ def test_an_address_may_call_as_often_as_its_bucket_allows() -> None:
     assert raised.value.reason == "RATE_LIMITED"
     assert raised.value.retry_after is not None
     limit.take("ipv4:127.0.0.2")
-    limit.give_back("ipv4:127.0.0.1")
-    limit.take("ipv4:127.0.0.1")
 
 
 def test_a_method_without_a_rule_stops_the_start() -> None:

@@ -73,7 +73,13 @@ def test_a_command_in_the_text_exists(line: str) -> None:
 def test_looking_after_a_plane(tmp_path: Path) -> None:
     with ControlPlane(tmp_path) as plane:
         run(plane, ["guardhouse organizations create Example"])
-        for first in ("guardhouse-server settings", "curl", "guardhouse status", "guardhouse audit", "guardhouse keys"):
+        for first in (
+            "guardhouse-server settings",
+            "curl",
+            "guardhouse status",
+            "guardhouse audit",
+            "guardhouse keys create",
+        ):
             run(plane, block_with(first))
 
 
@@ -116,6 +122,41 @@ def test_a_lost_admin_key_comes_back(tmp_path: Path) -> None:
         assert '"actor": "console"' in records
     with pytest.raises(AssertionError, match="has been revoked and does not come back; try --new"):
         run(plane, block_with("guardhouse-server admin-key"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_a_leaked_key_of_the_installation_is_replaced(tmp_path: Path) -> None:
+    """What was derived from it, which is the first ADMIN key before all else, opens nothing any more."""
+    plane = ControlPlane(tmp_path)
+    with plane:
+        run(plane, block_with("guardhouse keys revoke"))
+    (plane.var / "keys" / "installation.key").unlink()
+    another = run(plane, block_with("guardhouse-server prepare")).split()[-1]
+    with restarted(plane):
+        run(plane, ["guardhouse organizations create Example", *block_with("guardhouse keys list")], key=another)
+        with pytest.raises(AssertionError, match="CREDENTIALS_INVALID"):
+            organizations(plane)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_a_database_that_was_restored_without_its_key_is_not_served(tmp_path: Path) -> None:
+    """And nobody is given an ADMIN key that opens nothing."""
+    plane = ControlPlane(tmp_path)
+    files = plane.var / "keys" / "installation.key", plane.var / "admin.key"
+    with plane:
+        made, first = (file.read_text() for file in files)
+    files[0].unlink()
+    refusal = "this is not the installation's key of this database"
+    with pytest.raises(RuntimeError, match=refusal), restarted(plane):
+        pass
+    with pytest.raises(AssertionError, match=refusal):
+        run(plane, ["guardhouse-server admin-key"])
+    assert files[1].read_text() == first
+    files[0].write_text(made)
+    with restarted(plane):
+        assert organizations(plane) == []
 
 
 @pytest.mark.long

@@ -1,7 +1,7 @@
 """What the registry knows, and the rules that need nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from guardhouse.errors import (
@@ -142,6 +142,11 @@ class Heartbeat:
     time: int
     os_version: str = ""
     client_version: str = ""
+
+    def after(self, before: "Heartbeat") -> "Heartbeat":
+        """The two in one: what this one does not say is as it was before."""
+        versions = {name: getattr(self, name) or getattr(before, name) for name in ("os_version", "client_version")}
+        return replace(self, **versions)
 
 
 @dataclass(frozen=True, slots=True)

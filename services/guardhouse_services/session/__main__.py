@@ -56,6 +56,12 @@ def build(settings: Settings, clock: Clock) -> Node:
     feed = Feed(database, pb, snapshot, settings.poll_seconds)
     audit = Audit(clock, database, SERVICE, pb, master_key, settings)
     views = [("identity", directory.follower), ("registry", replica.registry), (SERVICE, replica.own)]
+
+    def max_age() -> int:
+        """How old state may be for somebody to be answered by it: a policy may stay open for longer than others."""
+        policies = (policy for state in replica.policies.states.values() for policy in state.policies.values())
+        return max(max_staleness, max((policy.max_open for policy in policies), default=0))
+
     authentication = identity_pb2_grpc.AuthenticationServiceStub(peers.channel("identity"))
     session = Session(clock, database, directory, replica, authentication.RecordAuthentication)
     return Node(
@@ -73,7 +79,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         views=replica.followers,
         devices=replica.device,
         ready=replica.followers,
-        max_staleness=max_staleness,
+        max_staleness=max_age,
         gauges=metrics.gauges(replica),
     )
 

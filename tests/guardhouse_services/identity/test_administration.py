@@ -25,7 +25,8 @@ from guardhouse.errors import (
 )
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import API_KEY, ENROLLMENT_POLICY, IDENTITY_PROVIDER, SERVICE_TOKEN, check_id, new_id
-from guardhouse_services.credentials import hash_secret, split_secret
+from guardhouse_services.config import CannotStart
+from guardhouse_services.credentials import MasterKey, hash_secret, split_secret
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import IdentityProvider, ServiceTokenSecret
 from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind, Subject
@@ -178,6 +179,18 @@ async def test_the_first_admin_key_is_made_once_and_does_not_come_back(world: Wo
     assert check_id(key.api_key_id, API_KEY, "api_key_id") == split_secret(first)[1]
     await world.identity.api_keys.revoke(world.call(), "", key.api_key_id)
     assert await world.identity.ensure_admin_key() == ""
+
+
+async def test_another_installations_key_is_refused(world: World) -> None:
+    """What it would give as the first ADMIN key nobody accepts. Once that is revoked the key may be replaced."""
+    first = await world.identity.ensure_admin_key()
+    stored = await everything_stored(world)
+    other = api_keys.ApiKeys(world.database, MasterKey(b"l" * 32))
+    with pytest.raises(CannotStart, match="this is not the installation's key of this database"):
+        await other.ensure_admin_key()
+    assert await everything_stored(world) == stored
+    await world.identity.api_keys.revoke(world.call(), "", split_secret(first)[1])
+    assert await other.ensure_admin_key() == ""
 
 
 # Identity providers

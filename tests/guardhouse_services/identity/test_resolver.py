@@ -5,6 +5,7 @@ import pytest
 from guardhouse.errors import EnrollmentAborted, Internal, ServiceUnavailable
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
 from tests.guardhouse_services.identity.world import World, deleted, registered, released
 
@@ -70,11 +71,41 @@ async def test_an_active_one_holds_its_seat(world: World) -> None:
     assert await world.revision() == revision
 
 
-@pytest.mark.parametrize("outcome", [ABORTED, DELETED])
-async def test_one_that_is_off_frees_its_seat_and_is_refused(world: World, outcome: int) -> None:
+@pytest.mark.parametrize("feed_first", [True, False])
+async def test_deleting_what_came_of_it_frees_no_seat(world: World, feed_first: bool) -> None:
+    """Decisions 2 and 16: whether the feed tells of the registration first or the registry when it is asked."""
+    intent = await world.authorize("ada")
+    world.outcomes[intent.intent_id] = DELETED
+    world.clock.advance(61)
+    if feed_first:
+        await world.registry(registered(intent), deleted(intent))
+        assert await world.identity.resolver.resolve_once() == 0
+    else:
+        assert await world.identity.resolver.resolve_once() == 1
+        await world.registry(registered(intent), deleted(intent))
+    (user,) = await world.users()
+    assert (user.user_id, user.seat_time) == (intent.user_id, intent.create_time)
+    assert await world.used() == 1
+    assert await world.count("registration") == 1
+    assert await world.read(lambda tx: store.registrations.live(tx, world.organization)) == set()
+
+
+async def test_a_removed_users_registration_that_is_deleted_by_then_has_no_seat(world: World) -> None:
+    """Decision 5: the removal counts it as deleted."""
+    intent = await world.authorize("ada")
+    removal = await world.remove()
+    world.outcomes[intent.intent_id] = DELETED
+    world.clock.advance(61)
+    assert await world.identity.resolver.resolve_once() == 1
+    assert await world.used() == 0
+    found = await world.removal(removal)
+    assert (found.registrations, found.registrations_deleted, found.undecided) == (1, 1, 0)
+
+
+async def test_one_that_is_off_frees_its_seat_and_is_refused(world: World) -> None:
     """Failure table, rows 3 and 9."""
     intent = await world.authorize("ada")
-    world.outcomes[intent.intent_id] = outcome
+    world.outcomes[intent.intent_id] = ABORTED
     world.clock.advance(61)
     await world.identity.resolver.resolve_once()
     assert await world.used() == 0

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from guardhouse.errors import DatabaseUnavailable
+from guardhouse_services.log import trace_id
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import MINUTE, SECOND, Heartbeat
 from guardhouse_services.registry.store import tables
@@ -230,6 +231,67 @@ async def test_a_heartbeat_waits_for_nobody(world: World, engine: str) -> None:
     assert (await world.find(name(busy))).seen_time is None
     await world.registry.heartbeats.flush()
     assert (await world.find(name(busy))).seen_time == minute(world)
+
+
+async def test_heartbeats_hold_nobody_up_while_one_is_not_written(world: World, engine: str) -> None:
+    """Also where a device that somebody is changing has news of its version only."""
+    if engine == "sqlite":
+        pytest.skip("SQLite has one writer at a time: there is nobody to wait for")
+    free, busy = await world.enroll(), await world.enroll()
+    await world.beat(busy)
+    with world.database.engine.begin() as connection:
+        table = tables.device
+        mine = table.c.device_id == busy.device.device_id
+        connection.execute(sa.select(table.c.device_id).where(mine).with_for_update())
+        async with asyncio.timeout(3):
+            await world.beat(free, busy, client_version="2.0")
+
+    async def version(it: Enrolled) -> str:
+        return (await world.registry.devices.get(world.organization, it.device.device_id)).claims.client_version
+
+    assert [await version(it) for it in (free, busy)] == ["2.0", "1.0"]
+    await world.registry.heartbeats.flush()
+    assert await version(busy) == "2.0"
+
+
+async def test_a_version_is_kept_when_a_newer_heartbeat_does_not_say_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decision 32a: the newer one came while the older one could not be written."""
+    enrolled = await world.enroll()
+    beats, write = world.registry.heartbeats, world.database.write
+
+    async def is_away(*_: object, **__: object) -> None:
+        beats.take(world.organization, name(enrolled), "", "3.0")
+        raise DatabaseUnavailable("it is away")
+
+    monkeypatch.setattr(world.database, "write", is_away)
+    await world.beat(enrolled, os_version="7.0", client_version="2.0")
+    monkeypatch.setattr(world.database, "write", write)
+    await beats.flush()
+    claims = (await world.registry.devices.get(world.organization, enrolled.device.device_id)).claims
+    assert (claims.os_version, claims.client_version) == ("7.0", "3.0")
+
+
+async def test_what_is_done_for_many_calls_is_part_of_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their log lines and spans would name the call that happened to be the first."""
+    monkeypatch.setattr(heartbeats, "FLUSH_SECONDS", 0.01)
+    enrolled, run = await world.enroll(), world.database.run
+    traces: list[str] = []
+
+    async def note(*arguments: Any, **named: Any) -> Any:
+        traces.append(trace_id.get())
+        return await run(*arguments, **named)
+
+    monkeypatch.setattr(world.database, "run", note)
+    mine = trace_id.set("the-first-call")
+    beats = world.registry.heartbeats
+    beats.take(world.organization, name(enrolled), "", "")
+    assert beats._task is not None
+    await beats._task
+    await world.registry.callers.device(enrolled.token)
+    trace_id.reset(mine)
+    assert traces == ["", ""]
 
 
 async def test_heartbeats_and_changes_at_once_disturb_nobody(world: World) -> None:

@@ -73,7 +73,7 @@ class AuditRecord(_message.Message):
 
     @_builtins.property
     def objects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The ids of what was changed; at most 1000."""
+        """The ids of what was changed; at most 1000. What a job did to more of them is several records."""
 
     def __init__(
         self,

@@ -11,9 +11,9 @@ Fields that mean the same everywhere:
   page_size        at most 1000; 0 means 50 (AIP-158)
   validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
-MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
-REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
-what it may answer besides.
+MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a
+request_id also REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
+Its comment names what it may answer besides.
 """
 
 from collections import abc as _abc
@@ -120,7 +120,7 @@ class _IntentOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IntentO
     INTENT_OUTCOME_ABORTED: _IntentOutcome.ValueType  # 3
     """It is off for good: what was reserved is free."""
     INTENT_OUTCOME_DELETED: _IntentOutcome.ValueType  # 4
-    """It became a registration that has been deleted: what was reserved is free."""
+    """It became a registration that has been deleted: its addresses are free, its user keeps the seat."""
 
 class IntentOutcome(_IntentOutcome, metaclass=_IntentOutcomeEnumTypeWrapper):
     """What has become of an enrollment."""
@@ -134,7 +134,7 @@ INTENT_OUTCOME_ACTIVE: IntentOutcome.ValueType  # 2
 INTENT_OUTCOME_ABORTED: IntentOutcome.ValueType  # 3
 """It is off for good: what was reserved is free."""
 INTENT_OUTCOME_DELETED: IntentOutcome.ValueType  # 4
-"""It became a registration that has been deleted: what was reserved is free."""
+"""It became a registration that has been deleted: its addresses are free, its user keeps the seat."""
 Global___IntentOutcome: _TypeAlias = IntentOutcome  # noqa: Y015
 
 class _RegistrationState:
@@ -394,6 +394,7 @@ class RegisterRequest(_message.Message):
     The transcript is CONTEXT followed by each of organization_id, challenge, the name of key_type, public_key,
     hardware_id and request_id, every one behind its length as four bytes, big-endian.
     CONTEXT is the ASCII text "guardhouse proof of possession v1".
+    Test vectors: docs/vectors/proof_of_possession.json.
     """
     request_id: _builtins.str
     """Required: see the package; unique in the organization. The retries of one enrollment share it."""
@@ -683,7 +684,9 @@ class ListRegistrationsRequest(_message.Message):
     service_token_id: _builtins.str
     """Only those of this service token. Empty: all."""
     order_by: _builtins.str
-    """create_time or seen_time, followed by " desc" for the newest first (AIP-132). Empty: create_time."""
+    """create_time or seen_time, followed by " desc" for the newest first (AIP-132). Empty: create_time.
+    seen_time changes: by its " desc" one that is heard of between two pages may be on neither.
+    """
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
@@ -1294,7 +1297,9 @@ class ListDevicesRequest(_message.Message):
     platform: Global___Platform.ValueType
     """Only devices with this platform. Unspecified: all."""
     order_by: _builtins.str
-    """create_time or seen_time, followed by " desc" for the newest first (AIP-132). Empty: create_time."""
+    """create_time or seen_time, followed by " desc" for the newest first (AIP-132). Empty: create_time.
+    seen_time changes: by its " desc" one that is heard of between two pages may be on neither.
+    """
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""

@@ -58,7 +58,7 @@ class EnrollmentServiceServicer:
 
     def GetEnrollmentInfo(self, request, context):
         """Answers what a device needs to enroll: where to sign in, a challenge, and the key to prove possession to.
-        Callers: anybody. Errors: ORGANIZATION_NOT_FOUND, RATE_LIMITED.
+        Callers: anybody. Errors: ORGANIZATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,7 +74,7 @@ class EnrollmentServiceServicer:
         Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
         KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
         SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_REMOVED, ENROLLMENT_ABORTED, IDENTITY_PROVIDER_UNAVAILABLE,
-        SERVICE_UNAVAILABLE, RATE_LIMITED; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
+        SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -312,7 +312,7 @@ class RegistrationServiceServicer:
     def Heartbeat(self, request, context):
         """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
         within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
-        itself. Errors: REGISTRATION_NOT_FOUND.
+        itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

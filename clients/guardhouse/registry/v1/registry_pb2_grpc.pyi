@@ -11,9 +11,9 @@ Fields that mean the same everywhere:
   page_size        at most 1000; 0 means 50 (AIP-158)
   validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
-MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
-REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
-what it may answer besides.
+MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a
+request_id also REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
+Its comment names what it may answer besides.
 """
 
 from collections import abc as _abc
@@ -48,7 +48,7 @@ class EnrollmentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EnrollmentServiceAsyncStub: ...
     GetEnrollmentInfo: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetEnrollmentInfoRequest, _registry_pb2.GetEnrollmentInfoResponse]
     """Answers what a device needs to enroll: where to sign in, a challenge, and the key to prove possession to.
-    Callers: anybody. Errors: ORGANIZATION_NOT_FOUND, RATE_LIMITED.
+    Callers: anybody. Errors: ORGANIZATION_NOT_FOUND.
     """
     Register: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RegisterRequest, _registry_pb2.RegisterResponse]
     """Enrolls a device: makes a registration with its key, its user or service token, and one address of each family.
@@ -60,7 +60,7 @@ class EnrollmentServiceStub:
     Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
     KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
     SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_REMOVED, ENROLLMENT_ABORTED, IDENTITY_PROVIDER_UNAVAILABLE,
-    SERVICE_UNAVAILABLE, RATE_LIMITED; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
+    SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
     """
     ResolveIntent: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResolveIntentRequest, _registry_pb2.ResolveIntentResponse]
     """Says what has become of an enrollment. An intent past its deadline is aborted by the question, and one never seen is
@@ -74,7 +74,7 @@ class EnrollmentServiceAsyncStub(EnrollmentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEnrollmentInfo: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetEnrollmentInfoRequest, _registry_pb2.GetEnrollmentInfoResponse]  # type: ignore[assignment]
     """Answers what a device needs to enroll: where to sign in, a challenge, and the key to prove possession to.
-    Callers: anybody. Errors: ORGANIZATION_NOT_FOUND, RATE_LIMITED.
+    Callers: anybody. Errors: ORGANIZATION_NOT_FOUND.
     """
     Register: _aio.UnaryUnaryMultiCallable[_registry_pb2.RegisterRequest, _registry_pb2.RegisterResponse]  # type: ignore[assignment]
     """Enrolls a device: makes a registration with its key, its user or service token, and one address of each family.
@@ -86,7 +86,7 @@ class EnrollmentServiceAsyncStub(EnrollmentServiceStub):
     Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
     KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
     SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_REMOVED, ENROLLMENT_ABORTED, IDENTITY_PROVIDER_UNAVAILABLE,
-    SERVICE_UNAVAILABLE, RATE_LIMITED; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
+    SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
     """
     ResolveIntent: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResolveIntentRequest, _registry_pb2.ResolveIntentResponse]  # type: ignore[assignment]
     """Says what has become of an enrollment. An intent past its deadline is aborted by the question, and one never seen is
@@ -103,7 +103,7 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetEnrollmentInfoResponse, _abc.Awaitable[_registry_pb2.GetEnrollmentInfoResponse]]:
         """Answers what a device needs to enroll: where to sign in, a challenge, and the key to prove possession to.
-        Callers: anybody. Errors: ORGANIZATION_NOT_FOUND, RATE_LIMITED.
+        Callers: anybody. Errors: ORGANIZATION_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -121,7 +121,7 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
         KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
         SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_REMOVED, ENROLLMENT_ABORTED, IDENTITY_PROVIDER_UNAVAILABLE,
-        SERVICE_UNAVAILABLE, RATE_LIMITED; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
+        SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
         """
 
     @_abc_1.abstractmethod
@@ -174,7 +174,7 @@ class RegistrationServiceStub:
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]
     """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
     within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
-    itself. Errors: REGISTRATION_NOT_FOUND.
+    itself.
     """
     Leave: _grpc.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]
     """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
@@ -218,7 +218,7 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     Heartbeat: _aio.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
     within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
-    itself. Errors: REGISTRATION_NOT_FOUND.
+    itself.
     """
     Leave: _aio.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]  # type: ignore[assignment]
     """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
@@ -301,7 +301,7 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.HeartbeatResponse, _abc.Awaitable[_registry_pb2.HeartbeatResponse]]:
         """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
         within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
-        itself. Errors: REGISTRATION_NOT_FOUND.
+        itself.
         """
 
     @_abc_1.abstractmethod

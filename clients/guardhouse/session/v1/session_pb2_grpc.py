@@ -98,7 +98,7 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeletePolicy(self, request, context):
-        """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND.
+        """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -14,9 +14,9 @@ Fields that mean the same everywhere:
   etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
                    resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
-MESSAGE_INVALID, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a request_id also
-REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED. Its comment names
-what it may answer besides.
+MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a
+request_id also REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
+Its comment names what it may answer besides.
 """
 
 from collections import abc as _abc
@@ -63,7 +63,7 @@ class PolicyServiceStub:
     keys. Idempotent by request_id. Errors: as CreatePolicy, POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeletePolicy: _grpc.UnaryUnaryMultiCallable[_session_pb2.DeletePolicyRequest, _session_pb2.DeletePolicyResponse]
-    """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND."""
+    """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND, ETAG_MISMATCH."""
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
@@ -84,7 +84,7 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     keys. Idempotent by request_id. Errors: as CreatePolicy, POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeletePolicy: _aio.UnaryUnaryMultiCallable[_session_pb2.DeletePolicyRequest, _session_pb2.DeletePolicyResponse]  # type: ignore[assignment]
-    """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND."""
+    """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND, ETAG_MISMATCH."""
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Gateway policies: what traffic they allow, and how old a session may be for it."""
@@ -132,7 +132,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.DeletePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.DeletePolicyResponse, _abc.Awaitable[_session_pb2.DeletePolicyResponse]]:
-        """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND."""
+        """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND, ETAG_MISMATCH."""
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -8,7 +8,8 @@ from guardhouse.errors import InvalidField
 from guardhouse.ids import API_KEY, new_id
 from guardhouse_services import audit, requests
 from guardhouse_services.access import Call
-from guardhouse_services.credentials import API_KEY_PREFIX, MasterKey, format_secret, hash_secret
+from guardhouse_services.config import CannotStart
+from guardhouse_services.credentials import API_KEY_PREFIX, MasterKey, equal, format_secret, hash_secret
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.credentials import ApiKey
@@ -76,7 +77,8 @@ class ApiKeys:
     async def ensure_admin_key(self) -> str:
         """The bearer of the installation's first ADMIN key, which is made when there never was one.
 
-        An empty string once that key has been revoked: it does not come back.
+        An empty string once that key has been revoked: it does not come back. Raises CannotStart when the bearer would
+        be one that nobody accepts.
         """
 
         def work(tx: Transaction) -> str:
@@ -84,8 +86,15 @@ class ApiKeys:
             if store.api_keys.insert(tx, key):
                 audit.note_entry(tx, audit.Entry(INSTALLATION, "job:bootstrap", "", [BOOTSTRAP]))
                 publish(tx, INSTALLATION, [messages.api_key_event(key)])
-            elif store.api_keys.get(tx, INSTALLATION, BOOTSTRAP).revoke_time is not None:
+                return self._secret(BOOTSTRAP)
+            present = store.api_keys.get(tx, INSTALLATION, BOOTSTRAP)
+            if present.revoke_time is not None:
                 return ""
+            if not equal(present.secret_hash, key.secret_hash):
+                raise CannotStart(
+                    "this is not the installation's key of this database, whose first ADMIN key was made with another: "
+                    "put that back (docs/operations.md says what to do when it is lost)"
+                )
             return self._secret(BOOTSTRAP)
 
         return await self._database.write(work)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from guardhouse.errors import GuardhouseError, Unavailable
+from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services import audit
 from guardhouse_services.clock import DAY, HOUR, SECOND
@@ -78,22 +79,26 @@ class Resolver:
 
 def _apply(tx: Transaction, organization_id: str, intent_id: str, outcome: int) -> bool:
     """Whether the outcome decides the intent."""
-    if outcome == registry_pb2.INTENT_OUTCOME_ACTIVE:
+    news: list[pb.Event] = []
+    ended = False
+    if outcome in (registry_pb2.INTENT_OUTCOME_ACTIVE, registry_pb2.INTENT_OUTCOME_DELETED):
         intent = store.intents.get(tx, organization_id, intent_id)
         holders = {intent.user_id} - {""} if intent is not None else set()
         users = {user.user_id: user for user in store.users.lock(tx, organization_id, holders)}
-        if news := seats.hold(tx, organization_id, [intent_id], users):
-            publish(tx, organization_id, news)
-    elif outcome in (registry_pb2.INTENT_OUTCOME_ABORTED, registry_pb2.INTENT_OUTCOME_DELETED):
-        is_deleted = outcome == registry_pb2.INTENT_OUTCOME_DELETED
-        news = gone(tx, organization_id, [intent_id]) if is_deleted else []
-        if seats.cancel(tx, organization_id, intent_id) or news:
-            audit.note_entry(tx, audit.Entry(organization_id, "job:resolve intents", "", [intent_id]))
-        if news:
-            publish(tx, organization_id, news)
+        news += seats.hold(tx, organization_id, [intent_id], users)
+        # It was a registration before it was deleted, and that frees no seat (decisions 2 and 16).
+        if outcome == registry_pb2.INTENT_OUTCOME_DELETED and (dropped := gone(tx, organization_id, [intent_id])):
+            news += dropped
+            ended = True
+    elif outcome == registry_pb2.INTENT_OUTCOME_ABORTED:
+        ended = seats.cancel(tx, organization_id, intent_id)
     else:
         store.intents.ask_later(tx, organization_id, intent_id, tx.now + ASK_AGAIN)
         return False
+    if ended:
+        audit.note_entry(tx, audit.Entry(organization_id, "job:resolve intents", "", [intent_id]))
+    if news:
+        publish(tx, organization_id, news)
     return True
 
 

@@ -1,6 +1,6 @@
 """When devices were last heard of, written for many at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -34,7 +34,10 @@ def write(tx: Transaction, organization_id: str, heartbeats: Sequence[Heartbeat]
             news = {name: value for name, value in told.items() if value and value != getattr(row, name)}
             if news:
                 versions[row.device_id] = {**versions.get(row.device_id, {}), **news}
-    busy = seen.keys() - _see(tx, device, device.c.device_id, organization_id, seen)
+    free = _see(tx, device, device.c.device_id, organization_id, seen)
+    if unseen := versions.keys() - seen.keys():
+        free |= set(tx.execute(_free(device, device.c.device_id, organization_id, unseen)).scalars())
+    busy = (seen.keys() | versions.keys()) - free
     for device_id in sorted(versions.keys() - busy):
         of_it = (device.c.organization_id == organization_id, device.c.device_id == device_id)
         tx.execute(device.update().where(*of_it).values(**versions[device_id]))
@@ -70,12 +73,15 @@ def _see(
     """Sets seen_time where that is later, a statement for each minute; answers where it did."""
     done: set[str] = set()
     for time, items in groupby(sorted(times.items(), key=lambda it: it[1]), key=lambda it: it[1]):
-        free = sa.select(key).where(
-            table.c.organization_id == organization_id,
-            key.in_([each for each, _ in items]),
-            sa.func.coalesce(table.c.seen_time, 0) < time,
-        )
-        free = free.with_for_update(skip_locked=True)
+        free = _free(table, key, organization_id, [each for each, _ in items])
+        free = free.where(sa.func.coalesce(table.c.seen_time, 0) < time)
         update = table.update().where(table.c.organization_id == organization_id, key.in_(free))
         done.update(tx.execute(update.values(seen_time=time).returning(key)).scalars())
     return done
+
+
+def _free(table: sa.Table, key: sa.Column[str], organization_id: str, ids: Collection[str]) -> sa.Select[Any]:
+    """Locks those that nobody else is changing, and selects them."""
+    return (
+        sa.select(key).where(table.c.organization_id == organization_id, key.in_(ids)).with_for_update(skip_locked=True)
+    )

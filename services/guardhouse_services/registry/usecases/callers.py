@@ -1,6 +1,7 @@
 """Recognising devices by their registration tokens (decision 22)."""
 
 import asyncio
+from contextvars import Context
 
 from guardhouse.errors import CredentialsInvalid
 from guardhouse.registry.v1 import registry_pb2 as pb
@@ -43,7 +44,8 @@ class Callers:
     async def _ask(self, registration_id: str) -> Found:
         self._wanted.add(registration_id)
         if self._next is None:
-            self._next = asyncio.create_task(self._read(self._running))
+            # It is for many calls, and none of theirs.
+            self._next = asyncio.create_task(self._read(self._running), context=Context())
         return await asyncio.shield(self._next)
 
     async def _read(self, before: "asyncio.Task[Found] | None") -> Found:

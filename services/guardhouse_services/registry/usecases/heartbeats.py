@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from contextvars import Context
 from itertools import groupby
 
 from guardhouse.errors import GuardhouseError
@@ -45,18 +46,14 @@ class Heartbeats:
         if before is None and len(self._waiting) >= CAPACITY:
             self.dropped += 1
             return
-        self._waiting[registration_id] = Heartbeat(
-            organization_id,
-            registration_id,
-            now - now % MINUTE,
-            os_version or (before.os_version if before else ""),
-            client_version or (before.client_version if before else ""),
-        )
+        heartbeat = Heartbeat(organization_id, registration_id, now - now % MINUTE, os_version, client_version)
+        self._waiting[registration_id] = heartbeat.after(before) if before is not None else heartbeat
         # When it becomes enough, and not while it stays so because the database is away.
         if len(self._waiting) == BATCH:
             self._enough.set()
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            # It is nobody's: not of the call that happens to be the first.
+            self._task = asyncio.create_task(self._run(), context=Context())
 
     async def flush(self) -> None:
         """Writes what waits."""
@@ -94,8 +91,11 @@ class Heartbeats:
             log.warning("%d heartbeats are not written yet: %s", len(part), error)
             late = {it.registration_id for it in part}
         for it in part:
-            if it.registration_id in late and it.registration_id not in self._waiting:
-                if len(self._waiting) < CAPACITY:
-                    self._waiting[it.registration_id] = it
-                else:
-                    self.dropped += 1
+            if it.registration_id not in late:
+                continue
+            if (newer := self._waiting.get(it.registration_id)) is not None:
+                self._waiting[it.registration_id] = newer.after(it)
+            elif len(self._waiting) < CAPACITY:
+                self._waiting[it.registration_id] = it
+            else:
+                self.dropped += 1
