@@ -52,7 +52,7 @@ breaking: $(READY) ## Check that the protos are compatible with the previous sta
 
 .PHONY: test
 test: $(READY) ## Run the tests, all but the long ones
-	$(BIN)/pytest -m "not long" -n 2
+	$(BIN)/pytest -m "not long" -n 3
 
 .PHONY: test-long
 test-long: $(READY) ## Run the long tests

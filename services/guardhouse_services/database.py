@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
@@ -196,6 +197,7 @@ class Database:
         self._change_type = change_type
         self._on_commit: list[Callable[[], None]] = []
         self._lock_file: int | None = None
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.run: Run = self._run
         """What every transaction goes through; it may be replaced by something around it."""
         self.observe: Callable[[str, float, float], None] = lambda _kind, _waited, _took: None
@@ -221,13 +223,21 @@ class Database:
         """Registers what is called in the event loop after a commit that wrote a change."""
         self._on_commit.append(callback)
 
-    async def write(self, function: Callable[[Transaction], T], *, validate_only: bool = False) -> T:
+    async def write(self, function: Callable[[Transaction], T], *, validate_only: bool = False, turn: str = "") -> T:
         """Runs the function in a transaction that may write.
 
         It may run more than once, when the engine, a Conflict or a repeated request asks for it. Once begun it
         finishes, even when the caller goes away. With validate_only all of it is done, checks and all, and undone.
+
+        Those that name the same `turn` begin one behind the other, in the order in which they came. It is for what
+        would wait for the same row: there they would wait in no order, with a thread each, and not for long.
         """
-        return await self.run("write", function, validate_only)
+        # SQLite has one writer at a time anyway.
+        if not turn or self.is_sqlite:
+            return await self.run("write", function, validate_only)
+        lock = self._turns.setdefault(turn, asyncio.Lock())
+        async with lock:
+            return await self.run("write", function, validate_only)
 
     async def read(self, function: Callable[[Transaction], T]) -> T:
         """Runs the function in a transaction that only reads, on the primary."""

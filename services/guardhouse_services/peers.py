@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Only the outermost caller repeats a call: retries at every layer multiply, and keep a plane down that is down.
-DEADLINE = 5.0
+# Two calls, one behind the other, must end before an enrollment's 30 s do.
+DEADLINE = 10.0
 
 
 class Peers:

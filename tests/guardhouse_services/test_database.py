@@ -1,7 +1,8 @@
 """The platform's database layer, on both engines."""
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -158,3 +159,36 @@ async def test_compaction_goes_on_where_it_stopped(database: Database, clock: Fa
     dropped = [await database.write(lambda tx: compact(tx, limit=2)) for _ in range(4)]
     assert dropped == [2, 2, 1, 0]
     assert await database.read(revisions) == [6]
+
+
+async def test_writers_of_one_turn_begin_in_the_order_in_which_they_came(database: Database) -> None:
+    """Waiting for a row in the database has no order, takes a thread each, and ends with an error after a while."""
+    began, running, most = [], 0, 0
+
+    def work(number: int) -> Callable[[Transaction], None]:
+        def write(_tx: Transaction) -> None:
+            nonlocal running, most
+            began.append(number)
+            running += 1
+            most = max(most, running)
+            time.sleep(0.005)
+            running -= 1
+
+        return write
+
+    await asyncio.gather(*(database.write(work(number), turn="org") for number in range(20)))
+    assert (began, most) == (list(range(20)), 1)
+
+
+async def test_a_turn_goes_on_when_one_fails_or_leaves(database: Database) -> None:
+    def fail(_tx: Transaction) -> None:
+        raise Conflict("once")
+
+    leaving = asyncio.create_task(database.write(lambda _tx: time.sleep(0.05), turn="org"))
+    failing = asyncio.create_task(database.write(fail, turn="org"))
+    last = asyncio.create_task(database.write(lambda tx: tx.now, turn="org"))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    with pytest.raises(Conflict):
+        await failing
+    assert await last > 0

@@ -13,6 +13,9 @@ from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
 from guardhouse.session.v1 import session_pb2, session_pb2_grpc
 from tests.plane import Plane
 
+PATIENCE = 30.0
+"""Seconds. Sixty-four who come at once to two busy cores take longer than a client waits unless it is told to."""
+
 
 @dataclass
 class World:
@@ -57,7 +60,7 @@ class World:
 
     async def enroll(self, name: str, machine: str = "") -> registry_pb2.RegisterResponse:
         request = await self.request(self.id_token(name), machine or f"machine-of-{name}")
-        answer: registry_pb2.RegisterResponse = await self.enrollment.Register(request)
+        answer: registry_pb2.RegisterResponse = await self.enrollment.Register(request, timeout=PATIENCE)
         return answer
 
     async def service_token(self) -> Credential:

@@ -12,7 +12,7 @@ from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services.follower import applied
 from guardhouse_services.registry.store import registrations
 from tests.plane import Plane
-from tests.system.people import World
+from tests.system.people import PATIENCE, World
 
 CLIENTS = 64
 
@@ -51,7 +51,7 @@ async def test_64_people_for_14_addresses(plane: Plane) -> None:
 async def test_64_calls_of_one_request_make_one_registration(world: World) -> None:
     """I-07."""
     request = await world.request(world.id_token("alice"), "laptop")
-    made, reasons = await outcomes(*(world.enrollment.Register(request) for _ in range(CLIENTS)))
+    made, reasons = await outcomes(*(world.enrollment.Register(request, timeout=PATIENCE) for _ in range(CLIENTS)))
     assert reasons == {}
     assert len({it.registration.registration_id for it in made}) == 1
     assert len({it.token for it in made}) == 1
@@ -63,7 +63,7 @@ async def test_64_racers_with_one_id_token(world: World) -> None:
     """I-08: one winner."""
     credential = world.id_token("alice")
     requests = [await world.request(credential, f"machine{number}") for number in range(CLIENTS)]
-    made, reasons = await outcomes(*(world.enrollment.Register(request) for request in requests))
+    made, reasons = await outcomes(*(world.enrollment.Register(request, timeout=PATIENCE) for request in requests))
     assert reasons == {"ID_TOKEN_INVALID": CLIENTS - 1}
     assert len(made) == len(await world.live()) == 1
 

@@ -119,9 +119,11 @@ def stderr() -> Console:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 address`, `3 addresses`."""
+    """`1 address`, `3 addresses`, `3 policies`."""
     if number == 1:
         return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{number} {noun[:-1]}ies"
     return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 

@@ -1,12 +1,14 @@
 """Gateway policies, and the sessions that they limit."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse.cli import output
-from guardhouse.cli.invocation import Context
+from guardhouse.cli.complete import ids
+from guardhouse.cli.invocation import Context, Invocation
 from guardhouse.cli.options import (
     ClientId,
     ClientSecret,
@@ -25,6 +27,8 @@ from guardhouse.cli.options import (
     current,
     required,
 )
+from guardhouse.durations import format_duration, parse_session_timeout
+from guardhouse.errors import DurationInvalid, GuardhouseError
 from guardhouse.session.v1 import session_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True)
@@ -138,6 +142,77 @@ def update_policy(
         organization_id=it.organization_id, policy=policy, update_mask=FieldMask(paths=paths)
     )
     it.show(it.client.policies.UpdatePolicy(request))
+
+
+@app.command("set-timeout")
+def set_timeout(
+    ctx: Context,
+    duration: Annotated[str, typer.Argument(metavar="DURATION", help="How old a session may be, such as 12h.")],
+    policy_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[POLICY]...", autocompletion=ids("policies"), show_default=False)
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Of every l4 and http policy that allows.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Set the timeout of some policies, or of all that may have one. A shorter one acts on existing sessions."""
+    it = ctx.obj
+    if every == bool(policy_ids):
+        raise typer.BadParameter("name the policies, or say --all for every one that may have a timeout")
+    try:
+        timeout = format_duration(parse_session_timeout(duration, "DURATION"))
+    except DurationInvalid as error:
+        raise typer.BadParameter(str(error), param_hint="DURATION") from None
+    found = _all_that_allow(it) if every else [_read(it, policy_id) for policy_id in policy_ids or ()]
+    wanted = pb.CheckSession(enforce=True, duration=timeout)
+    others = [policy for policy in found if policy.check_session != wanted]
+    changed = others if dry_run else _set(it, others, wanted)
+    if it.as_json:
+        output.print_json(pb.ListPoliciesResponse(policies=changed))
+    elif dry_run:
+        output.print_table(others, "policy_id display_name enabled filter check_session")
+        output.note(f"This would set {timeout} on {output.count(len(others), 'policy')}.")
+    else:
+        output.print_line(f"{output.count(len(changed), 'policy')} changed to {timeout}")
+
+
+def _all_that_allow(it: Invocation) -> list[pb.Policy]:
+    """The policies that may have a timeout (decision 28)."""
+    request = pb.ListPoliciesRequest(organization_id=it.organization_id)
+    listed = it.listed(it.client.policies.ListPolicies, request)
+    filters = (pb.POLICY_FILTER_L4, pb.POLICY_FILTER_HTTP)
+    return [
+        policy
+        for policy in listed.policies  # type: ignore[attr-defined]
+        if policy.filter in filters and policy.action == pb.POLICY_ACTION_ALLOW
+    ]
+
+
+def _read(it: Invocation, policy_id: str) -> pb.Policy:
+    request = pb.GetPolicyRequest(organization_id=it.organization_id, policy_id=policy_id)
+    return it.client.policies.GetPolicy(request).policy
+
+
+def _set(it: Invocation, policies: Sequence[pb.Policy], wanted: pb.CheckSession) -> list[pb.Policy]:
+    """Each as long as nobody has changed it since it was read; whoever is told of one that was begins again."""
+    changed: list[pb.Policy] = []
+    with output.progress() as bars:
+        task = bars.add_task("Setting timeouts", total=len(policies))
+        for policy in policies:
+            request = pb.UpdatePolicyRequest(
+                organization_id=it.organization_id,
+                policy=pb.Policy(policy_id=policy.policy_id, check_session=wanted, etag=policy.etag),
+                update_mask=FieldMask(paths=["check_session"]),
+            )
+            try:
+                changed.append(it.client.policies.UpdatePolicy(request).policy)
+            except GuardhouseError:
+                output.error(
+                    f"{len(changed)} of {len(policies)} were changed, and {policy.policy_id} was not, because of what"
+                    " follows; the same command goes on with the rest"
+                )
+                raise
+            bars.update(task, completed=len(changed))
+    return changed
 
 
 @app.command("delete")

@@ -99,7 +99,7 @@ class Ipam:
             audit.note(tx, call, made.lease_id, intent_id)
             return made
 
-        lease = await self._database.write(reserve)
+        lease = await self._database.write(reserve, turn=organization_id)
         failpoint("ipam.reserved")
         return lease
 
@@ -117,7 +117,7 @@ class Ipam:
                 ledger.free(found)
                 write(tx, organization_id, ledger)
 
-        await self._database.write(release)
+        await self._database.write(release, turn=organization_id)
 
     async def lookup_address(self, organization_id: str, address: str, at: int = FOREVER) -> Holding:
         """Who holds the address, or held it at a time: from the time on at which the registry had made it so.

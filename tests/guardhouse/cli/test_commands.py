@@ -83,7 +83,7 @@ METHODS = {
     "session.AuditService.ListAuditRecords": "audit tail",
     "session.AuditService.GetAuditCheckpoint": "audit checkpoint",
 }
-BESIDES = {"status", "audit verify", "explain check", "device show", "device reauthenticate"}
+BESIDES = {"status", "audit verify", "explain check", "device show", "device reauthenticate", "policies set-timeout"}
 """Commands of several methods, or of one that has its own command as well."""
 
 DOCS = Path(__file__).parents[3] / "docs" / "cli.md"

@@ -226,12 +226,12 @@ class WatchedDatabase(Database):
     before: dict[int, Action]
     writes = 0
 
-    async def write(self, function: Callable[[Transaction], T], *, validate_only: bool = False) -> T:
+    async def write(self, function: Callable[[Transaction], T], *, validate_only: bool = False, turn: str = "") -> T:
         self.writes += 1
         action = self.before.pop(self.writes, None)
         if action is not None:
             await action()
-        return await super().write(function, validate_only=validate_only)
+        return await super().write(function, validate_only=validate_only, turn=turn)
 
 
 class Fresh:

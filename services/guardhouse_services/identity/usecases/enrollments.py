@@ -52,7 +52,7 @@ class Enrollments:
             audit.note(tx, call, intent_id, actor=actor(tx, organization_id, proof), reason=reason)
 
         try:
-            return await self._database.write(work)
+            return await self._database.write(work, turn=organization_id)
         except (EnrollmentRefused, SeatsExhausted) as refusal:
             await self._database.write(partial(refused, reason=refusal.reason))
             raise

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from guardhouse.common.v1 import credential_pb2
 from guardhouse.errors import (
@@ -56,6 +57,12 @@ log = logging.getLogger(__name__)
 # How often an activation starts over because the registration that it was to replace has changed meanwhile.
 ACTIVATIONS = 5
 SWEEP_SECONDS = 5.0
+AT_A_TIME = 16
+"""How many enrollments of one organization a replica has under way.
+
+More would wait for each other at identity and ipam, in the end for longer than a call to those may take, so they wait
+here, where nothing is reserved for them yet.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,7 @@ class Enrollments:
         self._ipam = ipam
         # Kept so that what cleans up behind an abort is not collected while it runs.
         self._cleanups: set[asyncio.Task[None]] = set()
+        self._under_way: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def info(self, organization_id: str) -> tuple[list[identity_pb2.IdentityProvider], str, int]:
         """Where to sign in, a challenge, and when that expires."""
@@ -123,9 +131,14 @@ class Enrollments:
         A retry goes on where the first call stopped. Whatever fails aborts the intent durably first, and only then
         gives back what was reserved for it.
         """
-        await self._directory.organization(enrollment.organization_id)
+        organization_id = enrollment.organization_id
+        await self._directory.organization(organization_id)
         self._check_proof(enrollment)
-        begun = await self._database.write(lambda tx: self._begin(tx, enrollment))
+        async with self._under_way.setdefault(organization_id, asyncio.Semaphore(AT_A_TIME)):
+            return await self._enroll(call, enrollment)
+
+    async def _enroll(self, call: Call, enrollment: Enrollment) -> Enrolled:
+        begun = await self._database.write(lambda tx: self._begin(tx, enrollment), turn=enrollment.organization_id)
         failpoint("registry.begun")
         if isinstance(begun, Enrolled):
             return begun
@@ -222,7 +235,7 @@ class Enrollments:
             token = self._token(intent)
             step = _Activation(call, intent, grant, claims, lease, predecessor, hash_secret(token))
             try:
-                registration, device, revision_token = await self._database.write(step.run)
+                registration, device, revision_token = await self._database.write(step.run, turn=intent.organization_id)
             except _StartOver:
                 predecessor = await self._predecessor(intent, grant)
                 continue
@@ -277,7 +290,7 @@ class Enrollments:
                 return self._made(tx, present)
             return present.state if present is not None else None
 
-        outcome = await self._database.write(end)
+        outcome = await self._database.write(end, turn=organization_id)
         failpoint("registry.aborted")
         if isinstance(outcome, Enrolled):
             return outcome

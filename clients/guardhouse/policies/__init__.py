@@ -1,0 +1,21 @@
+"""Gateway policies, and which of them cover given traffic.
+
+    policies = PolicySet.compile(written, {"wiki": NamedList.of(Type.ADDRESS, ["10.1.0.0/16"])})
+    who = policies.identity_mask(read_traffic(identity)) & policies.posture_mask(read_traffic(posture))
+    for policy in policies.match(REQUEST, read_traffic(traffic), who):
+        ...
+
+It is pure: no clock, no network, no database. It needs the libraries of the extra `checker`.
+"""
+
+from guardhouse.policies.policy_set import (
+    CONNECTION,
+    QUERY,
+    REQUEST,
+    GatewayPolicy,
+    PolicyInvalid,
+    PolicySet,
+    Step,
+)
+
+__all__ = ["CONNECTION", "QUERY", "REQUEST", "GatewayPolicy", "PolicyInvalid", "PolicySet", "Step"]

@@ -1,0 +1,226 @@
+"""Which Gateway policy covers which traffic (decision 29)."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from guardhouse.decisions import Policy, PolicyAction, PolicyFilter
+from guardhouse.expressions import (
+    Expression,
+    ExpressionInvalid,
+    InList,
+    NamedList,
+    Scope,
+    Traffic,
+    compile_expression,
+    conditions,
+    parse_expression,
+)
+from guardhouse.policies.index import Asked, Index
+
+CONNECTION: Final = (PolicyFilter.L4,)
+"""The filters that a connection passes, in order."""
+REQUEST: Final = (PolicyFilter.L4, PolicyFilter.HTTP)
+"""Those of an HTTP request: it is network traffic first."""
+QUERY: Final = (PolicyFilter.DNS,)
+"""Those of a DNS query."""
+
+_TRAFFIC: Final = {
+    PolicyFilter.L4: Scope.L4_TRAFFIC,
+    PolicyFilter.HTTP: Scope.HTTP_TRAFFIC,
+    PolicyFilter.DNS: Scope.DNS_TRAFFIC,
+}
+_NO_LISTS: Final[Mapping[str, NamedList]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPolicy:
+    """A policy as it was written. Its three expressions must all hold; one that is empty does.
+
+    Among policies of one filter, the lowest `precedence` comes first.
+    """
+
+    policy: Policy
+    precedence: int
+    traffic: str = ""
+    identity: str = ""
+    device_posture: str = ""
+
+    @property
+    def scopes(self) -> dict[str, Scope]:
+        """Where each of its expressions stands, by the name of the attribute."""
+        return {
+            "traffic": _TRAFFIC[self.policy.filter],
+            "identity": Scope.IDENTITY,
+            "device_posture": Scope.DEVICE_POSTURE,
+        }
+
+
+class PolicyInvalid(Exception):
+    """A policy that cannot be used: `expression` is which of its three is wrong, and `refusal` why."""
+
+    def __init__(self, policy_id: str, expression: str, refusal: ExpressionInvalid) -> None:
+        super().__init__(f"{policy_id}: {expression}: {refusal}")
+        self.policy_id = policy_id
+        self.expression = expression
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What became of one policy. It `decides` if it is the first of its filter to match, and evaluation got so far.
+
+    `failed` are those of its expressions ("traffic", "identity", "device_posture") that do not hold, and `missing` the
+    fields that they ask for and nobody gave (decision 30a). The expressions of a policy that is not enabled are not
+    looked at.
+    """
+
+    policy: Policy
+    matched: bool
+    decides: bool
+    failed: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+class PolicySet:
+    """Policies, compiled together. It never changes: an edit is a new set.
+
+    Who sends the traffic and from which device is asked once, not for each request: `identity_mask(...) &
+    posture_mask(...)` is the `who` of the other methods. Masks mean nothing to another set, so whoever keeps them drops
+    them together with the set.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[GatewayPolicy],
+        read: Mapping[tuple[str, Scope], Expression],
+        lists: Mapping[str, NamedList],
+        previous: "PolicySet | None",
+    ) -> None:
+        """Use `compile`. The policies are in the order of evaluation."""
+        self._policies = policies
+        self._read = read
+        self._lists = lists
+
+        def asked(attribute: str, *filters: PolicyFilter) -> dict[int, Asked]:
+            return {
+                1 << place: self._asked(written)[attribute]
+                for place, written in enumerate(policies)
+                if written.policy.enabled and written.policy.filter in filters
+            }
+
+        self._identity: Index = Index(asked("identity", *PolicyFilter), lists, previous._identity if previous else None)
+        self._posture: Index = Index(
+            asked("device_posture", *PolicyFilter), lists, previous._posture if previous else None
+        )
+        self._traffic: dict[PolicyFilter, Index] = {
+            filter_: Index(asked("traffic", filter_), lists, previous._traffic[filter_] if previous else None)
+            for filter_ in PolicyFilter
+        }
+
+    @classmethod
+    def compile(
+        cls,
+        policies: Iterable[GatewayPolicy],
+        lists: Mapping[str, NamedList] = _NO_LISTS,
+        *,
+        previous: "PolicySet | None" = None,
+    ) -> "PolicySet":
+        """Compile policies, with the named lists.
+
+        What is the same in `previous` is taken from there, which saves most of the work of an edit. A policy that is
+        not enabled is not read at all. Raises PolicyInvalid.
+        """
+        ordered = sorted(policies, key=lambda it: (it.policy.filter, it.precedence, it.policy.policy_id))
+        before = previous._read if previous else {}
+        read: dict[tuple[str, Scope], Expression] = {}
+        for written in ordered:
+            if written.policy.enabled:
+                for attribute, scope in written.scopes.items():
+                    text = getattr(written, attribute)
+                    try:
+                        if (text, scope) not in read:
+                            read[text, scope] = before.get((text, scope)) or parse_expression(text, scope)
+                            _check_lists(read[text, scope], lists)
+                    except ExpressionInvalid as refusal:
+                        raise PolicyInvalid(written.policy.policy_id, attribute, refusal) from refusal
+        return cls(ordered, read, dict(lists), previous)
+
+    def identity_mask(self, identity: Traffic) -> int:
+        """The policies whose `identity` holds for a user."""
+        return self._identity.holding(identity)
+
+    def posture_mask(self, posture: Traffic) -> int:
+        """The policies whose `device_posture` holds for a device."""
+        return self._posture.holding(posture)
+
+    def first_match(self, filter_: PolicyFilter, traffic: Traffic, who: int) -> Policy | None:
+        """The policy with the lowest precedence, of those with this filter, that matches."""
+        bit = self._traffic[filter_].first(traffic, who)
+        return self._policies[bit.bit_length() - 1].policy if bit else None
+
+    def match(self, filters: Iterable[PolicyFilter], traffic: Traffic, who: int) -> tuple[Policy, ...]:
+        """The policies that decide on traffic that passes these filters (CONNECTION, REQUEST or QUERY), in order.
+
+        Of each filter it is the first match, or none. A network policy that allows an HTTP request leaves it to the
+        HTTP policies as well, so for a request that both cover there are two, and it may pass if both let it: each
+        judges the session by a timeout of its own. Behind a policy that blocks nothing is evaluated, so it is the last.
+        Where nothing matches, the organization's default decides, and the tuple is empty.
+        """
+        found: list[Policy] = []
+        for filter_ in filters:
+            policy = self.first_match(filter_, traffic, who)
+            if policy is not None:
+                found.append(policy)
+                if policy.action is PolicyAction.BLOCK:
+                    break
+        return tuple(found)
+
+    def trace(
+        self, filters: Iterable[PolicyFilter], traffic: Traffic, identity: Traffic, posture: Traffic
+    ) -> Iterator[Step]:
+        """What `match` would make of it, policy by policy in the order of evaluation, each asked by itself."""
+        facts = {"traffic": traffic, "identity": identity, "device_posture": posture}
+        ended = False
+        for filter_ in filters:
+            decided = ended
+            for written in self._policies:
+                if written.policy.filter is not filter_:
+                    continue
+                failed, missing = self._faults(written, facts)
+                matched = written.policy.enabled and not failed
+                yield Step(written.policy, matched, matched and not decided, failed, missing)
+                if matched and not decided:
+                    decided = True
+                    ended = written.policy.action is PolicyAction.BLOCK
+
+    def _faults(self, written: GatewayPolicy, facts: Mapping[str, Traffic]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Which expressions do not hold, and which fields are missing."""
+        failed: list[str] = []
+        missing: dict[str, None] = {}
+        if written.policy.enabled:
+            for attribute, (expression, extended_emails) in self._asked(written).items():
+                present = facts[attribute]
+                if not compile_expression(expression, self._lists, extended_emails=extended_emails)(present):
+                    failed.append(attribute)
+                names = (condition.field.name for condition in conditions(expression.root))
+                missing.update(dict.fromkeys(name for name in names if name not in present))
+        return tuple(failed), tuple(missing)
+
+    def _asked(self, written: GatewayPolicy) -> dict[str, Asked]:
+        # Public documentation, identity-based policies: no variant of an address gets around a policy that blocks.
+        blocks = written.policy.action is PolicyAction.BLOCK
+        return {
+            attribute: Asked(self._read[getattr(written, attribute), scope], extended_emails=blocks)
+            for attribute, scope in written.scopes.items()
+        }
+
+
+def _check_lists(expression: Expression, lists: Mapping[str, NamedList]) -> None:
+    """Raise what the compiler raises if a list does not exist or does not fit."""
+    for condition in conditions(expression.root):
+        if isinstance(condition, InList):
+            named = lists.get(condition.name)
+            if named is None or not named.fits(condition.field):
+                compile_expression(expression, lists)
