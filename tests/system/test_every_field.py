@@ -123,8 +123,8 @@ class Walk:
 
 
 async def test_every_field_wrong_in_every_way(engine: str, seeds: Seeds) -> None:
-    """Decision 36. Whether a field is well-formed does not depend on the engine, so they share what there is."""
-    walk = Walk(seeds, thirds={"sqlite": (0, 1), "postgresql": (2,)}[engine])
+    """Decision 36. Whether a field is well-formed does not depend on the engine, so they share some; below is all."""
+    walk = Walk(seeds, thirds={"sqlite": (0,), "postgresql": (1,)}[engine])
     for method in METHODS.values():
         await walk.walk(method)
     assert walk.faults == [], "\n".join(walk.faults)

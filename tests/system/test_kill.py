@@ -71,6 +71,7 @@ async def resolve(plane: Plane) -> None:
     await plane.nodes["ipam"].servicer.ipam.resolve_once()  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_a_retry_after_a_death_makes_one_registration(plane: Plane, world: World) -> None:
     """Rows 1 to 6: the retry goes on where the first call stopped."""
@@ -89,6 +90,7 @@ async def test_a_retry_after_a_death_makes_one_registration(plane: Plane, world:
         assert [it.ipv4 for it in leases] == [made.registration.ipv4], failpoint
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_nothing_is_left_reserved_65_seconds_after_a_death(plane: Plane, world: World) -> None:
     """Rows 2 to 7 and 12: without a retry, what became active is held, and the rest is free."""

@@ -35,7 +35,7 @@ from tests.system.proxy import LossyProxy
 from tests.system.state import quiet
 from tests.system.wire import Caller, send
 
-CLIENTS = 64
+CLIENTS, ROUNDS = 64, 4
 LOSS = 0.3
 # What a client repeats although it has heard the answer, and what it sends twice at once.
 REPEATED, TWICE = 0.1, 0.1
@@ -227,26 +227,18 @@ class Client:
             self.kept["policy"] += 1
 
 
-async def test_three_answers_of_ten_are_lost(plane: Plane, proxy: LossyProxy) -> None:
-    """I-07, I-33, decision 22: one effect for each request id, and the same answer however often it is asked for."""
-    await lose_answers(plane, proxy, rounds=1)
-
-
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_three_answers_of_ten_are_lost_for_minutes(plane: Plane, proxy: LossyProxy) -> None:
-    await lose_answers(plane, proxy, rounds=4)
-
-
-async def lose_answers(plane: Plane, proxy: LossyProxy, rounds: int) -> None:
+async def test_three_answers_of_ten_are_lost(plane: Plane, proxy: LossyProxy) -> None:
+    """I-07, I-33, decision 22: one effect for each request id, and the same answer however often it is asked for."""
     world = World(plane, plane.organization)
     clients = []
-    for number in range(rounds):
+    for number in range(ROUNDS):
         some = [Client(world, proxy, CLIENTS * number + each) for each in range(CLIENTS)]
         await asyncio.gather(*(client.work() for client in some))
         clients += some
     # A run in which little was lost proves nothing.
-    assert proxy.lost > 0.25 * proxy.calls > CLIENTS * rounds
+    assert proxy.lost > 0.25 * proxy.calls > CLIENTS * ROUNDS
     assert not (different := different_answers(proxy)), "\n".join(different)
     assert await not_refused_with_another_body(plane, proxy) == []
     await quiet(plane)
