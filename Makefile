@@ -56,7 +56,7 @@ test: $(READY) ## Run the tests, all but the long ones
 
 .PHONY: test-long
 test-long: $(READY) ## Run the long tests
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m long -n 2
 
 .PHONY: check
 check: lint breaking test ## What the CI runs for every change
