@@ -52,11 +52,11 @@ breaking: $(READY) ## Check that the protos are compatible with the previous sta
 
 .PHONY: test
 test: $(READY) ## Run the tests, all but the long ones
-	$(BIN)/pytest -m "not long" -n 3
+	$(BIN)/pytest -m "not long" -n 3 --dist worksteal
 
 .PHONY: test-long
 test-long: $(READY) ## Run the long tests
-	$(BIN)/pytest -m long -n 2
+	$(BIN)/pytest -m long -n 2 --dist worksteal
 
 .PHONY: check
 check: lint breaking test ## What the CI runs for every change

@@ -31,6 +31,7 @@ from guardhouse_services.config import PREFIX, Settings
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database, Transaction, head, platform
 from guardhouse_services.paging import Pages
+from guardhouse_services.statements import Insert, statement, upsert
 from guardhouse_services.times import set_time
 
 OBJECTS = 1000
@@ -106,16 +107,52 @@ def _append(tx: Transaction, entry: Entry) -> None:
     set_time(record.record_time, tx.now)
     payload = record.SerializeToString()
     chained = record_hash(tx.service, organization_id, record, previous)
-    values = {"organization_id": organization_id, "sequence": record.sequence, "payload": payload, "hash": chained}
-    tx.execute(audit_record.insert().values(values))
+    _add(tx, organization_id, record.sequence, payload, chained)
 
 
 def _last(tx: Transaction, organization_id: str) -> tuple[int, bytes]:
     """The newest sequence and hash."""
+    row = _newest(tx, organization_id).one_or_none()
+    return (row.sequence, row.hash) if row else (0, FIRST)
+
+
+@statement
+def _newest(organization_id: str) -> sa.Select[Any]:
     newest = sa.select(audit_record.c.sequence, audit_record.c.hash)
     newest = newest.where(audit_record.c.organization_id == organization_id)
-    row = tx.execute(newest.order_by(audit_record.c.sequence.desc()).limit(1)).one_or_none()
-    return (row.sequence, row.hash) if row else (0, FIRST)
+    return newest.order_by(audit_record.c.sequence.desc()).limit(1)
+
+
+@statement
+def _add(organization_id: str, sequence: int, payload: bytes, chained: bytes) -> sa.Executable:
+    return audit_record.insert().values(
+        organization_id=organization_id, sequence=sequence, payload=payload, hash=chained
+    )
+
+
+@statement
+def _behind(organization_id: str, sequence: int, limit: int) -> sa.Select[Any]:
+    behind = sa.select(audit_record.c.sequence, audit_record.c.payload, audit_record.c.hash)
+    behind = behind.where(audit_record.c.organization_id == organization_id, audit_record.c.sequence > sequence)
+    return behind.order_by(audit_record.c.sequence).limit(limit)
+
+
+@statement
+def _grown() -> sa.Select[Any]:
+    """The organizations whose logs have grown since their last export."""
+    newest = sa.select(sa.func.max(audit_record.c.sequence))
+    newest_sequence = newest.where(audit_record.c.organization_id == head.c.organization_id).scalar_subquery()
+    return (
+        sa.select(head.c.organization_id)
+        .outerjoin(audit_export, audit_export.c.organization_id == head.c.organization_id)
+        .where(newest_sequence > sa.func.coalesce(audit_export.c.sequence, 0))
+    )
+
+
+@upsert
+def _exported(insert: Insert, organization_id: str, sequence: int) -> sa.Executable:
+    done = insert(audit_export).values(organization_id=organization_id, sequence=sequence)
+    return done.on_conflict_do_update(index_elements=["organization_id"], set_={"sequence": sequence})
 
 
 class Audit:
@@ -148,10 +185,7 @@ class Audit:
         after = int(page.after or request.after_sequence)
 
         def read(tx: Transaction) -> Sequence[Any]:
-            found = sa.select(audit_record.c.sequence, audit_record.c.payload, audit_record.c.hash).where(
-                audit_record.c.organization_id == request.organization_id, audit_record.c.sequence > after
-            )
-            return tx.execute(found.order_by(audit_record.c.sequence).limit(page.size + 1)).all()
+            return _behind(tx, request.organization_id, after, page.size + 1).all()
 
         rows = await self._database.read(read)
         shown, token = self._pages.cut(request, page, rows, lambda row: str(row.sequence), now, _size)
@@ -201,19 +235,12 @@ class Audit:
                 error.add_note(f"no checkpoint of {checkpoint.organization_id!r} is exported")
                 failures.append(error)
             else:
-                await self._database.write(partial(_exported, checkpoint=checkpoint))
+                await self._database.write(partial(_note_export, checkpoint=checkpoint))
         if failures:
             raise ExceptionGroup("checkpoints could not be exported", failures)
 
     def _grown(self, tx: Transaction) -> list[AuditCheckpoint]:
-        newest = sa.select(sa.func.max(audit_record.c.sequence))
-        newest_sequence = newest.where(audit_record.c.organization_id == head.c.organization_id).scalar_subquery()
-        grown = (
-            sa.select(head.c.organization_id)
-            .outerjoin(audit_export, audit_export.c.organization_id == head.c.organization_id)
-            .where(newest_sequence > sa.func.coalesce(audit_export.c.sequence, 0))
-        )
-        return [self._checkpoint(tx, organization_id) for organization_id in tx.execute(grown).scalars()]
+        return [self._checkpoint(tx, organization_id) for organization_id in _grown(tx).scalars()]
 
     async def _hand_over(self, checkpoint: AuditCheckpoint) -> None:
         fields = MessageToDict(checkpoint, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
@@ -241,10 +268,8 @@ def _size(row: Any) -> int:
     return len(row.payload) + len(row.hash)
 
 
-def _exported(tx: Transaction, checkpoint: AuditCheckpoint) -> None:
-    values = {"organization_id": checkpoint.organization_id, "sequence": checkpoint.sequence}
-    done = tx.insert(audit_export).values(values)
-    tx.execute(done.on_conflict_do_update(index_elements=["organization_id"], set_=values))
+def _note_export(tx: Transaction, checkpoint: AuditCheckpoint) -> None:
+    _exported(tx, checkpoint.organization_id, checkpoint.sequence)
 
 
 def _write_line(path: Path, line: str) -> None:

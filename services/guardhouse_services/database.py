@@ -28,6 +28,7 @@ from guardhouse import revisions
 from guardhouse.errors import Conflict, DatabaseUnavailable, GuardhouseError
 from guardhouse_services.clock import Clock
 from guardhouse_services.config import CannotStart
+from guardhouse_services.statements import Insert, statement, upsert
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ SQLITE_READERS = 4
 ATTEMPTS = 5
 # The oldest SQLite whose WAL is free of the WAL-reset bug (https://sqlite.org/wal.html).
 WAL_SQLITE = (3, 51, 3)
+INSERTS: dict[str, Insert] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}  # type: ignore[dict-item]
 # SQLSTATEs after which the same transaction may succeed: serialization failure, deadlock, lock timeout.
 TRANSIENT_STATES = {"40001", "40P01", "55P03"}
 
@@ -69,6 +71,44 @@ change = sa.Table(
 """The feed: a serialised Change for each revision."""
 
 
+@statement
+def _epoch() -> sa.Select[Any]:
+    return sa.select(epoch.c.epoch)
+
+
+@statement
+def _revision(organization_id: str) -> sa.Select[Any]:
+    return sa.select(head.c.revision).where(head.c.organization_id == organization_id)
+
+
+@statement
+def _advance(organization_id: str) -> sa.Executable:
+    taken = head.update().where(head.c.organization_id == organization_id)
+    return taken.values(revision=head.c.revision + 1).returning(head.c.revision)
+
+
+@upsert
+def _begin(insert: Insert, organization_id: str) -> sa.Executable:
+    """The first revision, unless somebody else was faster."""
+    first = insert(head).values(organization_id=organization_id, revision=1, compacted=0)
+    again = {"revision": head.c.revision + 1}
+    return first.on_conflict_do_update(index_elements=["organization_id"], set_=again).returning(head.c.revision)
+
+
+@upsert
+def _lock(insert: Insert, organization_id: str) -> sa.Executable:
+    first = insert(head).values(organization_id=organization_id, revision=0, compacted=0)
+    same = {"revision": head.c.revision}
+    return first.on_conflict_do_update(index_elements=["organization_id"], set_=same).returning(head.c.revision)
+
+
+@statement
+def _add_change(organization_id: str, revision: int, change_time: int, payload: bytes) -> sa.Executable:
+    return change.insert().values(
+        organization_id=organization_id, revision=revision, change_time=change_time, payload=payload
+    )
+
+
 class ChangeType(Protocol):
     """The Change message of a service's contract."""
 
@@ -82,6 +122,7 @@ class Transaction:
         self, connection: Connection, now: int, service: str, change_type: ChangeType, validate_only: bool
     ) -> None:
         self.execute = connection.execute
+        self.insert = INSERTS[connection.dialect.name]
         self.now = now
         self.validate_only = validate_only
         """Whether it will be rolled back, for an answer that says what would happen (AIP-163)."""
@@ -93,11 +134,6 @@ class Transaction:
         """What comes after everything else, in this transaction."""
         self.service = service
         self._change_type = change_type
-        self._dialect = connection.dialect.name
-
-    def insert(self, table: sa.Table) -> Any:
-        """An INSERT of the engine's dialect, for its ON CONFLICT clause, which both engines write alike."""
-        return postgresql.insert(table) if self._dialect == "postgresql" else sqlite.insert(table)
 
     def advance(self, organization_id: str) -> int:
         """Takes the organization's head and answers the new revision.
@@ -105,17 +141,9 @@ class Transaction:
         Whoever holds the head commits next, so revisions are dense and in commit order. It comes after every other lock
         and read: only the rows that carry the revision follow.
         """
-        taken = self.execute(
-            head.update()
-            .where(head.c.organization_id == organization_id)
-            .values(revision=head.c.revision + 1)
-            .returning(head.c.revision)
-        ).scalar_one_or_none()
+        taken = _advance(self, organization_id).scalar_one_or_none()
         if taken is None:
-            first = self.insert(head).values(organization_id=organization_id, revision=1, compacted=0)
-            again = {"revision": head.c.revision + 1}
-            first = first.on_conflict_do_update(index_elements=["organization_id"], set_=again)
-            taken = self.execute(first.returning(head.c.revision)).scalar_one()
+            taken = _begin(self, organization_id).scalar_one()
         before, _ = self.changed.get(organization_id, (int(taken) - 1, 0))
         self.changed[organization_id] = before, int(taken)
         return int(taken)
@@ -124,12 +152,7 @@ class Transaction:
         """Takes the organization's head without a new revision, and answers the newest."""
         if organization_id in self.changed:
             return self.changed[organization_id][1]
-        taken = (
-            self.insert(head)
-            .values(organization_id=organization_id, revision=0, compacted=0)
-            .on_conflict_do_update(index_elements=["organization_id"], set_={"revision": head.c.revision})
-        )
-        return int(self.execute(taken.returning(head.c.revision)).scalar_one())
+        return int(_lock(self, organization_id).scalar_one())
 
     def publish(self, organization_id: str, events: Sequence[Message], revision: int = 0) -> int:
         """Writes the events as the change of `revision`, or of the next one, and answers the newest revision.
@@ -141,27 +164,19 @@ class Transaction:
             if number:
                 revision = self.advance(organization_id)
             message = self._change_type(revision=revision, events=part)
-            self.execute(
-                change.insert().values(
-                    organization_id=organization_id,
-                    revision=revision,
-                    change_time=self.now,
-                    payload=message.SerializeToString(),
-                )
-            )
+            _add_change(self, organization_id, revision, self.now, message.SerializeToString())
         return revision
 
     def revision(self, organization_id: str) -> int:
         """The newest revision, without taking the head."""
-        found = self.execute(sa.select(head.c.revision).where(head.c.organization_id == organization_id)).scalar()
-        return int(found or 0)
+        return int(_revision(self, organization_id).scalar() or 0)
 
     def token(self, organization_id: str, revision: int) -> str:
         """The revision token of a revision of this database; empty where nothing is going to be changed."""
         return "" if self.validate_only else revisions.encode(self.service, organization_id, self.epoch(), revision)
 
     def epoch(self) -> str:
-        return str(self.execute(sa.select(epoch.c.epoch)).scalar_one())
+        return str(_epoch(self).scalar_one())
 
 
 def new_epoch(tx: Transaction) -> None:

@@ -18,7 +18,8 @@ from guardhouse.common.v1 import feed_pb2
 from guardhouse.errors import FieldRequired, FollowerTooSlow
 from guardhouse.ids import ORGANIZATION, check_id
 from guardhouse_services.clock import DAY
-from guardhouse_services.database import MESSAGE_BYTES, Database, Transaction, change, chunks, epoch, head
+from guardhouse_services.database import MESSAGE_BYTES, Database, Transaction, change, chunks, head
+from guardhouse_services.statements import statement
 
 log = logging.getLogger(__name__)
 
@@ -224,13 +225,7 @@ class Feed:
 
     async def _read_changes(self, organization_id: str, after: int, upto: int) -> tuple[int, bytes]:
         """Serialised changes behind `after`, as many as fit a message, and the last revision among them."""
-        query = (
-            sa.select(change.c.revision, change.c.payload)
-            .where(change.c.organization_id == organization_id, change.c.revision > after, change.c.revision <= upto)
-            .order_by(change.c.revision)
-            .limit(READ_CHANGES)
-        )
-        rows = await self._database.read(lambda tx: tx.execute(query).all())
+        rows = await self._database.read(lambda tx: _changes(tx, organization_id, after, upto).all())
         changes, size = self._contract.Changes(), 0
         for revision, payload in rows:
             if size and size + len(payload) > MESSAGE_BYTES:
@@ -279,12 +274,27 @@ def _check_ids(start: feed_pb2.Start) -> None:
 
 
 def read_heads(tx: Transaction) -> Heads:
-    rows = tx.execute(sa.select(head)).all()
+    rows = _heads(tx).all()
     return Heads(
-        epoch=tx.execute(sa.select(epoch.c.epoch)).scalar_one(),
+        epoch=tx.epoch(),
         revisions={row.organization_id: row.revision for row in rows},
         compacted={row.organization_id: row.compacted for row in rows if row.compacted},
     )
+
+
+@statement
+def _heads() -> sa.Select[Any]:
+    return sa.select(head)
+
+
+@statement
+def _changes(organization_id: str, after: int, upto: int) -> sa.Select[Any]:
+    """The first changes behind a revision."""
+    changes = sa.select(change.c.revision, change.c.payload)
+    changes = changes.where(
+        change.c.organization_id == organization_id, change.c.revision > after, change.c.revision <= upto
+    )
+    return changes.order_by(change.c.revision).limit(READ_CHANGES)
 
 
 def compact(tx: Transaction, limit: int = 1000) -> int:

@@ -18,7 +18,8 @@ from guardhouse import revisions
 from guardhouse.common.v1 import feed_pb2
 from guardhouse.errors import EpochChanged, RevisionTokenInvalid, StateStale
 from guardhouse_services.clock import Clock
-from guardhouse_services.database import Database, Transaction, epoch, platform
+from guardhouse_services.database import Database, Transaction, platform
+from guardhouse_services.statements import Insert, statement, upsert
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +133,7 @@ class Effects:
         self._began: dict[str, Position | None] = {}
 
     async def positions(self) -> dict[str, Position]:
-        query = sa.select(applied).where(applied.c.source == self._source)
-        rows = await self._database.read(lambda tx: tx.execute(query).all())
+        rows = await self._database.read(lambda tx: _positions(tx, self._source).all())
         return {row.organization_id: (row.epoch, row.revision) for row in rows}
 
     async def begin(self, organization_id: str) -> None:
@@ -147,39 +147,64 @@ class Effects:
 
     async def end(self, organization_id: str, position: Position) -> None:
         ids, began = self._snapshot_ids.pop(organization_id), self._began.pop(organization_id)
-        where = (applied.c.source == self._source, applied.c.organization_id == organization_id)
 
         def write(tx: Transaction) -> None:
-            row = tx.execute(
-                sa.select(applied.c.epoch, applied.c.revision).where(*where).with_for_update()
-            ).one_or_none()
+            row = _lock(tx, self._source, organization_id).one_or_none()
             if (tuple(row) if row else None) != began:
                 raise GapFound(f"another replica has applied {self._source} meanwhile")
             if self._missing is not None:
                 self._missing(tx, organization_id, ids)
-            values = {"epoch": position[0], "revision": position[1]}
-            insert = tx.insert(applied).values(source=self._source, organization_id=organization_id, **values)
-            tx.execute(insert.on_conflict_do_update(index_elements=["source", "organization_id"], set_=values))
+            _save(tx, self._source, organization_id, *position)
 
         await self._database.write(write)
 
     async def change(self, organization_id: str, events: Sequence[Any], before: Position, after: Position) -> None:
         def write(tx: Transaction) -> None:
-            moved = tx.execute(
-                applied.update()
-                .where(
-                    applied.c.source == self._source,
-                    applied.c.organization_id == organization_id,
-                    applied.c.epoch == before[0],
-                    applied.c.revision == before[1],
-                )
-                .values(revision=after[1])
-            )
+            moved = _move(tx, self._source, organization_id, *before, after[1])
             if moved.rowcount != 1:
                 raise GapFound(f"another replica applies {self._source} as well")
             self._effect(tx, organization_id, events)
 
         await self._database.write(write)
+
+
+@statement
+def _positions(source: str) -> sa.Select[Any]:
+    return sa.select(applied).where(applied.c.source == source)
+
+
+def _at(source: str, organization_id: str) -> sa.Select[Any]:
+    position = sa.select(applied.c.epoch, applied.c.revision)
+    return position.where(applied.c.source == source, applied.c.organization_id == organization_id)
+
+
+@statement
+def _position(source: str, organization_id: str) -> sa.Select[Any]:
+    return _at(source, organization_id)
+
+
+@statement
+def _lock(source: str, organization_id: str) -> sa.Select[Any]:
+    return _at(source, organization_id).with_for_update()
+
+
+@upsert
+def _save(insert: Insert, source: str, organization_id: str, epoch: str, revision: int) -> sa.Executable:
+    values = {"epoch": epoch, "revision": revision}
+    position = insert(applied).values(source=source, organization_id=organization_id, **values)
+    return position.on_conflict_do_update(index_elements=["source", "organization_id"], set_=values)
+
+
+@statement
+def _move(source: str, organization_id: str, epoch: str, before: int, after: int) -> sa.Executable:
+    """From the revision before to the one after; no row when the position is not that one any more."""
+    present = (
+        applied.c.source == source,
+        applied.c.organization_id == organization_id,
+        applied.c.epoch == epoch,
+        applied.c.revision == before,
+    )
+    return applied.update().where(*present).values(revision=after)
 
 
 class Follower:
@@ -436,12 +461,8 @@ class Freshness:
 
     def _position(self, tx: Transaction, service: str, organization_id: str) -> Position | None:
         if service == self._service:
-            return str(tx.execute(sa.select(epoch.c.epoch)).scalar_one()), tx.revision(organization_id)
-        row = tx.execute(
-            sa.select(applied.c.epoch, applied.c.revision).where(
-                applied.c.source == service, applied.c.organization_id == organization_id
-            )
-        ).one_or_none()
+            return tx.epoch(), tx.revision(organization_id)
+        row = _position(tx, service, organization_id).one_or_none()
         return (row.epoch, row.revision) if row else None
 
 

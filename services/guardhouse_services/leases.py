@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from guardhouse.errors import DatabaseUnavailable
 from guardhouse_services.clock import SECOND
 from guardhouse_services.database import Database, Transaction, platform
+from guardhouse_services.statements import Insert, upsert
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,15 @@ class Job:
     held: bool = False
     last_run: int = 0
     failures: int = 0
+
+
+@upsert
+def _take(insert: Insert, name: str, holder: str, now: int, expire_time: int) -> sa.Executable:
+    """The name is returned, as PostgreSQL's driver does not count the rows of an INSERT."""
+    values = {"holder": holder, "expire_time": expire_time}
+    free = sa.or_(job_lease.c.holder == holder, job_lease.c.expire_time <= now)
+    wanted = insert(job_lease).values(name=name, **values)
+    return wanted.on_conflict_do_update(index_elements=["name"], set_=values, where=free).returning(job_lease.c.name)
 
 
 class Leases:
@@ -78,15 +88,8 @@ class Leases:
 
     async def _take(self, name: str) -> bool:
         def take(tx: Transaction) -> int:
-            values = {"holder": self._holder, "expire_time": tx.now + LEASE}
-            wanted = tx.insert(job_lease).values(name=name, **values)
-            wanted = wanted.on_conflict_do_update(
-                index_elements=["name"],
-                set_=values,
-                where=sa.or_(job_lease.c.holder == self._holder, job_lease.c.expire_time <= tx.now),
-            )
-            # PostgreSQL's driver does not count the rows of an INSERT.
-            return tx.now if tx.execute(wanted.returning(job_lease.c.name)).one_or_none() is not None else 0
+            done = _take(tx, name, self._holder, tx.now, tx.now + LEASE)
+            return tx.now if done.one_or_none() is not None else 0
 
         job = self.jobs[name]
         taken = await self._database.write(take)

@@ -16,6 +16,7 @@ from guardhouse_services.access import Call, RequestKey
 from guardhouse_services.clock import DAY
 from guardhouse_services.credentials import equal
 from guardhouse_services.database import Transaction, platform
+from guardhouse_services.statements import Insert, statement, upsert
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def find(tx: Transaction, key: RequestKey) -> dict[str, Any] | None:
     """The result that was recorded, or None for a new request. Raises RequestIdReused for another body."""
     if not key.request_id:
         return None
-    row = tx.execute(sa.select(request).where(_where(key))).one_or_none()
+    row = _find(tx, key.organization_id, key.caller, key.method, key.request_id).one_or_none()
     if row is None or row.request_time <= tx.now - KEEP:
         tx.may_have_a_twin = True
         return None
@@ -57,18 +58,10 @@ def record(tx: Transaction, call: Call, *objects: str, actor: str = "", **result
     key = call.key
     if not key.request_id:
         return
-    values = {"fingerprint": key.fingerprint, "result": result, "request_time": tx.now}
-    wanted = tx.insert(request).values(
-        organization_id=key.organization_id,
-        caller=key.caller,
-        method=key.method,
-        request_id=key.request_id,
-        **values,
+    done = _record(
+        tx, key.organization_id, key.caller, key.method, key.request_id, key.fingerprint, result, tx.now, tx.now - KEEP
     )
-    wanted = wanted.on_conflict_do_update(
-        index_elements=list(request.primary_key.columns), set_=values, where=request.c.request_time <= tx.now - KEEP
-    )
-    if tx.execute(wanted.returning(request.c.request_id)).one_or_none() is None:
+    if done.one_or_none() is None:
         raise Conflict("the same request is being done at this moment; retry")
 
 
@@ -88,13 +81,37 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _where(key: RequestKey) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        request.c.organization_id == key.organization_id,
-        request.c.caller == key.caller,
-        request.c.method == key.method,
-        request.c.request_id == key.request_id,
+@statement
+def _find(organization_id: str, caller: str, method: str, request_id: str) -> sa.Select[Any]:
+    return sa.select(request).where(
+        request.c.organization_id == organization_id,
+        request.c.caller == caller,
+        request.c.method == method,
+        request.c.request_id == request_id,
     )
+
+
+@upsert
+def _record(
+    insert: Insert,
+    organization_id: str,
+    caller: str,
+    method: str,
+    request_id: str,
+    fingerprint: bytes,
+    result: dict[str, Any],
+    now: int,
+    forgotten: int,
+) -> sa.Executable:
+    """Nothing is returned when the request is on record, and not as old as what is forgotten."""
+    values = {"fingerprint": fingerprint, "result": result, "request_time": now}
+    wanted = insert(request).values(
+        organization_id=organization_id, caller=caller, method=method, request_id=request_id, **values
+    )
+    wanted = wanted.on_conflict_do_update(
+        index_elements=list(request.primary_key.columns), set_=values, where=request.c.request_time <= forgotten
+    )
+    return wanted.returning(request.c.request_id)
 
 
 def forget(tx: Transaction, limit: int = 1000) -> int:

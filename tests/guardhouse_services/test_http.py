@@ -238,7 +238,8 @@ async def test_a_session_replica_is_asked_for_as_long_as_a_policy_stays_open(pla
     cut_off = time.monotonic()
     await plane.stop("registry")
     (reason,) = await ready(session, 503)
-    assert time.monotonic() - cut_off > 4.5
+    # What it last knew to be so may be a second old by then.
+    assert time.monotonic() - cut_off > 3.5
     assert reason.startswith("session registrations: stale for ")
 
 

@@ -456,6 +456,7 @@ def test_every_reason_has_a_case() -> None:
     assert set(CASES) == REASONS
 
 
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 @pytest.mark.timeout(180)
 @pytest.mark.plane(ipv4_subnet="100.96.0.0/28")
 async def test_every_reason_is_raised(cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:

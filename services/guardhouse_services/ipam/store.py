@@ -7,17 +7,17 @@ index entries that earlier takers left behind at its head.
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from guardhouse_services.database import Transaction
 from guardhouse_services.ipam.domain import KEEP_TOMBSTONE, Holding, Lease, State, Subnet
+from guardhouse_services.statements import Insert, statement, upsert
 
 # SQLite takes 32,766 parameters in a statement, PostgreSQL 65,535.
 CHUNK = 5000
-
-_Value = str | int | sa.BindParameter[Any]
 
 metadata = sa.MetaData()
 
@@ -118,32 +118,77 @@ tombstone = sa.Table(
 """Intents whose reservation was given back: one that arrives late reserves nothing."""
 
 
+def _subnet(organization_id: str) -> sa.Select[Any]:
+    columns = [subnet.c[field.name] for field in fields(Subnet)]
+    return sa.select(*columns).where(subnet.c.organization_id == organization_id)
+
+
+def _leases(organization_id: str, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(lease).where(lease.c.organization_id == organization_id, *conditions)
+
+
+def _holdings(organization_id: str) -> sa.Select[Any]:
+    columns = [holding.c[field.name] for field in fields(Holding)]
+    return sa.select(*columns).where(holding.c.organization_id == organization_id)
+
+
 def read_subnet(tx: Transaction, organization_id: str) -> Subnet | None:
-    row = tx.execute(_subnet(organization_id)).one_or_none()
+    row = _read_subnet(tx, organization_id).one_or_none()
     return Subnet(*row) if row else None
+
+
+@statement
+def _read_subnet(organization_id: str) -> sa.Select[Any]:
+    return _subnet(organization_id)
 
 
 def lock_subnet(tx: Transaction, organization_id: str) -> Subnet | None:
     """Comes before every change of the organization's leases; until the commit nobody else changes them."""
-    row = tx.execute(_subnet(organization_id).with_for_update()).one_or_none()
+    row = _lock_subnet(tx, organization_id).one_or_none()
     return Subnet(*row) if row else None
+
+
+@statement
+def _lock_subnet(organization_id: str) -> sa.Select[Any]:
+    return _subnet(organization_id).with_for_update()
 
 
 def add_subnet(tx: Transaction, organization_id: str, made: Subnet) -> Subnet:
     """Adds and locks the subnet, unless somebody else did at this moment; then theirs counts."""
-    wanted = tx.insert(subnet).values(organization_id=organization_id, **asdict(made))
-    tx.execute(wanted.on_conflict_do_nothing(index_elements=["organization_id"]))
-    return Subnet(*tx.execute(_subnet(organization_id).with_for_update()).one())
+    tx.execute(_add_subnet(tx.insert), {"organization_id": organization_id, **asdict(made)})
+    return Subnet(*_lock_subnet(tx, organization_id).one())
+
+
+@cache
+def _add_subnet(insert: Insert) -> sa.Executable:
+    return insert(subnet).on_conflict_do_nothing(index_elements=["organization_id"])
 
 
 def save_subnet(tx: Transaction, organization_id: str, changed: Subnet) -> None:
-    values = {"next_ipv4": changed.next_ipv4, "rested_time": changed.rested_time}
-    tx.execute(subnet.update().where(subnet.c.organization_id == organization_id).values(values))
+    _save_subnet(tx, organization_id, changed.next_ipv4, changed.rested_time)
+
+
+@statement
+def _save_subnet(organization_id: str, next_ipv4: int, rested_time: int) -> sa.Executable:
+    changed = subnet.update().where(subnet.c.organization_id == organization_id)
+    return changed.values(next_ipv4=next_ipv4, rested_time=rested_time)
 
 
 def find_intent(tx: Transaction, organization_id: str, intent_id: str) -> Lease | None:
     """What the intent reserved, or its registration holds."""
-    return _first(tx, _of_intent(organization_id, intent_id))
+    row = _find_intent(tx, organization_id, intent_id).one_or_none()
+    return _lease(row) if row else None
+
+
+def _of_intent(organization_id: str, intent_id: str | None) -> sa.Select[Any]:
+    # The reserved pair, as it was answered before, rather than one that was taken over since.
+    mine = _leases(organization_id, lease.c.registration_id == intent_id)
+    return mine.order_by(lease.c.state.desc()).limit(1)
+
+
+@statement
+def _find_intent(organization_id: str, intent_id: str) -> sa.Select[Any]:
+    return _of_intent(organization_id, intent_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,37 +210,55 @@ def find_prospect(tx: Transaction, organization_id: str, wanted: Lease, rested_t
 
     `before` is when a rest must have begun; none before `rested_time` is looked for. The caller has locked the subnet.
     """
-    values = {
-        "organization": organization_id,
-        "intent": wanted.registration_id,
-        "device": wanted.device_id,
-        "holder": wanted.holder_id,
-        "rested_time": rested_time,
-        "before": before,
-    }
-    found = {row.kind: row for row in tx.execute(_prospect, values)}
+    rows = _prospect(
+        tx, organization_id, wanted.registration_id, wanted.device_id, wanted.holder_id, rested_time, before
+    )
+    found = {row.kind: row for row in rows}
     intent, own, longest = (_lease(found[kind]) if kind in found else None for kind in ("intent", "own", "rested"))
     return Prospect("buried" in found, intent, own, longest)
 
 
-def _of_intent(organization_id: _Value, intent_id: _Value) -> sa.Select[Any]:
-    # The reserved pair, as it was answered before, rather than one that was taken over since.
-    mine = _leases(organization_id, lease.c.registration_id == intent_id)
-    return mine.order_by(lease.c.state.desc()).limit(1)
-
-
-def _own(organization_id: _Value, device_id: _Value, holder_id: _Value) -> sa.Select[Any]:
+def _own(organization_id: str, device_id: str, holder_id: str) -> sa.Select[Any]:
     own = (lease.c.device_id == device_id, lease.c.holder_id == holder_id, lease.c.rest_time.is_not(None))
     return _leases(organization_id, *own).order_by(lease.c.rest_time.desc()).limit(1)
 
 
-def rested(organization_id: _Value, rested_time: _Value, before: _Value) -> sa.Select[Any]:
+def rested(organization_id: str, rested_time: int, before: int) -> sa.Select[Any]:
     within = (lease.c.rest_time >= rested_time, lease.c.rest_time <= before)
     return _leases(organization_id, *within).order_by(lease.c.rest_time).limit(1)
 
 
+def _is_buried(organization_id: str, intent_id: str | None) -> sa.Select[Any]:
+    columns: list[Any] = [sa.literal_column("'buried'"), *(sa.null() for _ in lease.c)]
+    buried = (tombstone.c.organization_id == organization_id, tombstone.c.intent_id == intent_id)
+    return sa.select(*columns).where(*buried)
+
+
+def _one_of(kind: str, query: sa.Select[Any]) -> sa.Select[Any]:
+    columns: list[Any] = [sa.literal_column(f"'{kind}'").label("kind"), *query.subquery().c]
+    return sa.select(*columns)
+
+
+@statement
+def _prospect(
+    organization_id: str, intent_id: str | None, device_id: str, holder_id: str, rested_time: int, before: int
+) -> sa.Executable:
+    return sa.union_all(
+        _one_of("intent", _of_intent(organization_id, intent_id)),
+        _one_of("own", _own(organization_id, device_id, holder_id)),
+        _one_of("rested", rested(organization_id, rested_time, before)),
+        _is_buried(organization_id, intent_id),
+    )
+
+
 def find_lease(tx: Transaction, organization_id: str, lease_id: str) -> Lease | None:
-    return _first(tx, _leases(organization_id, lease.c.lease_id == lease_id))
+    row = _find_lease(tx, organization_id, lease_id).one_or_none()
+    return _lease(row) if row else None
+
+
+@statement
+def _find_lease(organization_id: str, lease_id: str) -> sa.Select[Any]:
+    return _leases(organization_id, lease.c.lease_id == lease_id)
 
 
 def find_named(
@@ -203,49 +266,83 @@ def find_named(
 ) -> list[Lease]:
     """The leases of these ids, and those that these registrations have or claim."""
     found: dict[int, Lease] = {}
-    for column, ids in (
-        (lease.c.lease_id, lease_ids),
-        (lease.c.registration_id, registration_ids),
-        (lease.c.claim_id, registration_ids),
-    ):
+    for named, ids in ((_by_id, lease_ids), (_had, registration_ids), (_claimed, registration_ids)):
         for chunk in _chunks(ids):
-            for row in tx.execute(_leases(organization_id, column.in_(chunk))):
+            for row in named(tx, organization_id, chunk):
                 found[row.ipv4] = _lease(row)
     return list(found.values())
 
 
+@statement
+def _by_id(organization_id: str, ids: Sequence[str]) -> sa.Select[Any]:
+    return _leases(organization_id, lease.c.lease_id.in_(ids))
+
+
+@statement
+def _had(organization_id: str, ids: Sequence[str]) -> sa.Select[Any]:
+    return _leases(organization_id, lease.c.registration_id.in_(ids))
+
+
+@statement
+def _claimed(organization_id: str, ids: Sequence[str]) -> sa.Select[Any]:
+    return _leases(organization_id, lease.c.claim_id.in_(ids))
+
+
 def add_lease(tx: Transaction, organization_id: str, made: Lease) -> None:
-    tx.execute(lease.insert().values(organization_id=organization_id, **asdict(made)))
+    tx.execute(_ADD_LEASE, {"organization_id": organization_id, **asdict(made)})
+
+
+_ADD_LEASE = lease.insert()
 
 
 def save_leases(tx: Transaction, organization_id: str, changed: Collection[Lease]) -> None:
     if not changed:
         return
-    columns = [field.name for field in fields(Lease) if field.name not in ("ipv4", "ipv6")]
-    update = (
-        lease.update()
-        .where(lease.c.organization_id == organization_id, lease.c.ipv4 == sa.bindparam("of_ipv4"))
-        .values({name: sa.bindparam(f"new_{name}") for name in columns})
-    )
-    rows = [{"of_ipv4": each.ipv4, **{f"new_{name}": getattr(each, name) for name in columns}} for each in changed]
-    tx.execute(update, rows)
+    rows = [
+        {
+            "of_organization_id": organization_id,
+            "of_ipv4": each.ipv4,
+            **{f"new_{name}": getattr(each, name) for name in _SAVED},
+        }
+        for each in changed
+    ]
+    tx.execute(_SAVE_LEASE, rows)
+
+
+_SAVED = [field.name for field in fields(Lease) if field.name not in ("ipv4", "ipv6")]
+_SAVE_LEASE = (
+    lease.update()
+    .where(lease.c.organization_id == sa.bindparam("of_organization_id"), lease.c.ipv4 == sa.bindparam("of_ipv4"))
+    .values({name: sa.bindparam(f"new_{name}") for name in _SAVED})
+)
 
 
 def save_holdings(tx: Transaction, organization_id: str, changed: Collection[Holding]) -> None:
     """In their order: a hold ends before the next one of the lease begins."""
     if not changed:
         return
-    insert = tx.insert(holding)
-    insert = insert.on_conflict_do_update(
+    rows = [{"organization_id": organization_id, **asdict(each)} for each in changed]
+    tx.execute(_save_holding(tx.insert), rows)
+
+
+@cache
+def _save_holding(insert: Insert) -> sa.Executable:
+    saved = insert(holding)
+    return saved.on_conflict_do_update(
         index_elements=["organization_id", "lease_id", "registration_id"],
-        set_={"release_time": insert.excluded.release_time},
+        set_={"release_time": saved.excluded.release_time},
     )
-    tx.execute(insert, [{"organization_id": organization_id, **asdict(each)} for each in changed])
 
 
 def find_holding(tx: Transaction, organization_id: str, ipv4: int, at: int) -> Holding | None:
     """Who held the pair at a time. Holds of a pair do not overlap, so only the newest one before can be it."""
-    query = (
+    row = _find_holding(tx, organization_id, ipv4, at).one_or_none()
+    return Holding(*row) if row and (row.release_time is None or row.release_time > at) else None
+
+
+@statement
+def _find_holding(organization_id: str, ipv4: int, at: int) -> sa.Select[Any]:
+    return (
         _holdings(organization_id)
         .where(
             holding.c.ipv4 == ipv4,
@@ -255,34 +352,50 @@ def find_holding(tx: Transaction, organization_id: str, ipv4: int, at: int) -> H
         .order_by(holding.c.hold_time.desc())
         .limit(1)
     )
-    row = tx.execute(query).one_or_none()
-    return Holding(*row) if row and (row.release_time is None or row.release_time > at) else None
 
 
 def list_holdings(tx: Transaction, organization_id: str, after: str, limit: int) -> list[Holding]:
     """Who holds a pair now, by lease."""
-    query = _holdings(organization_id).where(holding.c.lease_id > after, holding.c.release_time.is_(None))
-    return [Holding(*row) for row in tx.execute(query.order_by(holding.c.lease_id).limit(limit))]
+    return [Holding(*row) for row in _list_holdings(tx, organization_id, after, limit)]
+
+
+@statement
+def _list_holdings(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
+    behind = _holdings(organization_id).where(holding.c.lease_id > after, holding.c.release_time.is_(None))
+    return behind.order_by(holding.c.lease_id).limit(limit)
 
 
 def find_asking(tx: Transaction, now: int, limit: int) -> list[tuple[str, Lease]]:
     """Leases of all organizations whose outcome is to be asked for."""
-    query = sa.select(lease).where(lease.c.ask_time <= now).order_by(lease.c.ask_time).limit(limit)
-    return [(row.organization_id, _lease(row)) for row in tx.execute(query)]
+    return [(row.organization_id, _lease(row)) for row in _find_asking(tx, now, limit)]
+
+
+@statement
+def _find_asking(now: int, limit: int) -> sa.Select[Any]:
+    return sa.select(lease).where(lease.c.ask_time <= now).order_by(lease.c.ask_time).limit(limit)
 
 
 def find_holders(tx: Transaction, organization_id: str) -> set[str]:
     """Every registration that holds a lease."""
+    return set(_find_holders(tx, organization_id).scalars())
+
+
+@statement
+def _find_holders(organization_id: str) -> sa.Select[Any]:
     held = (lease.c.organization_id == organization_id, lease.c.state == State.HELD)
-    return set(tx.execute(sa.select(lease.c.registration_id).where(*held)).scalars())
+    return sa.select(lease.c.registration_id).where(*held)
 
 
 def ask_about(tx: Transaction, organization_id: str, registration_ids: Collection[str]) -> None:
     """Has the registry asked what has become of these registrations, as far as they hold a lease."""
-    held = (lease.c.organization_id == organization_id, lease.c.state == State.HELD)
     for chunk in _chunks(registration_ids):
-        these = lease.c.registration_id.in_(chunk)
-        tx.execute(lease.update().where(*held, these).values(ask_time=tx.now))
+        _ask_about(tx, organization_id, chunk, tx.now)
+
+
+@statement
+def _ask_about(organization_id: str, registration_ids: Sequence[str], now: int) -> sa.Executable:
+    held = (lease.c.organization_id == organization_id, lease.c.state == State.HELD)
+    return lease.update().where(*held, lease.c.registration_id.in_(registration_ids)).values(ask_time=now)
 
 
 def bury(tx: Transaction, organization_id: str, intent_id: str) -> bool:
@@ -290,20 +403,21 @@ def bury(tx: Transaction, organization_id: str, intent_id: str) -> bool:
 
     What is older than a day goes on the way: nobody calls for it any more.
     """
-    old = tombstone.c.bury_time <= tx.now - KEEP_TOMBSTONE
-    tx.execute(tombstone.delete().where(tombstone.c.organization_id == organization_id, old))
-    stone = tx.insert(tombstone).values(organization_id=organization_id, intent_id=intent_id, bury_time=tx.now)
+    _forget(tx, organization_id, tx.now - KEEP_TOMBSTONE)
+    return _bury(tx, organization_id, intent_id, tx.now).one_or_none() is not None
+
+
+@statement
+def _forget(organization_id: str, buried: int) -> sa.Executable:
+    old = tombstone.c.bury_time <= buried
+    return tombstone.delete().where(tombstone.c.organization_id == organization_id, old)
+
+
+@upsert
+def _bury(insert: Insert, organization_id: str, intent_id: str, now: int) -> sa.Executable:
+    stone = insert(tombstone).values(organization_id=organization_id, intent_id=intent_id, bury_time=now)
     stone = stone.on_conflict_do_nothing(index_elements=["organization_id", "intent_id"])
-    return tx.execute(stone.returning(tombstone.c.intent_id)).one_or_none() is not None
-
-
-def _subnet(organization_id: str) -> sa.Select[Any]:
-    columns = [subnet.c[field.name] for field in fields(Subnet)]
-    return sa.select(*columns).where(subnet.c.organization_id == organization_id)
-
-
-def _leases(organization_id: _Value, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    return sa.select(lease).where(lease.c.organization_id == organization_id, *conditions)
+    return stone.returning(tombstone.c.intent_id)
 
 
 def _lease(row: Any) -> Lease:
@@ -311,37 +425,6 @@ def _lease(row: Any) -> Lease:
     return Lease(**values | {"state": State(row.state)})
 
 
-def _first(tx: Transaction, query: sa.Select[Any]) -> Lease | None:
-    row = tx.execute(query).one_or_none()
-    return _lease(row) if row else None
-
-
-def _holdings(organization_id: str) -> sa.Select[Any]:
-    columns = [holding.c[field.name] for field in fields(Holding)]
-    return sa.select(*columns).where(holding.c.organization_id == organization_id)
-
-
 def _chunks(items: Iterable[Any]) -> Iterable[Sequence[Any]]:
     everything = list(items)
     return (everything[start : start + CHUNK] for start in range(0, len(everything), CHUNK))
-
-
-def _one_of(kind: str, query: sa.Select[Any]) -> sa.Select[Any]:
-    columns: list[Any] = [sa.literal_column(f"'{kind}'").label("kind"), *query.subquery().c]
-    return sa.select(*columns)
-
-
-def _is_buried(organization_id: _Value, intent_id: _Value) -> sa.Select[Any]:
-    columns: list[Any] = [sa.literal_column("'buried'"), *(sa.null() for _ in lease.c)]
-    buried = (tombstone.c.organization_id == organization_id, tombstone.c.intent_id == intent_id)
-    return sa.select(*columns).where(*buried)
-
-
-_organization: sa.BindParameter[str] = sa.bindparam("organization")
-_intent: sa.BindParameter[str] = sa.bindparam("intent")
-_prospect = sa.union_all(
-    _one_of("intent", _of_intent(_organization, _intent)),
-    _one_of("own", _own(_organization, sa.bindparam("device"), sa.bindparam("holder"))),
-    _one_of("rested", rested(_organization, sa.bindparam("rested_time"), sa.bindparam("before"))),
-    _is_buried(_organization, _intent),
-)

@@ -10,6 +10,7 @@ from guardhouse.decisions import PolicyAction, PolicyFilter
 from guardhouse.errors import PolicyNotFound
 from guardhouse_services.database import Transaction
 from guardhouse_services.session.domain import CheckSession, Policy, Staleness, StalenessMode, Terms
+from guardhouse_services.statements import statement
 
 metadata = sa.MetaData()
 
@@ -34,47 +35,79 @@ policy = sa.Table(
 )
 
 
+def _key(organization_id: str, policy_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(policy.c.organization_id == organization_id, policy.c.policy_id == policy_id)
+
+
 def insert(tx: Transaction, organization_id: str, added: Policy) -> None:
-    tx.execute(policy.insert().values(organization_id=organization_id, **to_row(added)))
+    tx.execute(_INSERT, {"organization_id": organization_id, **to_row(added)})
+
+
+_INSERT = policy.insert()
 
 
 def update(tx: Transaction, organization_id: str, changed: Policy) -> None:
-    tx.execute(policy.update().where(_key(organization_id, changed.policy_id)).values(**to_row(changed)))
+    of_it = {"of_organization_id": organization_id, "of_policy_id": changed.policy_id}
+    tx.execute(_UPDATE, {**of_it, **to_row(changed)})
+
+
+# The row comes with the values, by the names of its columns.
+_UPDATE = policy.update().where(
+    policy.c.organization_id == sa.bindparam("of_organization_id"), policy.c.policy_id == sa.bindparam("of_policy_id")
+)
 
 
 def delete(tx: Transaction, organization_id: str, policy_id: str) -> None:
     """Raises PolicyNotFound."""
-    if tx.execute(policy.delete().where(_key(organization_id, policy_id))).rowcount != 1:
+    if _delete(tx, organization_id, policy_id).rowcount != 1:
         raise PolicyNotFound(policy_id)
+
+
+@statement
+def _delete(organization_id: str, policy_id: str) -> sa.Executable:
+    return policy.delete().where(_key(organization_id, policy_id))
 
 
 def get(tx: Transaction, organization_id: str, policy_id: str, *, lock: bool = False) -> Policy:
     """With `lock` nobody else changes it before the transaction ends. Raises PolicyNotFound."""
-    query = sa.select(policy).where(_key(organization_id, policy_id))
-    row = tx.execute(query.with_for_update() if lock else query).mappings().one_or_none()
+    found = _lock(tx, organization_id, policy_id) if lock else _find(tx, organization_id, policy_id)
+    row = found.mappings().one_or_none()
     if row is None:
         raise PolicyNotFound(policy_id)
     return from_row(row)
 
 
+@statement
+def _find(organization_id: str, policy_id: str) -> sa.Select[Any]:
+    return sa.select(policy).where(_key(organization_id, policy_id))
+
+
+@statement
+def _lock(organization_id: str, policy_id: str) -> sa.Select[Any]:
+    return sa.select(policy).where(_key(organization_id, policy_id)).with_for_update()
+
+
 def page(tx: Transaction, organization_id: str, after: str, limit: int) -> Sequence[Policy]:
     """The policies behind an id, by creation."""
-    query = (
+    return [from_row(row) for row in _page(tx, organization_id, after, limit).mappings()]
+
+
+@statement
+def _page(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
+    return (
         sa.select(policy)
         .where(policy.c.organization_id == organization_id, policy.c.policy_id > after)
         .order_by(policy.c.policy_id)
         .limit(limit)
     )
-    return [from_row(row) for row in tx.execute(query).mappings()]
 
 
 def longest_open(tx: Transaction | Connection) -> int:
     """The longest max_open of any policy of any organization; 0 for none."""
-    return int(tx.execute(sa.select(sa.func.max(policy.c.max_open))).scalar() or 0)
+    return int(tx.execute(_LONGEST_OPEN).scalar() or 0)
 
 
-def _key(organization_id: str, policy_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(policy.c.organization_id == organization_id, policy.c.policy_id == policy_id)
+_LONGEST_OPEN = sa.select(sa.func.max(policy.c.max_open))
 
 
 def to_row(of: Policy) -> dict[str, Any]:

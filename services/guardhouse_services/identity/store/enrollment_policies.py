@@ -11,6 +11,13 @@ from guardhouse_services.database import Transaction, violated
 from guardhouse_services.identity.domain.enrollment_policies import Decision, EnrollmentPolicy, Rule, RuleKind
 from guardhouse_services.identity.store.tables import enrollment_policy, policy_by_precedence, policy_token
 from guardhouse_services.paging import Page
+from guardhouse_services.statements import statement
+
+_INSERT = enrollment_policy.insert()
+_UPDATE = enrollment_policy.update().where(
+    enrollment_policy.c.organization_id == sa.bindparam("the_organization_id"),
+    enrollment_policy.c.enrollment_policy_id == sa.bindparam("the_enrollment_policy_id"),
+)
 
 
 def _rules(pairs: Sequence[tuple[str, str]]) -> tuple[Rule, ...]:
@@ -48,17 +55,24 @@ def _values(policy: EnrollmentPolicy) -> dict[str, Any]:
     }
 
 
+def _key(organization_id: str, enrollment_policy_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        enrollment_policy.c.organization_id == organization_id,
+        enrollment_policy.c.enrollment_policy_id == enrollment_policy_id,
+    )
+
+
 def insert(tx: Transaction, organization_id: str, made: EnrollmentPolicy) -> None:
     """The caller has locked the service tokens that it names. Raises PrecedenceTaken."""
     key = {"organization_id": organization_id, "enrollment_policy_id": made.enrollment_policy_id}
-    _write(tx, enrollment_policy.insert().values(**key, **_values(made)), made)
+    _write(tx, _INSERT, key, made)
     _name_tokens(tx, organization_id, made)
 
 
 def update(tx: Transaction, organization_id: str, changed: EnrollmentPolicy) -> None:
     """The caller has locked the service tokens that it names. Raises PrecedenceTaken."""
-    key = _key(organization_id, changed.enrollment_policy_id)
-    _write(tx, enrollment_policy.update().where(key).values(**_values(changed)), changed)
+    key = {"the_organization_id": organization_id, "the_enrollment_policy_id": changed.enrollment_policy_id}
+    _write(tx, _UPDATE, key, changed)
     _unname_tokens(tx, organization_id, changed.enrollment_policy_id)
     _name_tokens(tx, organization_id, changed)
 
@@ -66,35 +80,58 @@ def update(tx: Transaction, organization_id: str, changed: EnrollmentPolicy) -> 
 def delete(tx: Transaction, organization_id: str, enrollment_policy_id: str) -> None:
     """Of one that the caller has locked."""
     _unname_tokens(tx, organization_id, enrollment_policy_id)
-    tx.execute(enrollment_policy.delete().where(_key(organization_id, enrollment_policy_id)))
+    _delete(tx, organization_id, enrollment_policy_id)
+
+
+@statement
+def _delete(organization_id: str, enrollment_policy_id: str) -> sa.Executable:
+    return enrollment_policy.delete().where(_key(organization_id, enrollment_policy_id))
 
 
 def get(tx: Transaction, organization_id: str, enrollment_policy_id: str, *, lock: bool = False) -> EnrollmentPolicy:
     """Raises EnrollmentPolicyNotFound."""
-    query = sa.select(enrollment_policy).where(_key(organization_id, enrollment_policy_id))
-    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
+    query = _get_locked if lock else _get
+    row = query(tx, organization_id, enrollment_policy_id).one_or_none()
     if row is None:
         raise EnrollmentPolicyNotFound(enrollment_policy_id)
     return _made(row)
 
 
+@statement
+def _get(organization_id: str, enrollment_policy_id: str) -> sa.Select[Any]:
+    return sa.select(enrollment_policy).where(_key(organization_id, enrollment_policy_id))
+
+
+@statement
+def _get_locked(organization_id: str, enrollment_policy_id: str) -> sa.Select[Any]:
+    return sa.select(enrollment_policy).where(_key(organization_id, enrollment_policy_id)).with_for_update()
+
+
 def all_of(tx: Transaction, organization_id: str) -> Sequence[EnrollmentPolicy]:
-    query = sa.select(enrollment_policy).where(enrollment_policy.c.organization_id == organization_id)
-    return [_made(row) for row in tx.execute(query)]
+    return [_made(row) for row in _all_of(tx, organization_id)]
+
+
+@statement
+def _all_of(organization_id: str) -> sa.Select[Any]:
+    return sa.select(enrollment_policy).where(enrollment_policy.c.organization_id == organization_id)
 
 
 def page(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[EnrollmentPolicy]:
+    return [_made(row) for row in _page(tx, organization_id, wanted.after, wanted.size + 1)]
+
+
+@statement
+def _page(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
     query = sa.select(enrollment_policy).where(
         enrollment_policy.c.organization_id == organization_id,
-        enrollment_policy.c.enrollment_policy_id > wanted.after,
+        enrollment_policy.c.enrollment_policy_id > after,
     )
-    query = query.order_by(enrollment_policy.c.enrollment_policy_id).limit(wanted.size + 1)
-    return [_made(row) for row in tx.execute(query)]
+    return query.order_by(enrollment_policy.c.enrollment_policy_id).limit(limit)
 
 
-def _write(tx: Transaction, statement: sa.Insert | sa.Update, policy: EnrollmentPolicy) -> None:
+def _write(tx: Transaction, how: sa.Insert | sa.Update, key: dict[str, str], policy: EnrollmentPolicy) -> None:
     try:
-        tx.execute(statement)
+        tx.execute(how, {**key, **_values(policy)})
     except IntegrityError as error:
         if not violated(error, policy_by_precedence):
             raise
@@ -105,26 +142,19 @@ def _write(tx: Transaction, statement: sa.Insert | sa.Update, policy: Enrollment
 
 def _name_tokens(tx: Transaction, organization_id: str, policy: EnrollmentPolicy) -> None:
     for service_token_id in sorted(policy.service_token_ids):
-        tx.execute(
-            policy_token.insert().values(
-                organization_id=organization_id,
-                service_token_id=service_token_id,
-                enrollment_policy_id=policy.enrollment_policy_id,
-            )
-        )
+        _name_token(tx, organization_id, service_token_id, policy.enrollment_policy_id)
 
 
-def _unname_tokens(tx: Transaction, organization_id: str, enrollment_policy_id: str) -> None:
-    tx.execute(
-        policy_token.delete().where(
-            policy_token.c.organization_id == organization_id,
-            policy_token.c.enrollment_policy_id == enrollment_policy_id,
-        )
+@statement
+def _name_token(organization_id: str, service_token_id: str, enrollment_policy_id: str) -> sa.Executable:
+    return policy_token.insert().values(
+        organization_id=organization_id, service_token_id=service_token_id, enrollment_policy_id=enrollment_policy_id
     )
 
 
-def _key(organization_id: str, enrollment_policy_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        enrollment_policy.c.organization_id == organization_id,
-        enrollment_policy.c.enrollment_policy_id == enrollment_policy_id,
+@statement
+def _unname_tokens(organization_id: str, enrollment_policy_id: str) -> sa.Executable:
+    return policy_token.delete().where(
+        policy_token.c.organization_id == organization_id,
+        policy_token.c.enrollment_policy_id == enrollment_policy_id,
     )

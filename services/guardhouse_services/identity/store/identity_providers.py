@@ -11,6 +11,9 @@ from guardhouse_services.database import Transaction, violated
 from guardhouse_services.identity.domain.credentials import IdentityProvider
 from guardhouse_services.identity.store.tables import identity_provider, provider_by_issuer
 from guardhouse_services.paging import Page
+from guardhouse_services.statements import statement
+
+_INSERT = identity_provider.insert()
 
 
 def _made(row: Any) -> IdentityProvider:
@@ -19,18 +22,26 @@ def _made(row: Any) -> IdentityProvider:
     )
 
 
+def _key(organization_id: str, identity_provider_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        identity_provider.c.organization_id == organization_id,
+        identity_provider.c.identity_provider_id == identity_provider_id,
+    )
+
+
 def insert(tx: Transaction, organization_id: str, made: IdentityProvider) -> None:
     """Raises IdentityProviderExists."""
     try:
         tx.execute(
-            identity_provider.insert().values(
-                organization_id=organization_id,
-                identity_provider_id=made.identity_provider_id,
-                display_name=made.display_name,
-                issuer=made.issuer,
-                client_ids=list(made.client_ids),
-                create_time=made.create_time,
-            )
+            _INSERT,
+            {
+                "organization_id": organization_id,
+                "identity_provider_id": made.identity_provider_id,
+                "display_name": made.display_name,
+                "issuer": made.issuer,
+                "client_ids": list(made.client_ids),
+                "create_time": made.create_time,
+            },
         )
     except IntegrityError as error:
         if not violated(error, provider_by_issuer):
@@ -42,37 +53,53 @@ def insert(tx: Transaction, organization_id: str, made: IdentityProvider) -> Non
 
 def get(tx: Transaction, organization_id: str, identity_provider_id: str, *, lock: bool = False) -> IdentityProvider:
     """Raises IdentityProviderNotFound."""
-    query = sa.select(identity_provider).where(_key(organization_id, identity_provider_id))
-    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
+    query = _get_locked if lock else _get
+    row = query(tx, organization_id, identity_provider_id).one_or_none()
     if row is None:
         raise IdentityProviderNotFound(identity_provider_id)
     return _made(row)
 
 
+@statement
+def _get(organization_id: str, identity_provider_id: str) -> sa.Select[Any]:
+    return sa.select(identity_provider).where(_key(organization_id, identity_provider_id))
+
+
+@statement
+def _get_locked(organization_id: str, identity_provider_id: str) -> sa.Select[Any]:
+    return sa.select(identity_provider).where(_key(organization_id, identity_provider_id)).with_for_update()
+
+
 def find(tx: Transaction, organization_id: str, issuer: str) -> IdentityProvider | None:
-    query = sa.select(identity_provider).where(
-        identity_provider.c.organization_id == organization_id, identity_provider.c.issuer == issuer
-    )
-    row = tx.execute(query).one_or_none()
+    row = _find(tx, organization_id, issuer).one_or_none()
     return _made(row) if row else None
 
 
+@statement
+def _find(organization_id: str, issuer: str) -> sa.Select[Any]:
+    return sa.select(identity_provider).where(
+        identity_provider.c.organization_id == organization_id, identity_provider.c.issuer == issuer
+    )
+
+
 def page(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[IdentityProvider]:
+    return [_made(row) for row in _page(tx, organization_id, wanted.after, wanted.size + 1)]
+
+
+@statement
+def _page(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
     query = sa.select(identity_provider).where(
         identity_provider.c.organization_id == organization_id,
-        identity_provider.c.identity_provider_id > wanted.after,
+        identity_provider.c.identity_provider_id > after,
     )
-    query = query.order_by(identity_provider.c.identity_provider_id).limit(wanted.size + 1)
-    return [_made(row) for row in tx.execute(query)]
+    return query.order_by(identity_provider.c.identity_provider_id).limit(limit)
 
 
 def delete(tx: Transaction, organization_id: str, identity_provider_id: str) -> None:
     """Of one that the caller has locked."""
-    tx.execute(identity_provider.delete().where(_key(organization_id, identity_provider_id)))
+    _delete(tx, organization_id, identity_provider_id)
 
 
-def _key(organization_id: str, identity_provider_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        identity_provider.c.organization_id == organization_id,
-        identity_provider.c.identity_provider_id == identity_provider_id,
-    )
+@statement
+def _delete(organization_id: str, identity_provider_id: str) -> sa.Executable:
+    return identity_provider.delete().where(_key(organization_id, identity_provider_id))

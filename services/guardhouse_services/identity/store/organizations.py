@@ -10,6 +10,7 @@ from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
 from guardhouse_services.identity.store.tables import organization, seat_pool
 from guardhouse_services.paging import Page
+from guardhouse_services.statements import statement
 
 _query = sa.select(organization, seat_pool.c.purchased).join(
     seat_pool, seat_pool.c.organization_id == organization.c.organization_id
@@ -22,65 +23,113 @@ def _made(row: Any) -> Organization:
 
 def insert(tx: Transaction, made: Organization) -> None:
     """With a pool in which no seat is taken."""
-    tx.execute(
-        organization.insert().values(
-            organization_id=made.organization_id,
-            display_name=made.display_name,
-            create_time=made.create_time,
-            update_time=made.update_time,
-        )
+    _insert(tx, made.organization_id, made.display_name, made.create_time, made.update_time)
+    _insert_pool(tx, made.organization_id, made.seat_limit)
+
+
+@statement
+def _insert(organization_id: str, display_name: str, create_time: int, update_time: int) -> sa.Executable:
+    return organization.insert().values(
+        organization_id=organization_id, display_name=display_name, create_time=create_time, update_time=update_time
     )
-    tx.execute(seat_pool.insert().values(organization_id=made.organization_id, purchased=made.seat_limit, used=0))
+
+
+@statement
+def _insert_pool(organization_id: str, purchased: int | None) -> sa.Executable:
+    return seat_pool.insert().values(organization_id=organization_id, purchased=purchased, used=0)
 
 
 def require(tx: Transaction, organization_id: str, *, lock: bool = False) -> None:
     """With `lock` whoever else asks so waits until the transaction ends. Raises OrganizationNotFound."""
-    query = sa.select(organization.c.organization_id).where(organization.c.organization_id == organization_id)
-    if tx.execute(query.with_for_update() if lock else query).one_or_none() is None:
+    query = _require_locked if lock else _require
+    if query(tx, organization_id).one_or_none() is None:
         raise OrganizationNotFound(organization_id)
+
+
+@statement
+def _require(organization_id: str) -> sa.Select[Any]:
+    return sa.select(organization.c.organization_id).where(organization.c.organization_id == organization_id)
+
+
+@statement
+def _require_locked(organization_id: str) -> sa.Select[Any]:
+    query = sa.select(organization.c.organization_id).where(organization.c.organization_id == organization_id)
+    return query.with_for_update()
 
 
 def get(tx: Transaction, organization_id: str, *, lock: bool = False) -> Organization:
     """With `lock` nobody else changes it before the transaction ends. Raises OrganizationNotFound."""
-    query = _query.where(organization.c.organization_id == organization_id)
-    # Both rows: a row that is not locked is read as it was before the wait for the one that is.
-    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
+    query = _get_locked if lock else _get
+    row = query(tx, organization_id).one_or_none()
     if row is None:
         raise OrganizationNotFound(organization_id)
     return _made(row)
 
 
+@statement
+def _get(organization_id: str) -> sa.Select[Any]:
+    return _query.where(organization.c.organization_id == organization_id)
+
+
+@statement
+def _get_locked(organization_id: str) -> sa.Select[Any]:
+    # Both rows: a row that is not locked is read as it was before the wait for the one that is.
+    return _query.where(organization.c.organization_id == organization_id).with_for_update()
+
+
 def page(tx: Transaction, wanted: Page) -> Sequence[Organization]:
-    query = _query.where(organization.c.organization_id > wanted.after)
-    rows = tx.execute(query.order_by(organization.c.organization_id).limit(wanted.size + 1))
-    return [_made(row) for row in rows]
+    return [_made(row) for row in _page(tx, wanted.after, wanted.size + 1)]
+
+
+@statement
+def _page(after: str, limit: int) -> sa.Select[Any]:
+    query = _query.where(organization.c.organization_id > after)
+    return query.order_by(organization.c.organization_id).limit(limit)
 
 
 def update(tx: Transaction, changed: Organization) -> None:
-    tx.execute(
-        organization.update()
-        .where(organization.c.organization_id == changed.organization_id)
-        .values(display_name=changed.display_name, update_time=changed.update_time)
-    )
+    _update(tx, changed.organization_id, changed.display_name, changed.update_time)
+
+
+@statement
+def _update(organization_id: str, display_name: str, update_time: int) -> sa.Executable:
+    changed = organization.update().where(organization.c.organization_id == organization_id)
+    return changed.values(display_name=display_name, update_time=update_time)
 
 
 def limit_seats(tx: Transaction, organization_id: str, purchased: int | None) -> None:
     """Raises SeatLimitBelowUse (decision 4)."""
-    fits = sa.true() if purchased is None else seat_pool.c.used <= purchased
-    limited = seat_pool.update().where(seat_pool.c.organization_id == organization_id, fits)
-    if tx.execute(limited.values(purchased=purchased)).rowcount != 1:
+    limited = _unlimit(tx, organization_id) if purchased is None else _limit(tx, organization_id, purchased)
+    if limited.rowcount != 1:
         used = seats(tx, organization_id).used
         raise SeatLimitBelowUse(
             f"{used} seats are in use, more than {purchased}; remove users before you lower the limit", used=str(used)
         )
 
 
+@statement
+def _limit(organization_id: str, purchased: int) -> sa.Executable:
+    fits = seat_pool.c.used <= purchased
+    limited = seat_pool.update().where(seat_pool.c.organization_id == organization_id, fits)
+    return limited.values(purchased=purchased)
+
+
+@statement
+def _unlimit(organization_id: str) -> sa.Executable:
+    return seat_pool.update().where(seat_pool.c.organization_id == organization_id).values(purchased=None)
+
+
 def seats(tx: Transaction, organization_id: str) -> SeatUsage:
     """Raises OrganizationNotFound."""
-    row = tx.execute(sa.select(seat_pool).where(seat_pool.c.organization_id == organization_id)).one_or_none()
+    row = _seats(tx, organization_id).one_or_none()
     if row is None:
         raise OrganizationNotFound(organization_id)
     return SeatUsage(row.purchased, row.used)
+
+
+@statement
+def _seats(organization_id: str) -> sa.Select[Any]:
+    return sa.select(seat_pool).where(seat_pool.c.organization_id == organization_id)
 
 
 def take_seat(tx: Transaction, organization_id: str) -> None:
@@ -88,16 +137,26 @@ def take_seat(tx: Transaction, organization_id: str) -> None:
 
     Raises SeatsExhausted.
     """
+    if _take_seat(tx, organization_id).rowcount != 1:
+        raise SeatsExhausted("every purchased seat is taken; an administrator can remove users or raise the seat limit")
+
+
+@statement
+def _take_seat(organization_id: str) -> sa.Executable:
     free = sa.or_(seat_pool.c.purchased.is_(None), seat_pool.c.used < seat_pool.c.purchased)
     taken = seat_pool.update().where(seat_pool.c.organization_id == organization_id, free)
-    if tx.execute(taken.values(used=seat_pool.c.used + 1)).rowcount != 1:
-        raise SeatsExhausted("every purchased seat is taken; an administrator can remove users or raise the seat limit")
+    return taken.values(used=seat_pool.c.used + 1)
 
 
 def free_seats(tx: Transaction, organization_id: str, count: int) -> None:
     if count:
-        freed = seat_pool.update().where(seat_pool.c.organization_id == organization_id)
-        tx.execute(freed.values(used=seat_pool.c.used - count))
+        _free_seats(tx, organization_id, count)
+
+
+@statement
+def _free_seats(organization_id: str, count: int) -> sa.Executable:
+    freed = seat_pool.update().where(seat_pool.c.organization_id == organization_id)
+    return freed.values(used=seat_pool.c.used - count)
 
 
 def check_room(

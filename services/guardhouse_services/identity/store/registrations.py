@@ -1,6 +1,7 @@
 """What the registry and ipam say of registrations, and the authentications made for them."""
 
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,40 +10,55 @@ from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.enrollments import Authentication, Registration
 from guardhouse_services.identity.store.tables import authentication, chunks, registration, removal_item, users
 from guardhouse_services.paging import Page
+from guardhouse_services.statements import Insert, statement, upsert
 
 
 def get(tx: Transaction, organization_id: str, registration_id: str) -> Registration | None:
-    row = tx.execute(
-        sa.select(registration).where(
-            registration.c.organization_id == organization_id, registration.c.registration_id == registration_id
-        )
-    ).one_or_none()
+    row = _get(tx, organization_id, registration_id).one_or_none()
     return _made(row) if row else None
+
+
+@statement
+def _get(organization_id: str, registration_id: str) -> sa.Select[Any]:
+    return sa.select(registration).where(
+        registration.c.organization_id == organization_id, registration.c.registration_id == registration_id
+    )
 
 
 def known(tx: Transaction, organization_id: str, registration_ids: Collection[str]) -> set[str]:
     """Those of these registrations whose record has been seen before."""
     found: set[str] = set()
     for ids in chunks(sorted(registration_ids)):
-        query = sa.select(registration.c.registration_id).where(
-            registration.c.organization_id == organization_id,
-            registration.c.registration_id.in_(ids),
-            registration.c.authorize_revision > 0,
-        )
-        found.update(tx.execute(query).scalars())
+        found.update(_known(tx, organization_id, ids).scalars())
     return found
+
+
+@statement
+def _known(organization_id: str, registration_ids: Sequence[str]) -> sa.Select[Any]:
+    return sa.select(registration.c.registration_id).where(
+        registration.c.organization_id == organization_id,
+        registration.c.registration_id.in_(registration_ids),
+        registration.c.authorize_revision > 0,
+    )
 
 
 def save(tx: Transaction, organization_id: str, seen: Sequence[Registration]) -> None:
     """Writes what the records say; what is deleted stays so (invariant I-12)."""
     for some in chunks(seen):
-        rows = [{**_record(it), "organization_id": organization_id} for it in some]
-        statement = tx.insert(registration).values(rows)
-        columns = {name: statement.excluded[name] for name in _record(some[0]) if name != "registration_id"}
-        # The record may come again when nothing else remembers the policy.
-        policy = sa.func.nullif(statement.excluded.enrollment_policy_id, "")
-        columns["enrollment_policy_id"] = sa.func.coalesce(policy, registration.c.enrollment_policy_id)
-        tx.execute(statement.on_conflict_do_update(index_elements=["organization_id", "registration_id"], set_=columns))
+        tx.execute(_save(tx.insert), [{**_record(it), "organization_id": organization_id} for it in some])
+
+
+@cache
+def _save(insert: Insert) -> sa.Executable:
+    """Of the records that it is run with."""
+    wanted = insert(registration)
+    columns: dict[str, Any] = {
+        name: wanted.excluded[name] for name in _record(Registration("")) if name != "registration_id"
+    }
+    # The record may come again when nothing else remembers the policy.
+    policy = sa.func.nullif(wanted.excluded.enrollment_policy_id, "")
+    columns["enrollment_policy_id"] = sa.func.coalesce(policy, registration.c.enrollment_policy_id)
+    return wanted.on_conflict_do_update(index_elements=["organization_id", "registration_id"], set_=columns)
 
 
 def delete(tx: Transaction, organization_id: str, registration_ids: Collection[str]) -> list[str]:
@@ -50,11 +66,16 @@ def delete(tx: Transaction, organization_id: str, registration_ids: Collection[s
     _note(tx, organization_id, registration_ids, "delete_time")
     dropped: list[str] = []
     for ids in chunks(sorted(registration_ids)):
-        statement = authentication.delete().where(
-            authentication.c.organization_id == organization_id, authentication.c.registration_id.in_(ids)
-        )
-        dropped += tx.execute(statement.returning(authentication.c.registration_id)).scalars()
+        dropped += _drop_authentications(tx, organization_id, ids).scalars()
     return sorted(dropped)
+
+
+@statement
+def _drop_authentications(organization_id: str, registration_ids: Sequence[str]) -> sa.Executable:
+    dropped = authentication.delete().where(
+        authentication.c.organization_id == organization_id, authentication.c.registration_id.in_(registration_ids)
+    )
+    return dropped.returning(authentication.c.registration_id)
 
 
 def release(tx: Transaction, organization_id: str, registration_ids: Collection[str]) -> None:
@@ -66,133 +87,186 @@ def sharing_leases(tx: Transaction, organization_id: str, registration_ids: Coll
     """These registrations and whichever had a lease of theirs before or after, unless known to have given it back."""
     leases: set[str] = set()
     for ids in chunks(sorted(registration_ids)):
-        query = sa.select(registration.c.lease_id).where(
-            registration.c.organization_id == organization_id, registration.c.registration_id.in_(ids)
-        )
-        leases.update(tx.execute(query).scalars())
+        leases.update(_leases_of(tx, organization_id, ids).scalars())
     return of_leases(tx, organization_id, leases - {""})
+
+
+@statement
+def _leases_of(organization_id: str, registration_ids: Sequence[str]) -> sa.Select[Any]:
+    return sa.select(registration.c.lease_id).where(
+        registration.c.organization_id == organization_id, registration.c.registration_id.in_(registration_ids)
+    )
 
 
 def of_leases(tx: Transaction, organization_id: str, lease_ids: Collection[str]) -> list[Registration]:
     """The registrations that have or had these leases, unless known to have given them back."""
     found = []
     for ids in chunks(sorted(lease_ids)):
-        query = sa.select(registration).where(
-            registration.c.organization_id == organization_id,
-            registration.c.lease_id.in_(ids),
-            registration.c.release_time.is_(None),
-        )
-        found += [_made(row) for row in tx.execute(query)]
+        found += [_made(row) for row in _of_leases(tx, organization_id, ids)]
     return found
+
+
+@statement
+def _of_leases(organization_id: str, lease_ids: Sequence[str]) -> sa.Select[Any]:
+    return sa.select(registration).where(
+        registration.c.organization_id == organization_id,
+        registration.c.lease_id.in_(lease_ids),
+        registration.c.release_time.is_(None),
+    )
 
 
 def live_of(tx: Transaction, organization_id: str, user_ids: Collection[str]) -> list[str]:
     """The ids of these users' registrations."""
     found: list[str] = []
     for ids in chunks(sorted(user_ids)):
-        query = sa.select(registration.c.registration_id).where(
-            registration.c.organization_id == organization_id,
-            registration.c.user_id.in_(ids),
-            registration.c.delete_time.is_(None),
-        )
-        found += tx.execute(query).scalars()
+        found += _live_of(tx, organization_id, ids).scalars()
     return found
+
+
+@statement
+def _live_of(organization_id: str, user_ids: Sequence[str]) -> sa.Select[Any]:
+    return sa.select(registration.c.registration_id).where(
+        registration.c.organization_id == organization_id,
+        registration.c.user_id.in_(user_ids),
+        registration.c.delete_time.is_(None),
+    )
 
 
 def count_of_issuer(tx: Transaction, organization_id: str, issuer: str) -> int:
     """The live registrations of the users whom an identity provider names."""
+    return int(_count_of_issuer(tx, organization_id, issuer).scalar_one())
+
+
+@statement
+def _count_of_issuer(organization_id: str, issuer: str) -> sa.Select[Any]:
     of_user = sa.and_(
         users.c.organization_id == registration.c.organization_id, users.c.user_id == registration.c.user_id
     )
     query = sa.select(sa.func.count()).select_from(registration.join(users, of_user))
-    query = query.where(
+    return query.where(
         registration.c.organization_id == organization_id,
         registration.c.delete_time.is_(None),
         users.c.issuer == issuer,
     )
-    return int(tx.execute(query).scalar_one())
 
 
 def count_of_token(tx: Transaction, organization_id: str, service_token_id: str) -> int:
     """The live registrations that were made with a service token."""
-    query = sa.select(sa.func.count()).where(
+    return int(_count_of_token(tx, organization_id, service_token_id).scalar_one())
+
+
+@statement
+def _count_of_token(organization_id: str, service_token_id: str) -> sa.Select[Any]:
+    return sa.select(sa.func.count()).where(
         registration.c.organization_id == organization_id,
         registration.c.delete_time.is_(None),
         registration.c.service_token_id == service_token_id,
     )
-    return int(tx.execute(query).scalar_one())
 
 
 def of_policy(
     tx: Transaction, organization_id: str, enrollment_policy_id: str, limit: int
 ) -> tuple[int, tuple[str, ...]]:
     """How many live registrations an enrollment policy admitted, and the first of them."""
+    rows = _of_policy(tx, organization_id, enrollment_policy_id, limit).all()
+    return (rows[0].all if rows else 0), tuple(row.registration_id for row in rows)
+
+
+@statement
+def _of_policy(organization_id: str, enrollment_policy_id: str, limit: int) -> sa.Select[Any]:
     query = sa.select(registration.c.registration_id, sa.func.count().over().label("all")).where(
         registration.c.organization_id == organization_id,
         registration.c.delete_time.is_(None),
         registration.c.enrollment_policy_id == enrollment_policy_id,
     )
-    rows = tx.execute(query.order_by(registration.c.registration_id).limit(limit)).all()
-    return (rows[0].all if rows else 0), tuple(row.registration_id for row in rows)
+    return query.order_by(registration.c.registration_id).limit(limit)
 
 
 def live(tx: Transaction, organization_id: str) -> set[str]:
     """The ids of the registrations that the registry has, as far as its feed has come."""
-    query = sa.select(registration.c.registration_id).where(
+    return set(_live(tx, organization_id).scalars())
+
+
+@statement
+def _live(organization_id: str) -> sa.Select[Any]:
+    return sa.select(registration.c.registration_id).where(
         registration.c.organization_id == organization_id,
         registration.c.authorize_revision > 0,
         registration.c.delete_time.is_(None),
     )
-    return set(tx.execute(query).scalars())
 
 
 def deleted_unreleased(tx: Transaction, organization_id: str) -> set[str]:
     """The ids of those that are gone and whose addresses are not known to be free."""
-    query = sa.select(registration.c.registration_id).where(
+    return set(_deleted_unreleased(tx, organization_id).scalars())
+
+
+@statement
+def _deleted_unreleased(organization_id: str) -> sa.Select[Any]:
+    return sa.select(registration.c.registration_id).where(
         registration.c.organization_id == organization_id,
         registration.c.delete_time.is_not(None),
         registration.c.release_time.is_(None),
     )
-    return set(tx.execute(query).scalars())
 
 
 def authenticate(tx: Transaction, organization_id: str, made: Authentication) -> Authentication:
     """Writes an authentication and answers it with the time that counts: it never goes backwards (decision 27)."""
-    statement = tx.insert(authentication).values(
+    done = _authenticate(tx, organization_id, made.registration_id, made.authenticate_time, made.revision)
+    return Authentication(made.registration_id, done.scalar_one(), made.revision)
+
+
+@upsert
+def _authenticate(
+    insert: Insert, organization_id: str, registration_id: str, authenticate_time: int, revision: int
+) -> sa.Executable:
+    wanted = insert(authentication).values(
         organization_id=organization_id,
-        registration_id=made.registration_id,
-        authenticate_time=made.authenticate_time,
-        revision=made.revision,
+        registration_id=registration_id,
+        authenticate_time=authenticate_time,
+        revision=revision,
     )
-    before, now = authentication.c.authenticate_time, statement.excluded.authenticate_time
+    before, now = authentication.c.authenticate_time, wanted.excluded.authenticate_time
     later = sa.case((now > before, now), else_=before)
-    statement = statement.on_conflict_do_update(
+    wanted = wanted.on_conflict_do_update(
         index_elements=["organization_id", "registration_id"],
-        set_={"authenticate_time": later, "revision": statement.excluded.revision},
+        set_={"authenticate_time": later, "revision": wanted.excluded.revision},
     )
-    time = tx.execute(statement.returning(authentication.c.authenticate_time)).scalar_one()
-    return Authentication(made.registration_id, time, made.revision)
+    return wanted.returning(authentication.c.authenticate_time)
 
 
 def authentication_of(tx: Transaction, organization_id: str, registration_id: str) -> Authentication | None:
-    row = tx.execute(
-        sa.select(authentication).where(
-            authentication.c.organization_id == organization_id, authentication.c.registration_id == registration_id
-        )
-    ).one_or_none()
+    row = _authentication_of(tx, organization_id, registration_id).one_or_none()
     return Authentication(row.registration_id, row.authenticate_time, row.revision) if row else None
 
 
-def page_of_authentications(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[Authentication]:
-    query = sa.select(authentication).where(
-        authentication.c.organization_id == organization_id, authentication.c.registration_id > wanted.after
+@statement
+def _authentication_of(organization_id: str, registration_id: str) -> sa.Select[Any]:
+    return sa.select(authentication).where(
+        authentication.c.organization_id == organization_id, authentication.c.registration_id == registration_id
     )
-    rows = tx.execute(query.order_by(authentication.c.registration_id).limit(wanted.size + 1))
+
+
+def page_of_authentications(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[Authentication]:
+    rows = _page_of_authentications(tx, organization_id, wanted.after, wanted.size + 1)
     return [Authentication(row.registration_id, row.authenticate_time, row.revision) for row in rows]
+
+
+@statement
+def _page_of_authentications(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
+    query = sa.select(authentication).where(
+        authentication.c.organization_id == organization_id, authentication.c.registration_id > after
+    )
+    return query.order_by(authentication.c.registration_id).limit(limit)
 
 
 def forget(tx: Transaction, before: int, limit: int) -> int:
     """Deletes what is left of registrations that are long gone, unless a removal counts them; answers how many rows."""
+    return _forget(tx, before, limit).rowcount
+
+
+@statement
+def _forget(before: int, limit: int) -> sa.Executable:
     counted = sa.select(removal_item.c.registration_id).where(
         removal_item.c.organization_id == registration.c.organization_id,
         removal_item.c.registration_id == registration.c.registration_id,
@@ -203,7 +277,7 @@ def forget(tx: Transaction, before: int, limit: int) -> int:
         sa.or_(registration.c.delete_time < before, only_released), ~counted.exists()
     )
     key = sa.tuple_(registration.c.organization_id, registration.c.registration_id)
-    return tx.execute(registration.delete().where(key.in_(old.limit(limit)))).rowcount
+    return registration.delete().where(key.in_(old.limit(limit)))
 
 
 def _made(row: Any) -> Registration:
@@ -236,8 +310,11 @@ def _note(tx: Transaction, organization_id: str, registration_ids: Collection[st
     """Sets a time that is set once, also for a registration that was never seen."""
     for ids in chunks(sorted(registration_ids)):
         rows = [{**_record(Registration(it)), "organization_id": organization_id, column: tx.now} for it in ids]
-        statement = tx.insert(registration).values(rows)
-        first = sa.func.coalesce(registration.c[column], statement.excluded[column])
-        tx.execute(
-            statement.on_conflict_do_update(index_elements=["organization_id", "registration_id"], set_={column: first})
-        )
+        tx.execute(_set_once(tx.insert, column), rows)
+
+
+@cache
+def _set_once(insert: Insert, column: str) -> sa.Executable:
+    wanted = insert(registration)
+    first = sa.func.coalesce(registration.c[column], wanted.excluded[column])
+    return wanted.on_conflict_do_update(index_elements=["organization_id", "registration_id"], set_={column: first})

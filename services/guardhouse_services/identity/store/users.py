@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,8 +15,12 @@ from guardhouse_services.identity.domain.enrollments import IntentState
 from guardhouse_services.identity.domain.users import User
 from guardhouse_services.identity.store.tables import chunks, intent, users
 from guardhouse_services.paging import Page
+from guardhouse_services.statements import Insert, statement
 
 _PLAIN = tuple(field.name for field in fields(User) if field.name != "profile")
+_SAVE = users.update().where(
+    users.c.organization_id == sa.bindparam("the_organization_id"), users.c.user_id == sa.bindparam("the_user_id")
+)
 
 
 def _made(row: Any) -> User:
@@ -34,54 +39,89 @@ def _values(user: User) -> dict[str, Any]:
 
 def get(tx: Transaction, organization_id: str, user_id: str) -> User:
     """Authenticated or not. Raises UserNotFound."""
-    query = sa.select(users).where(users.c.organization_id == organization_id, users.c.user_id == user_id)
-    if (row := tx.execute(query).one_or_none()) is None:
+    if (row := _get(tx, organization_id, user_id).one_or_none()) is None:
         raise UserNotFound(user_id)
     return _made(row)
 
 
+@statement
+def _get(organization_id: str, user_id: str) -> sa.Select[Any]:
+    return sa.select(users).where(users.c.organization_id == organization_id, users.c.user_id == user_id)
+
+
 def find(tx: Transaction, organization_id: str, person: Person, *, lock: bool = False) -> User | None:
     """Whoever has the person's issuer and subject, bytewise (decision 1), authenticated before or not."""
-    query = sa.select(users).where(
-        users.c.organization_id == organization_id,
-        users.c.issuer == person.issuer,
-        users.c.subject == person.subject,
-    )
-    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
+    query = _find_locked if lock else _find
+    row = query(tx, organization_id, person.issuer, person.subject).one_or_none()
     return _made(row) if row else None
+
+
+def _of_person(organization_id: str, issuer: str, subject: str) -> sa.Select[Any]:
+    return sa.select(users).where(
+        users.c.organization_id == organization_id, users.c.issuer == issuer, users.c.subject == subject
+    )
+
+
+@statement
+def _find(organization_id: str, issuer: str, subject: str) -> sa.Select[Any]:
+    return _of_person(organization_id, issuer, subject)
+
+
+@statement
+def _find_locked(organization_id: str, issuer: str, subject: str) -> sa.Select[Any]:
+    return _of_person(organization_id, issuer, subject).with_for_update()
 
 
 def lock_or_create(tx: Transaction, organization_id: str, person: Person, user_id: str) -> tuple[User, bool]:
     """The person's user, locked, and whether it was made now, with this id."""
     new = User(user_id, person.issuer, person.subject, person.profile)
     values = {"organization_id": organization_id, **_values(new)}
-    statement = tx.insert(users).values(values).on_conflict_do_nothing()
-    is_new = tx.execute(statement.returning(users.c.user_id)).one_or_none() is not None
+    is_new = tx.execute(_create(tx.insert), values).one_or_none() is not None
     user = find(tx, organization_id, person, lock=True)
     if user is None:
         raise AssertionError("unreachable: nobody deletes users")
     return user, is_new
 
 
+@cache
+def _create(insert: Insert) -> sa.Executable:
+    """Of the values that it is run with."""
+    return insert(users).on_conflict_do_nothing().returning(users.c.user_id)
+
+
 def lock(tx: Transaction, organization_id: str, user_ids: Collection[str]) -> list[User]:
     """Those there are of these ids, authenticated or not, locked in the order in which everybody locks them."""
     found = []
     for ids in chunks(sorted(set(user_ids))):
-        query = sa.select(users).where(users.c.organization_id == organization_id, users.c.user_id.in_(ids))
-        found += [_made(row) for row in tx.execute(query.order_by(users.c.user_id).with_for_update())]
+        found += [_made(row) for row in _lock(tx, organization_id, ids)]
     return found
+
+
+@statement
+def _lock(organization_id: str, user_ids: Sequence[str]) -> sa.Select[Any]:
+    query = sa.select(users).where(users.c.organization_id == organization_id, users.c.user_id.in_(user_ids))
+    return query.order_by(users.c.user_id).with_for_update()
 
 
 def count_of_issuer(tx: Transaction, organization_id: str, issuer: str) -> int:
     """Those who have authenticated at an identity provider."""
-    query = sa.select(sa.func.count()).where(
+    return int(_count_of_issuer(tx, organization_id, issuer).scalar_one())
+
+
+@statement
+def _count_of_issuer(organization_id: str, issuer: str) -> sa.Select[Any]:
+    return sa.select(sa.func.count()).where(
         users.c.organization_id == organization_id, users.c.issuer == issuer, users.c.authenticate_time.is_not(None)
     )
-    return int(tx.execute(query).scalar_one())
 
 
 def lock_everybody(tx: Transaction, organization_id: str) -> list[User]:
     """Everybody who has authenticated or is enrolling for the first time, locked."""
+    return [_made(row) for row in _lock_everybody(tx, organization_id)]
+
+
+@statement
+def _lock_everybody(organization_id: str) -> sa.Select[Any]:
     enrolling = sa.select(intent.c.user_id).where(
         intent.c.organization_id == organization_id, intent.c.state == IntentState.RESERVED
     )
@@ -89,7 +129,7 @@ def lock_everybody(tx: Transaction, organization_id: str) -> list[User]:
         users.c.organization_id == organization_id,
         sa.or_(users.c.authenticate_time.is_not(None), users.c.user_id.in_(enrolling)),
     )
-    return [_made(row) for row in tx.execute(query.order_by(users.c.user_id).with_for_update())]
+    return query.order_by(users.c.user_id).with_for_update()
 
 
 def page(
@@ -110,14 +150,16 @@ def page(
 
 def page_of_all(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[User]:
     """For the feed: followers know a user before the enrollment that made it has succeeded."""
-    query = sa.select(users).where(users.c.organization_id == organization_id, users.c.user_id > wanted.after)
-    return [_made(row) for row in tx.execute(query.order_by(users.c.user_id).limit(wanted.size + 1))]
+    return [_made(row) for row in _page_of_all(tx, organization_id, wanted.after, wanted.size + 1)]
+
+
+@statement
+def _page_of_all(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
+    query = sa.select(users).where(users.c.organization_id == organization_id, users.c.user_id > after)
+    return query.order_by(users.c.user_id).limit(limit)
 
 
 def save(tx: Transaction, organization_id: str, changed: Iterable[User]) -> None:
-    rows = [{"key": user.user_id, **_values(user)} for user in changed]
+    rows = [{"the_organization_id": organization_id, "the_user_id": user.user_id, **_values(user)} for user in changed]
     if rows:
-        statement = users.update().where(
-            users.c.organization_id == organization_id, users.c.user_id == sa.bindparam("key")
-        )
-        tx.execute(statement.values({name: sa.bindparam(name) for name in rows[0] if name != "key"}), rows)
+        tx.execute(_SAVE, rows)

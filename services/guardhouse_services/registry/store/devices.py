@@ -1,6 +1,7 @@
 """Devices."""
 
 from collections.abc import Collection
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,6 +17,7 @@ from guardhouse_services.registry.store.tables import (
     to_device,
     together,
 )
+from guardhouse_services.statements import statement
 
 _is_here = sa.and_(
     registration.c.organization_id == device.c.organization_id,
@@ -29,17 +31,26 @@ _select = sa.select(device, _count.label("active_registrations"))
 
 def find(tx: Transaction, organization_id: str, device_id: str) -> Device | None:
     """A device on which an enrollment has succeeded."""
-    query = _select.where(device.c.organization_id == organization_id, device.c.device_id == device_id, is_enrolled)
-    row = tx.execute(query).one_or_none()
+    row = _find(tx, organization_id, device_id).one_or_none()
     return to_device(row) if row else None
+
+
+@statement
+def _find(organization_id: str, device_id: str) -> sa.Select[Any]:
+    return _select.where(device.c.organization_id == organization_id, device.c.device_id == device_id, is_enrolled)
 
 
 def lock(tx: Transaction, organization_id: str, device_ids: Collection[str]) -> list[str]:
     """Locks devices on which an enrollment has succeeded, in the order of their ids, which it answers."""
-    query = sa.select(device.c.device_id).where(
+    return list(_lock(tx, organization_id, list(device_ids)).scalars())
+
+
+@statement
+def _lock(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
+    wanted = sa.select(device.c.device_id).where(
         device.c.organization_id == organization_id, device.c.device_id.in_(device_ids), is_enrolled
     )
-    return list(tx.execute(query.order_by(device.c.device_id).with_for_update()).scalars())
+    return wanted.order_by(device.c.device_id).with_for_update()
 
 
 def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Range) -> list[Device]:
@@ -54,7 +65,11 @@ def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Rang
 
 def delete(tx: Transaction, organization_id: str, device_id: str) -> bool:
     """False when there is none on which an enrollment has succeeded."""
-    gone = device.delete().where(
+    return _delete(tx, organization_id, device_id).rowcount == 1
+
+
+@statement
+def _delete(organization_id: str, device_id: str) -> sa.Executable:
+    return device.delete().where(
         device.c.organization_id == organization_id, device.c.device_id == device_id, is_enrolled
     )
-    return tx.execute(gone).rowcount == 1

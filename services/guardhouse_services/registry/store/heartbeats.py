@@ -1,6 +1,6 @@
 """When devices were last heard of, written for many at once."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from guardhouse_services.database import Transaction
 from guardhouse_services.registry.domain import Heartbeat
 from guardhouse_services.registry.store.tables import device, is_active, registration
+from guardhouse_services.statements import Run, statement
 
 
 def write(tx: Transaction, organization_id: str, heartbeats: Sequence[Heartbeat]) -> set[str]:
@@ -17,7 +18,8 @@ def write(tx: Transaction, organization_id: str, heartbeats: Sequence[Heartbeat]
     It waits for nobody. Answers the registrations of which something was not written because somebody else is changing
     them, or their devices, at this moment.
     """
-    present = _present(tx, organization_id, [it.registration_id for it in heartbeats])
+    rows = _present(tx, organization_id, [it.registration_id for it in heartbeats])
+    present = {row.registration_id: row for row in rows}
     heard: dict[str, int] = {}
     seen: dict[str, int] = {}
     versions: dict[str, dict[str, Any]] = {}
@@ -34,19 +36,26 @@ def write(tx: Transaction, organization_id: str, heartbeats: Sequence[Heartbeat]
             news = {name: value for name, value in told.items() if value and value != getattr(row, name)}
             if news:
                 versions[row.device_id] = {**versions.get(row.device_id, {}), **news}
-    free = _see(tx, device, device.c.device_id, organization_id, seen)
+    free = _see(tx, _see_devices, organization_id, seen)
     if unseen := versions.keys() - seen.keys():
-        free |= set(tx.execute(_free(device, device.c.device_id, organization_id, unseen)).scalars())
+        free |= set(_free_devices(tx, organization_id, list(unseen)).scalars())
     busy = (seen.keys() | versions.keys()) - free
     for device_id in sorted(versions.keys() - busy):
-        of_it = (device.c.organization_id == organization_id, device.c.device_id == device_id)
-        tx.execute(device.update().where(*of_it).values(**versions[device_id]))
-    late = heard.keys() - _see(tx, registration, registration.c.registration_id, organization_id, heard)
+        of_it = {"of_organization_id": organization_id, "of_device_id": device_id}
+        tx.execute(_UPDATE, {**of_it, **versions[device_id]})
+    late = heard.keys() - _see(tx, _see_registrations, organization_id, heard)
     return late | {key for key, row in present.items() if row.device_id in busy}
 
 
-def _present(tx: Transaction, organization_id: str, ids: Sequence[str]) -> Mapping[str, Any]:
-    query = (
+# What is news comes with the values, by the names of its columns.
+_UPDATE = device.update().where(
+    device.c.organization_id == sa.bindparam("of_organization_id"), device.c.device_id == sa.bindparam("of_device_id")
+)
+
+
+@statement
+def _present(organization_id: str, ids: list[str]) -> sa.Select[Any]:
+    return (
         sa.select(
             registration.c.registration_id,
             registration.c.device_id,
@@ -64,24 +73,39 @@ def _present(tx: Transaction, organization_id: str, ids: Sequence[str]) -> Mappi
         )
         .where(registration.c.organization_id == organization_id, registration.c.registration_id.in_(ids), is_active)
     )
-    return {row.registration_id: row for row in tx.execute(query)}
 
 
-def _see(
-    tx: Transaction, table: sa.Table, key: sa.Column[str], organization_id: str, times: Mapping[str, int]
-) -> set[str]:
+def _see(tx: Transaction, see: Run[str, list[str], int], organization_id: str, times: Mapping[str, int]) -> set[str]:
     """Sets seen_time where that is later, a statement for each minute; answers where it did."""
     done: set[str] = set()
     for time, items in groupby(sorted(times.items(), key=lambda it: it[1]), key=lambda it: it[1]):
-        free = _free(table, key, organization_id, [each for each, _ in items])
-        free = free.where(sa.func.coalesce(table.c.seen_time, 0) < time)
-        update = table.update().where(table.c.organization_id == organization_id, key.in_(free))
-        done.update(tx.execute(update.values(seen_time=time).returning(key)).scalars())
+        done.update(see(tx, organization_id, [each for each, _ in items], time).scalars())
     return done
 
 
-def _free(table: sa.Table, key: sa.Column[str], organization_id: str, ids: Collection[str]) -> sa.Select[Any]:
+def _free(table: sa.Table, key: sa.Column[str], organization_id: str, ids: list[str]) -> sa.Select[Any]:
     """Locks those that nobody else is changing, and selects them."""
     return (
         sa.select(key).where(table.c.organization_id == organization_id, key.in_(ids)).with_for_update(skip_locked=True)
     )
+
+
+def _seen(table: sa.Table, key: sa.Column[str], organization_id: str, ids: list[str], time: int) -> sa.Executable:
+    free = _free(table, key, organization_id, ids).where(sa.func.coalesce(table.c.seen_time, 0) < time)
+    update = table.update().where(table.c.organization_id == organization_id, key.in_(free))
+    return update.values(seen_time=time).returning(key)
+
+
+@statement
+def _free_devices(organization_id: str, ids: list[str]) -> sa.Select[Any]:
+    return _free(device, device.c.device_id, organization_id, ids)
+
+
+@statement
+def _see_devices(organization_id: str, ids: list[str], time: int) -> sa.Executable:
+    return _seen(device, device.c.device_id, organization_id, ids, time)
+
+
+@statement
+def _see_registrations(organization_id: str, ids: list[str], time: int) -> sa.Executable:
+    return _seen(registration, registration.c.registration_id, organization_id, ids, time)

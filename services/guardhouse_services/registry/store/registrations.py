@@ -21,15 +21,20 @@ from guardhouse_services.registry.store.tables import (
     to_registration,
     together,
 )
+from guardhouse_services.statements import statement
 
 
 def find(tx: Transaction, organization_id: str, registration_id: str) -> Registration | None:
     """In whatever state."""
-    query = sa.select(registration).where(
+    row = _find(tx, organization_id, registration_id).one_or_none()
+    return to_registration(row) if row else None
+
+
+@statement
+def _find(organization_id: str, registration_id: str) -> sa.Select[Any]:
+    return sa.select(registration).where(
         registration.c.organization_id == organization_id, registration.c.registration_id == registration_id
     )
-    row = tx.execute(query).one_or_none()
-    return to_registration(row) if row else None
 
 
 def of_tokens(tx: Transaction, ids: Collection[str]) -> dict[str, Registration]:
@@ -37,54 +42,78 @@ def of_tokens(tx: Transaction, ids: Collection[str]) -> dict[str, Registration]:
 
     A token names no organization, and an id is one of all.
     """
-    query = sa.select(registration).where(
+    return {row.registration_id: to_registration(row) for row in _of_tokens(tx, list(ids))}
+
+
+@statement
+def _of_tokens(ids: list[str]) -> sa.Select[Any]:
+    return sa.select(registration).where(
         registration.c.registration_id.in_(ids), registration.c.state.in_((State.ACTIVE, State.DELETED))
     )
-    return {row.registration_id: to_registration(row) for row in tx.execute(query)}
 
 
 def lock(tx: Transaction, organization_id: str, ids: Collection[str]) -> dict[str, Registration]:
     """Active and revoked registrations by their id, locked in the order of their ids."""
-    query = sa.select(registration).where(
+    return {row.registration_id: to_registration(row) for row in _lock(tx, organization_id, list(ids))}
+
+
+@statement
+def _lock(organization_id: str, ids: list[str]) -> sa.Select[Any]:
+    wanted = sa.select(registration).where(
         registration.c.organization_id == organization_id,
         registration.c.registration_id.in_(ids),
         registration.c.state.in_(LISTED),
     )
-    query = query.order_by(registration.c.registration_id).with_for_update()
-    return {row.registration_id: to_registration(row) for row in tx.execute(query)}
+    return wanted.order_by(registration.c.registration_id).with_for_update()
 
 
 def lock_on_device(tx: Transaction, organization_id: str, device_id: str) -> dict[str, Registration]:
     """Those of a device, which is locked itself."""
-    ids = sa.select(registration.c.registration_id).where(
+    return lock(tx, organization_id, _on_device(tx, organization_id, device_id).scalars().all())
+
+
+@statement
+def _on_device(organization_id: str, device_id: str) -> sa.Select[Any]:
+    return sa.select(registration.c.registration_id).where(
         registration.c.organization_id == organization_id, registration.c.device_id == device_id
     )
-    return lock(tx, organization_id, tx.execute(ids).scalars().all())
 
 
 def by_id(tx: Transaction, organization_id: str, ids: Collection[str]) -> dict[str, Registration]:
     """In whatever state."""
-    query = sa.select(registration).where(
+    return {row.registration_id: to_registration(row) for row in _by_id(tx, organization_id, list(ids))}
+
+
+@statement
+def _by_id(organization_id: str, ids: list[str]) -> sa.Select[Any]:
+    return sa.select(registration).where(
         registration.c.organization_id == organization_id, registration.c.registration_id.in_(ids)
     )
-    return {row.registration_id: to_registration(row) for row in tx.execute(query)}
 
 
 def active_of_users(tx: Transaction, organization_id: str, device_ids: Collection[str]) -> dict[str, Registration]:
     """The active registration of a user on each of the devices that has one."""
-    query = sa.select(registration).where(
+    return {row.device_id: to_registration(row) for row in _active_of_users(tx, organization_id, list(device_ids))}
+
+
+@statement
+def _active_of_users(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
+    return sa.select(registration).where(
         registration.c.organization_id == organization_id,
         registration.c.device_id.in_(device_ids),
         is_active,
         is_users,
     )
-    return {row.device_id: to_registration(row) for row in tx.execute(query)}
 
 
 def key_is_held(tx: Transaction, public_key: bytes) -> bool:
     """Whether a live registration of the installation holds the key."""
-    query = sa.select(registration.c.registration_id).where(registration.c.public_key == public_key, is_live)
-    return tx.execute(query).one_or_none() is not None
+    return _holder(tx, public_key).one_or_none() is not None
+
+
+@statement
+def _holder(public_key: bytes) -> sa.Select[Any]:
+    return sa.select(registration.c.registration_id).where(registration.c.public_key == public_key, is_live)
 
 
 def rotate(tx: Transaction, organization_id: str, registration_id: str, key_type: int, key: bytes) -> Registration:
@@ -92,7 +121,15 @@ def rotate(tx: Transaction, organization_id: str, registration_id: str, key_type
 
     Raises Conflict when another one took the key a moment ago.
     """
-    update = (
+    try:
+        return to_registration(_rotate(tx, organization_id, registration_id, key_type, key).one())
+    except IntegrityError:
+        raise Conflict("the key is being registered at this moment; retry") from None
+
+
+@statement
+def _rotate(organization_id: str, registration_id: str, key_type: int, key: bytes) -> sa.Executable:
+    return (
         registration.update()
         .where(
             registration.c.organization_id == organization_id,
@@ -100,61 +137,77 @@ def rotate(tx: Transaction, organization_id: str, registration_id: str, key_type
             is_active,
         )
         .values(key_type=key_type, public_key=key)
+        .returning(registration)
     )
-    try:
-        return to_registration(tx.execute(update.returning(registration)).one())
-    except IntegrityError:
-        raise Conflict("the key is being registered at this moment; retry") from None
 
 
 def revoke(tx: Transaction, organization_id: str, ids: Collection[str]) -> list[Registration]:
     """ACTIVE becomes REVOKED; answers those that did."""
-    return _move(tx, organization_id, ids, (State.ACTIVE,), {"state": State.REVOKED, "revoke_time": tx.now})
+    return [to_registration(row) for row in _revoke(tx, organization_id, list(ids), tx.now)] if ids else []
 
 
 def unrevoke(tx: Transaction, organization_id: str, ids: Collection[str]) -> list[Registration]:
     """REVOKED becomes ACTIVE; answers those that did."""
-    return _move(tx, organization_id, ids, (State.REVOKED,), {"state": State.ACTIVE, "revoke_time": None})
+    return [to_registration(row) for row in _unrevoke(tx, organization_id, list(ids))] if ids else []
 
 
 def delete(tx: Transaction, organization_id: str, ids: Collection[str]) -> list[Registration]:
     """ACTIVE and REVOKED become DELETED; answers those that did."""
-    return _move(tx, organization_id, ids, LISTED, {"state": State.DELETED, "end_time": tx.now})
+    return [to_registration(row) for row in _delete(tx, organization_id, list(ids), tx.now)] if ids else []
 
 
-def _move(
-    tx: Transaction, organization_id: str, ids: Collection[str], states: Sequence[State], values: dict[str, Any]
-) -> list[Registration]:
-    if not ids:
-        return []
-    update = registration.update().where(
+def _moved(organization_id: str, ids: list[str], states: Sequence[State], **values: Any) -> sa.Executable:
+    moved = registration.update().where(
         registration.c.organization_id == organization_id,
         registration.c.registration_id.in_(ids),
         registration.c.state.in_(states),
     )
-    return [to_registration(row) for row in tx.execute(update.values(**values).returning(registration))]
+    return moved.values(**values).returning(registration)
+
+
+@statement
+def _revoke(organization_id: str, ids: list[str], now: int) -> sa.Executable:
+    return _moved(organization_id, ids, (State.ACTIVE,), state=State.REVOKED, revoke_time=now)
+
+
+@statement
+def _unrevoke(organization_id: str, ids: list[str]) -> sa.Executable:
+    return _moved(organization_id, ids, (State.REVOKED,), state=State.ACTIVE, revoke_time=None)
+
+
+@statement
+def _delete(organization_id: str, ids: list[str], now: int) -> sa.Executable:
+    return _moved(organization_id, ids, LISTED, state=State.DELETED, end_time=now)
 
 
 def of_user(tx: Transaction, organization_id: str, user_id: str, upto: int, states: Sequence[State]) -> list[str]:
     """Ids of the user's registrations in these states that were authorized at or before a revision of identity."""
-    query = sa.select(registration.c.registration_id).where(
+    return list(_of_user(tx, organization_id, user_id, upto, list(states)).scalars())
+
+
+@statement
+def _of_user(organization_id: str, user_id: str, upto: int, states: list[State]) -> sa.Select[Any]:
+    return sa.select(registration.c.registration_id).where(
         registration.c.organization_id == organization_id,
         registration.c.user_id == user_id,
         registration.c.state.in_(states),
         registration.c.authorize_revision <= upto,
     )
-    return list(tx.execute(query).scalars())
 
 
 def after(tx: Transaction, organization_id: str, registration_id: str, limit: int) -> list[Registration]:
     """Active and revoked ones behind this id, by their ids."""
-    query = sa.select(registration).where(
+    return [to_registration(row) for row in _after(tx, organization_id, registration_id, limit)]
+
+
+@statement
+def _after(organization_id: str, registration_id: str, limit: int) -> sa.Select[Any]:
+    behind = sa.select(registration).where(
         registration.c.organization_id == organization_id,
         registration.c.registration_id > registration_id,
         registration.c.state.in_(LISTED),
     )
-    rows = tx.execute(query.order_by(registration.c.registration_id).limit(limit))
-    return [to_registration(row) for row in rows]
+    return behind.order_by(registration.c.registration_id).limit(limit)
 
 
 def page(tx: Transaction, organization_id: str, wanted: RegistrationFilter, page: Range) -> list[Registration]:
