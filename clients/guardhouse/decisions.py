@@ -55,8 +55,7 @@ class PolicyAction(IntEnum):
     BLOCK = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(NamedTuple):
     """What a replica knows of a registration. It belongs to a user or to a service token; the other id is empty.
 
     `authenticate_time` is that of the newest authentication made for this registration and `authenticate_revision` its

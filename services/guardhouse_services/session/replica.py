@@ -6,7 +6,6 @@ Events become what a decision takes when they are applied, never when a check is
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -62,7 +61,7 @@ class Authentication:
         if self._renewed is None or self._of is not registration:
             self._of = self._renewed = registration
             if self.revision >= registration.authenticate_revision:
-                self._renewed = replace(registration, authenticate_time=self.time, authenticate_revision=self.revision)
+                self._renewed = registration._replace(authenticate_time=self.time, authenticate_revision=self.revision)
         return self._renewed
 
 
@@ -157,7 +156,7 @@ class PolicyState:
 
 def _registration(record: registry.RegistrationRecord) -> Registration:
     """Its timer is that of the enrollment. A state that a newer registry may know refuses, as REVOKED does."""
-    of = record.registration
+    of, revision = record.registration, record.authorize_revision
     active = of.state == registry.REGISTRATION_STATE_ACTIVE
     return Registration(
         registration_id=of.registration_id,
@@ -165,8 +164,8 @@ def _registration(record: registry.RegistrationRecord) -> Registration:
         user_id=of.user_id,
         service_token_id=of.service_token_id,
         authenticate_time=from_timestamp(record.authenticate_time),
-        authenticate_revision=record.authorize_revision,
-        authorize_revision=record.authorize_revision,
+        authenticate_revision=revision,
+        authorize_revision=revision,
     )
 
 
