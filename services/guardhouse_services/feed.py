@@ -85,7 +85,7 @@ class Feed:
         self._watchers: set[Watcher] = set()
         self._reading: asyncio.Task[Heads] | None = None
         self._next_read: asyncio.Task[Heads] | None = None
-        self._messages: OrderedDict[tuple[str, str, int, int], tuple[int, bytes]] = OrderedDict()
+        self._messages: OrderedDict[tuple[str, str, int, int], asyncio.Task[tuple[int, bytes]]] = OrderedDict()
         database.on_commit(self._wake)
 
     async def run(self) -> None:
@@ -215,13 +215,23 @@ class Feed:
 
     async def _send_changes(self, organization_id: str, epoch: str, after: int, upto: int, send: Send) -> None:
         while after < upto:
-            key = (epoch, organization_id, after, upto)
-            if key not in self._messages:
-                self._messages[key] = await self._read_changes(organization_id, after, upto)
-                if len(self._messages) > CACHED_MESSAGES:
-                    self._messages.popitem(last=False)
-            after, message = self._messages[key]
+            after, message = await self._changes(epoch, organization_id, after, upto)
             await self._send(send, message)
+
+    async def _changes(self, epoch: str, organization_id: str, after: int, upto: int) -> tuple[int, bytes]:
+        """As _read_changes, read once for all followers, who are woken at the same moment."""
+        key = (epoch, organization_id, after, upto)
+        reading = self._messages.get(key)
+        if reading is None:
+            reading = self._messages[key] = asyncio.create_task(self._read_changes(organization_id, after, upto))
+            if len(self._messages) > CACHED_MESSAGES:
+                self._messages.popitem(last=False)
+        try:
+            return await asyncio.shield(reading)
+        except Exception:
+            # The next one asks the database again.
+            self._messages.pop(key, None)
+            raise
 
     async def _read_changes(self, organization_id: str, after: int, upto: int) -> tuple[int, bytes]:
         """Serialised changes behind `after`, as many as fit a message, and the last revision among them."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Self
 
@@ -337,6 +338,34 @@ async def test_changes_that_wait_come_in_one_message(database: Database, feed: F
         await following.caught_up()
     messages = [message for message in following.links[2].sent if message.HasField("changes")]
     assert [len(message.changes.changes) for message in messages] == [100]
+
+
+async def test_a_change_is_read_once_for_all_followers(
+    database: Database, feed: Feed, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are woken at the same moment. A read that failed is not what the next one gets."""
+    reads = []
+    read_changes = feed._read_changes
+
+    async def read(organization_id: str, after: int, upto: int) -> tuple[int, bytes]:
+        reads.append(upto)
+        await asyncio.sleep(0)
+        if len(reads) == 1:
+            raise RuntimeError("the database was away")
+        return await read_changes(organization_id, after, upto)
+
+    monkeypatch.setattr(feed, "_read_changes", read)
+    async with AsyncExitStack() as stack:
+        all_following = [await stack.enter_async_context(Following(feed, clock)) for _ in range(3)]
+        for following in all_following:
+            await following.caught_up()
+        for text in ("lost", "first", "second"):
+            await database.write(lambda tx, text=text: put(tx, A, "t", text))  # type: ignore[misc]
+            for following in all_following:
+                await following.caught_up()
+        assert [following.things(A) for following in all_following] == [{"t": "second"}] * 3
+    # The first organization comes with a snapshot, so the first change is read by nobody.
+    assert reads == [2, 2, 3]
 
 
 @pytest.mark.parametrize(("at_most", "calls"), [(1000, 4), (5, 7)])
