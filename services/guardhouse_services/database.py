@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import random
+import select
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError
 
 from guardhouse import revisions
 from guardhouse.errors import Conflict, DatabaseUnavailable, GuardhouseError
@@ -386,11 +387,10 @@ def sqlite_engine(url: str, begin: str, pool_size: int) -> Engine:
 def postgresql_engine(url: str) -> Engine:
     # A transaction never waits for a person or a call, so these bounds are far above what a sound one takes.
     bounds = "-c statement_timeout=3000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=5000"
-    return sa.create_engine(
+    engine = sa.create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=POSTGRESQL_THREADS,
         max_overflow=0,
-        pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
             "options": bounds,
@@ -402,6 +402,20 @@ def postgresql_engine(url: str) -> Engine:
             "tcp_user_timeout": 10_000,
         },
     )
+
+    @sa.event.listens_for(engine, "checkout")
+    def checked_out(connection: Any, _record: object, _fairy: object) -> None:
+        if connection.closed or _has_news(connection):
+            raise DisconnectionError("the server has ended the connection")
+
+    return engine
+
+
+def _has_news(connection: Any) -> bool:
+    """Whether the server said something of its own accord: that it ends the connection. It takes no round trip."""
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def violated(error: IntegrityError, index: sa.Index | sa.UniqueConstraint) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import sqlalchemy as sa
 
+from bench.postgresql import PostgreSQL
 from guardhouse.errors import Conflict, DatabaseUnavailable, RequestIdReused
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import requests
@@ -103,6 +104,23 @@ async def test_a_dead_database_is_unavailable_and_not_the_callers_fault(clock: F
     with pytest.raises(DatabaseUnavailable):
         await database.read(revisions)
     database.close()
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+async def test_connections_that_the_server_ended_are_made_anew(database: Database, postgresql: PostgreSQL) -> None:
+    """A server that was restarted while nobody asked costs nobody an answer."""
+
+    def session(tx: Transaction) -> int:
+        return int(tx.execute(sa.text("SELECT pg_backend_pid() FROM pg_sleep(0.05)")).scalar_one())
+
+    async def sessions() -> set[int]:
+        return set(await asyncio.gather(*(database.read(session) for _ in range(40))))
+
+    before = await sessions()
+    assert len(before) > 10
+    for ended in before:
+        postgresql._execute(f"SELECT pg_terminate_backend({ended}, 5000)")
+    assert before.isdisjoint(await sessions())
 
 
 def test_a_second_process_cannot_open_a_sqlite_file(tmp_path: object, clock: FakeClock) -> None:
