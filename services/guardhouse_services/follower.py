@@ -387,7 +387,9 @@ class Follower:
 
     async def _take_changes(self, organization_id: str, changes: Sequence[Any]) -> None:
         before = self._positions.get(organization_id)
-        events = [event for change in changes for event in change.events]
+        events: list[Any] = []
+        for change in changes:
+            events += change.events
         if before is None:
             # Changes inside a snapshot: what happened while its pages were read.
             await self._sink.page(organization_id, events)
@@ -403,11 +405,12 @@ def _parts(changes: Sequence[Any]) -> Iterator[list[Any]]:
     part: list[Any] = []
     filled = 0
     for change in changes:
-        if part and filled + len(change.events) > APPLIED_EVENTS:
+        count = len(change.events)
+        if part and filled + count > APPLIED_EVENTS:
             yield part
             part, filled = [], 0
         part.append(change)
-        filled += len(change.events)
+        filled += count
     yield part
 
 

@@ -131,8 +131,9 @@ class RegistryState:
             case "registration":
                 record = event.registration
                 registration = _registration(record)
-                self.registrations[registration.registration_id] = Subject(registration)
-                self.token_hashes[registration.registration_id] = record.token_hash
+                registration_id = registration.registration_id
+                self.registrations[registration_id] = Subject(registration)
+                self.token_hashes[registration_id] = record.token_hash
             case "registration_deleted":
                 self.registrations.pop(event.registration_deleted, None)
                 self.token_hashes.pop(event.registration_deleted, None)
