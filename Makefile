@@ -52,7 +52,7 @@ breaking: $(READY) ## Check that the protos are compatible with the previous sta
 
 .PHONY: test
 test: $(READY) ## Run the tests, all but the long ones
-	$(BIN)/pytest -m "not long" -n 3 --dist worksteal
+	$(BIN)/pytest -m "not long" -n 4 --dist worksteal
 
 .PHONY: test-long
 test-long: $(READY) ## Run the long tests

@@ -159,14 +159,16 @@ def _registration(record: registry.RegistrationRecord) -> Registration:
     """Its timer is that of the enrollment. A state that a newer registry may know refuses, as REVOKED does."""
     of, revision = record.registration, record.authorize_revision
     active = of.state == registry.REGISTRATION_STATE_ACTIVE
+    state = RegistrationState.ACTIVE if active else RegistrationState.REVOKED
+    # By position, which takes half the time: a follower makes one for every event.
     return Registration(
-        registration_id=of.registration_id,
-        state=RegistrationState.ACTIVE if active else RegistrationState.REVOKED,
-        user_id=of.user_id,
-        service_token_id=of.service_token_id,
-        authenticate_time=from_timestamp(record.authenticate_time),
-        authenticate_revision=revision,
-        authorize_revision=revision,
+        of.registration_id,
+        state,
+        of.user_id,
+        of.service_token_id,
+        from_timestamp(record.authenticate_time),
+        revision,
+        revision,
     )
 
 
