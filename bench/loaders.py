@@ -91,7 +91,6 @@ def load(settings: Settings, place: Place, count: int, tick: Tick = lambda: None
             databases[service] = Database(settings.database(service), SystemClock(), service, CHANGES[service])
         for service, write in writers.items():
             with databases[service].engine.begin() as connection:
-                _unbounded(connection)
                 for part in chunks(people):
                     write(connection, place, part, subnet)
                     tick()
@@ -122,6 +121,8 @@ def insert(connection: Connection, table: sa.Table, rows: Sequence[Row]) -> None
     if connection.dialect.name != "postgresql":
         connection.execute(table.insert(), list(rows))
         return
+    # However long it takes: it is nothing that a service does.
+    connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
     names = list(rows[0])
     documents = [name for name in names if isinstance(table.c[name].type, sa.JSON)]
     columns = ", ".join(f'"{name}"' for name in names)
@@ -129,11 +130,6 @@ def insert(connection: Connection, table: sa.Table, rows: Sequence[Row]) -> None
     with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({columns}) FROM STDIN") as copy:
         for each in rows:
             copy.write_row(list((each | {name: json.dumps(each[name]) for name in documents}).values()))
-
-
-def _unbounded(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
 
 
 def _person(number: int, ipv4: int) -> Person:
