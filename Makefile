@@ -69,6 +69,10 @@ run: $(READY) ## Start all four services; PORT_BASE=7400 is the first port
 demo: $(READY) ## Watch a device enroll, lose its session and come back
 	$(BIN)/python -m demo
 
+.PHONY: demo-envoy
+demo-envoy: $(READY) ## Watch a real Envoy ask about every request and connection
+	$(BIN)/python -m demo.envoy
+
 .PHONY: bench
 bench: $(READY) ## Measure the speed; ONLY=enroll_vs_direct for some figures, QUICK=1 for a smoke test
 	@GRPC_VERBOSITY=ERROR $(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" \

@@ -17,11 +17,12 @@ from bench.figure import Figure, Target, percentile, resampled
 from bench.loaders import chunks, insert_leases, ipv6_of, row
 from bench.run import Bench
 from guardhouse import ids
+from guardhouse.clock import DAY, SECOND, SystemClock
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse.times import to_timestamp
 from guardhouse_services.access import Call, Caller, RequestKey
-from guardhouse_services.clock import DAY, SECOND, SystemClock
 from guardhouse_services.config import Settings
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import DirectoryState
@@ -30,7 +31,6 @@ from guardhouse_services.ipam.__main__ import build
 from guardhouse_services.ipam.domain import Lease, State, Subnet, new_subnet
 from guardhouse_services.ipam.usecases import apply
 from guardhouse_services.run import prepare
-from guardhouse_services.times import to_timestamp
 
 NETWORK = "10.20.0.0/16"
 ADDRESSES = 65_534

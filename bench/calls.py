@@ -45,7 +45,7 @@ async def measure(bench: Bench) -> list[Figure]:
     return list(_figures(rounds))
 
 
-class _Side:
+class Side:
     """One method of one server, called over and over."""
 
     def __init__(
@@ -72,7 +72,7 @@ class _Side:
             await self._call(next(self._requests), timeout=10, metadata=self._metadata)
 
 
-def _sides(bench: Bench, plane: Plane, registrations: Sequence[str]) -> dict[str, _Side]:
+def _sides(bench: Bench, plane: Plane, registrations: Sequence[str]) -> dict[str, Side]:
     request, _ = messages()
     empty = [request(organization_id=plane.organization_id).SerializeToString()]
     dice = random.Random(0)
@@ -92,30 +92,35 @@ def _sides(bench: Bench, plane: Plane, registrations: Sequence[str]) -> dict[str
         return [each.SerializeToString() for each in full]
 
     sides = {
-        "bare": _Side(plane, BARE_HOST, PATH, empty, unary, UNARY_CLIENTS),
-        "stack": _Side(plane, STACK_HOST, PATH, empty, unary, UNARY_CLIENTS),
-        "check": _Side(plane, "127.0.0.1", CHECK, checks, unary, UNARY_CLIENTS),
-        BARE_AT_A_TIME: _Side(plane, BARE_HOST, PATH, empty, unary, BATCH_CLIENTS),
-        "batch": _Side(plane, "127.0.0.1", BATCH_CHECK, batch(), batches, BATCH_CLIENTS, BATCH),
+        "bare": Side(plane, BARE_HOST, PATH, empty, unary, UNARY_CLIENTS),
+        "stack": Side(plane, STACK_HOST, PATH, empty, unary, UNARY_CLIENTS),
+        "check": Side(plane, "127.0.0.1", CHECK, checks, unary, UNARY_CLIENTS),
+        BARE_AT_A_TIME: Side(plane, BARE_HOST, PATH, empty, unary, BATCH_CLIENTS),
+        "batch": Side(plane, "127.0.0.1", BATCH_CHECK, batch(), batches, BATCH_CLIENTS, BATCH),
     }
     if "read_mask" in FIELDS:
         lean = batch(read_mask=FieldMask(paths=LEAN))
-        sides["lean"] = _Side(plane, "127.0.0.1", BATCH_CHECK, lean, batches, BATCH_CLIENTS, BATCH)
+        sides["lean"] = Side(plane, "127.0.0.1", BATCH_CHECK, lean, batches, BATCH_CLIENTS, BATCH)
     return sides
 
 
 def _figures(rounds: Sequence[Round]) -> Iterator[Figure]:
+    yield cost_ratio(rounds, "stack_vs_bare", "bare", "stack", Target("≥", 0.85))
+    yield cost_ratio(rounds, "check_vs_stack", "stack", "check", Target("≥", 0.9))
+    yield cost_ratio(rounds, "batch_vs_bare", "batch", BARE_AT_A_TIME, Target("≤", 1 / 40), "1/")
+    if "lean" in rounds[0]:
+        yield cost_ratio(rounds, "batch_lean_vs_bare", "lean", BARE_AT_A_TIME, Target("≤", 1 / 60), "1/")
+
+
+def cost_ratio(
+    rounds: Sequence[Round], name: str, above: str, below: str, target: Target | None, unit: str = ""
+) -> Figure:
+    """What one side takes of the CPU over what the other takes."""
+
     def cost(side: str) -> dict[str, str]:
         """What each takes, in microseconds of CPU."""
         median, _ = summary([each[side].cost for each in rounds])
         return {side: f"{median * 1e6:.1f} µs CPU"}
 
-    def figure(name: str, above: str, below: str, target: Target, unit: str = "") -> Figure:
-        median, quartiles = summary(ratios(rounds, above, below, lambda sample: sample.cost))
-        return Figure(name, median, quartiles, target, unit, cost(above) | cost(below))
-
-    yield figure("stack_vs_bare", "bare", "stack", Target("≥", 0.85))
-    yield figure("check_vs_stack", "stack", "check", Target("≥", 0.9))
-    yield figure("batch_vs_bare", "batch", BARE_AT_A_TIME, Target("≤", 1 / 40), "1/")
-    if "lean" in rounds[0]:
-        yield figure("batch_lean_vs_bare", "lean", BARE_AT_A_TIME, Target("≤", 1 / 60), "1/")
+    median, quartiles = summary(ratios(rounds, above, below, lambda sample: sample.cost))
+    return Figure(name, median, quartiles, target, unit, cost(above) | cost(below))

@@ -25,7 +25,7 @@ from bench.crowd import Crowd, Newcomer
 from bench.figure import Figure, Sample, Take, Target, ratios, summary, take_rounds
 from bench.plane import POSTGRESQL, Plane
 from bench.run import Bench
-from guardhouse_services.clock import SystemClock
+from guardhouse.clock import SystemClock
 from guardhouse_services.config import SERVICES
 from guardhouse_services.database import Database, Run, Transaction
 from guardhouse_services.identity.__main__ import build as build_identity

@@ -11,10 +11,10 @@ from bench.figure import Figure, Sample, Take, Target, ratios, summary, take_rou
 from bench.plane import SQLITE, Plane
 from bench.run import Bench
 from bench.servers import FEED_EVENTS
+from guardhouse.clock import SystemClock
+from guardhouse.following import Follower, Position, View
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
-from guardhouse_services.clock import SystemClock
-from guardhouse_services.follower import Follower, Position, View
-from guardhouse_services.session.replica import RegistryState
+from guardhouse.replica import RegistryState
 
 FEED_HOST = "127.0.0.5"
 WAITING = 100

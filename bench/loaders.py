@@ -19,10 +19,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from guardhouse import ids
+from guardhouse.clock import DAY, SystemClock
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2
-from guardhouse_services.clock import DAY, SystemClock
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import hash_secret
 from guardhouse_services.database import ChangeType, Database, change, epoch, head

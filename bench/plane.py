@@ -21,10 +21,10 @@ from demo.issuer import Issuer
 from demo.plane import free_port_base
 from guardhouse import revisions
 from guardhouse.channel import AioChannel, Policy
+from guardhouse.clock import SystemClock
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from guardhouse.session.v1 import session_pb2, session_pb2_grpc
-from guardhouse_services.clock import SystemClock
 from guardhouse_services.config import PREFIX, SERVICES, Settings
 from guardhouse_services.identity.__main__ import build as build_identity
 from guardhouse_services.run import prepare

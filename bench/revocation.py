@@ -15,11 +15,11 @@ from bench.crowd import Crowd
 from bench.figure import Figure, Target, percentile, resampled
 from bench.plane import POSTGRESQL, START_SECONDS, Plane
 from bench.run import Bench
+from guardhouse.clock import SystemClock
 from guardhouse.errors import StateStale
 from guardhouse.ids import REGISTRATION, new_id
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
 from guardhouse.session.v1 import session_pb2, session_pb2_grpc
-from guardhouse_services.clock import SystemClock
 
 COUNT = 1000
 REPLICA = "127.0.0.4"

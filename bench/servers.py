@@ -13,11 +13,11 @@ import grpc.aio
 import uvloop
 
 from bench.contract import PACKAGE, EmptyServicer, contract, messages
+from guardhouse.clock import Clock, SystemClock
 from guardhouse.common.v1 import feed_pb2
 from guardhouse.ids import ORGANIZATION, REGISTRATION, new_id
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services import run
-from guardhouse_services.clock import Clock, SystemClock
 from guardhouse_services.config import Settings
 from guardhouse_services.node import Node
 from guardhouse_services.registry.domain import Holder, Lease, Registration, State

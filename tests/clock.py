@@ -2,7 +2,7 @@
 
 import time
 
-from guardhouse_services.clock import SECOND
+from guardhouse.clock import SECOND
 
 
 class FakeClock:

@@ -98,6 +98,7 @@ class Client(Connections[BlockingChannel]):
     addresses = Stub("ipam", ipam_rpc.AddressServiceStub)
     ipam_audit = Stub("ipam", ipam_rpc.AuditServiceStub)
     policies = Stub("session", session_rpc.PolicyServiceStub)
+    lists = Stub("session", session_rpc.ListServiceStub)
     sessions = Stub("session", session_rpc.SessionServiceStub)
     checks = Stub("session", session_rpc.CheckServiceStub)
     session_audit = Stub("session", session_rpc.AuditServiceStub)

@@ -5,6 +5,7 @@ revisions are those of the identity service, which order an authentication again
 clocks of two machines. A refusal is an answer like any other, never an error (decision 36).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -37,6 +38,7 @@ class Reason(IntEnum):
     STATE_STALE = 11
     POLICY_UNKNOWN = 12
     POLICY_DISABLED = 13
+    SIGN_IN_HOST = 14
 
 
 class RegistrationState(IntEnum):
@@ -53,6 +55,14 @@ class PolicyFilter(IntEnum):
 class PolicyAction(IntEnum):
     ALLOW = 1
     BLOCK = 2
+
+
+class Profile(NamedTuple):
+    """Who a user is, as the newest ID token said. Groups are whatever the provider gives: names, ids or addresses."""
+
+    email: str
+    display_name: str
+    groups: tuple[str, ...]
 
 
 class Registration(NamedTuple):
@@ -82,6 +92,9 @@ class User:
     user_id: str
     removed_revision: int = 0
     revoked_revision: int = 0
+    profile: Profile | None = None
+    issuer: str = ""
+    """The identity provider's where the user signs in. No decision asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +127,9 @@ class Verdict(NamedTuple):
     valid_for: int
     degraded: bool
 
+
+_PASSES: Final = Policy("", True, PolicyFilter.HTTP, PolicyAction.ALLOW, None)
+"""What lets everybody pass who may pass anywhere."""
 
 # Read once here, because reading a member from its enum costs a tenth of a decision each time.
 _ALLOW, _BLOCK, _REAUTHENTICATE = Decision.ALLOW, Decision.BLOCK, Decision.REAUTHENTICATE
@@ -189,3 +205,53 @@ def check_session(
     if expire_time - now < valid_for:
         valid_for = expire_time - now
     return _new(Verdict, (_ALLOW, _SESSION_FRESH, expire_time, valid_for, degraded))
+
+
+def check_traffic(
+    registration: Registration | None,
+    user: User | None,
+    policies: Sequence[Policy],
+    default: PolicyAction,
+    now: int,
+    staleness: int | None,
+    max_staleness: int,
+) -> tuple[Verdict, Policy | None]:
+    """Judge a registration's traffic by the policies that decide on it, in order, and say which one's verdict it is.
+
+    The first that does not allow has the word. If all allow, it is the one whose session ends first. Where no policy
+    decides, the organization's `default` does (decision 29): NO_POLICY_MATCHED, once it is certain that the
+    registration may pass anywhere.
+    """
+    strictest: tuple[Verdict, Policy] | None = None
+    for policy in policies:
+        verdict = check_session(registration, user, policy, now, staleness, max_staleness)
+        if verdict.decision is not _ALLOW:
+            return verdict, policy
+        if strictest is None or _ends(verdict) < _ends(strictest[0]):
+            strictest = verdict, policy
+    if strictest is not None:
+        return strictest
+    verdict = check_anywhere(registration, user, Reason.NO_POLICY_MATCHED, now, staleness, max_staleness)
+    if verdict.decision is _ALLOW and default is not _POLICY_ALLOWS:
+        verdict = verdict._replace(decision=_BLOCK)
+    return verdict, None
+
+
+def check_anywhere(
+    registration: Registration | None,
+    user: User | None,
+    reason: Reason,
+    now: int,
+    staleness: int | None,
+    max_staleness: int,
+) -> Verdict:
+    """Judge whether a registration may pass where no policy has a say, for this reason."""
+    verdict = check_session(registration, user, _PASSES, now, staleness, max_staleness)
+    return verdict._replace(reason=reason) if verdict.decision is _ALLOW else verdict
+
+
+def _ends(verdict: Verdict) -> float:
+    return _NEVER if verdict.session_expire_time is None else verdict.session_expire_time
+
+
+_NEVER: Final = float("inf")

@@ -187,6 +187,10 @@ class PolicyNotFound(NotFound):
     reason, key, noun = "POLICY_NOT_FOUND", "policy_id", "policy"
 
 
+class ListNotFound(NotFound):
+    reason, key, noun = "LIST_NOT_FOUND", "list_id", "list"
+
+
 class AlreadyExists(GuardhouseError):
     """Something else holds the name, key or number."""
 
@@ -203,6 +207,10 @@ class IdentityProviderExists(AlreadyExists):
 
 class PrecedenceTaken(AlreadyExists):
     reason = "PRECEDENCE_TAKEN"
+
+
+class ListExists(AlreadyExists):
+    reason = "LIST_EXISTS"
 
 
 class FailedPrecondition(GuardhouseError):
@@ -241,6 +249,10 @@ class EpochChanged(FailedPrecondition):
 
 class KeyNotCurrent(FailedPrecondition):
     reason = "KEY_NOT_CURRENT"
+
+
+class ListInUse(FailedPrecondition):
+    reason = "LIST_IN_USE"
 
 
 class ResourceExhausted(GuardhouseError):

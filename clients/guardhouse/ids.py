@@ -22,6 +22,7 @@ REGISTRATION: Final = "reg"
 LEASE: Final = "lse"
 SUBNET: Final = "sub"
 POLICY: Final = "pol"
+LIST: Final = "lst"
 
 _DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 

@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from guardhouse.clock import SystemClock
 from guardhouse.common.v1 import access_pb2
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.profile import Profile
 from guardhouse_services import database
 from guardhouse_services.access import Call, Caller, RequestKey
-from guardhouse_services.clock import SystemClock
 from guardhouse_services.config import SERVICES, Settings, describe
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database

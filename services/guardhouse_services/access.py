@@ -88,10 +88,6 @@ class Rule:
             is_mutation=options.idempotency_level != reads and not method.server_streaming,
         )
 
-    @property
-    def listener(self) -> str:
-        return SERVICE if self.services else PUBLIC
-
     def admits(self, caller: Caller) -> bool:
         """Whether the rule admits such a caller, whatever the request says."""
         match caller.kind:

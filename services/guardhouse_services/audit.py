@@ -22,17 +22,17 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from guardhouse.audit import FIRST, public_key, record_hash, sign
+from guardhouse.clock import Clock
 from guardhouse.common.v1.audit_pb2 import AuditCheckpoint, AuditRecord
 from guardhouse.common.v1.errors_pb2 import ErrorReason
 from guardhouse.errors import GuardhouseError, InvalidField
+from guardhouse.times import set_time
 from guardhouse_services.access import Call, Caller
-from guardhouse_services.clock import Clock
 from guardhouse_services.config import PREFIX, Settings
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database, Transaction, head, platform
 from guardhouse_services.paging import Pages
 from guardhouse_services.statements import Insert, statement, upsert
-from guardhouse_services.times import set_time
 
 OBJECTS = 1000
 COMMAND_SECONDS = 30.0

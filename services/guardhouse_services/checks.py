@@ -8,7 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from guardhouse.errors import FieldRequired, InvalidField
-from guardhouse_services.times import from_timestamp
+from guardhouse.times import from_timestamp
 
 # 9999-12-31T23:59:59Z, the last that a Timestamp may hold.
 LAST_SECOND = 253_402_300_799

@@ -26,8 +26,8 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError
 
 from guardhouse import revisions
+from guardhouse.clock import Clock
 from guardhouse.errors import Conflict, DatabaseUnavailable, GuardhouseError
-from guardhouse_services.clock import Clock
 from guardhouse_services.config import CannotStart
 from guardhouse_services.statements import Insert, statement, upsert
 

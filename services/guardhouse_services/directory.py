@@ -6,13 +6,14 @@ It is replicated from identity's feed, so that no service calls another to recog
 from collections.abc import Callable
 from typing import Any
 
+from guardhouse.clock import MINUTE, Clock
 from guardhouse.errors import CredentialsInvalid, OrganizationNotFound, StateStale
+from guardhouse.following import Follower, View
 from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.organizations import OrganizationState
+from guardhouse.times import from_timestamp
 from guardhouse_services.access import Caller
-from guardhouse_services.clock import MINUTE, Clock
 from guardhouse_services.credentials import API_KEY_PREFIX, equal, hash_secret, split_secret
-from guardhouse_services.follower import Follower, View
-from guardhouse_services.times import from_timestamp
 
 CACHED_CALLERS = 10_000
 # A caller waits this long for what identity may have said a moment ago.
@@ -21,25 +22,18 @@ WAIT_SECONDS = 1.0
 MAX_STALENESS = 5 * MINUTE
 
 
-class DirectoryState:
+class DirectoryState(OrganizationState):
     """One organization's part; an empty id is the installation's."""
 
     def __init__(self, organization_id: str) -> None:
-        self.organization_id = organization_id
-        self.organizations: dict[str, identity.Organization] = {}
-        self.identity_providers: dict[str, identity.IdentityProvider] = {}
+        super().__init__(organization_id)
         self.api_keys: dict[str, identity.ApiKeyRecord] = {}
 
     def apply(self, event: identity.Event) -> None:
-        match event.WhichOneof("kind"):
-            case "organization":
-                self.organizations[event.organization.organization_id] = event.organization
-            case "identity_provider":
-                self.identity_providers[event.identity_provider.identity_provider_id] = event.identity_provider
-            case "identity_provider_deleted":
-                self.identity_providers.pop(event.identity_provider_deleted, None)
-            case "api_key":
-                self.api_keys[event.api_key.api_key.api_key_id] = event.api_key
+        if event.HasField("api_key"):
+            self.api_keys[event.api_key.api_key.api_key_id] = event.api_key
+        else:
+            super().apply(event)
 
 
 class Directory:

@@ -2,22 +2,25 @@
 
 A follower is served from the change table, at its own pace: it costs the server one position and one message under way.
 Changes are read and serialised once for all followers that are at the same place.
+
+A gateway follows as well, but sees one organization only, and of that only what it decides by.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
+from guardhouse.clock import DAY
 from guardhouse.common.v1 import feed_pb2
-from guardhouse.errors import FieldRequired, FollowerTooSlow
+from guardhouse.errors import AccessDenied, FieldRequired, FollowerTooSlow
 from guardhouse.ids import ORGANIZATION, check_id
-from guardhouse_services.clock import DAY
+from guardhouse_services.calls import Send, Stream
 from guardhouse_services.database import MESSAGE_BYTES, Database, Transaction, change, chunks, head
 from guardhouse_services.statements import statement
 
@@ -27,10 +30,11 @@ PAGE_EVENTS = 1000
 READ_CHANGES = 1000
 CACHED_MESSAGES = 64
 SEND_SECONDS = 10.0
+WAITING_PINGS = 100
+# A gateway's key is judged at every message, and as often as this while there is none.
+JUDGE_SECONDS = 1.0
 # How long a change can be resumed from.
 HISTORY = 7 * DAY
-
-Send = Callable[[bytes], Awaitable[None]]
 
 
 class Contract(Protocol):
@@ -43,6 +47,22 @@ class Contract(Protocol):
 
 Source = Callable[[Transaction, str, str, int], tuple[Sequence[Message], str]]
 """A page of the present state: (transaction, organization_id, after, limit) → (events, the next `after` or "")."""
+Show = Callable[[Any, str], Any]
+"""What a gateway sees of an event: (event, the gateway's organization_id) → an event of its own, or None."""
+
+
+def _nothing(_event: Any, _organization_id: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """A gateway, which belongs to one organization."""
+
+    organization_id: str
+    method: str
+    judge: Callable[[], Awaitable[Any]]
+    """Raises when its key is none any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,7 @@ class Watcher:
     all: bool
     organization_ids: frozenset[str]
     positions: dict[str, tuple[str, int]]
+    viewer: Viewer | None = None
     pings: list[feed_pb2.Ping] = field(default_factory=list)
     reported: dict[str, int] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,19 +94,34 @@ class Watcher:
         known = heads.revisions.keys() | self.positions.keys()
         return ["", *sorted(known - {""})] if self.all else sorted(self.organization_ids)
 
+    def sees(self, organization_id: str) -> bool:
+        """Whether it may know that there is such an organization."""
+        return self.viewer is None or organization_id in ("", self.viewer.organization_id)
+
 
 class Feed:
-    """The Watch method of one service. `poll_seconds` is how often it looks for the commits of other replicas."""
+    """The Watch method of one service. `poll_seconds` is how often it looks for the commits of other replicas.
 
-    def __init__(self, database: Database, contract: Contract, source: Source, poll_seconds: float = 0.1) -> None:
+    `show` says what gateways see, if they may follow it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        contract: Contract,
+        source: Source,
+        poll_seconds: float = 0.1,
+        show: Show = _nothing,
+    ) -> None:
         self._database = database
         self._contract = contract
         self._source = source
         self._poll_seconds = poll_seconds
+        self._show = show
         self._watchers: set[Watcher] = set()
         self._reading: asyncio.Task[Heads] | None = None
         self._next_read: asyncio.Task[Heads] | None = None
-        self._messages: OrderedDict[tuple[str, str, int, int], asyncio.Task[tuple[int, bytes]]] = OrderedDict()
+        self._messages: OrderedDict[tuple[str, str, int, int, str], asyncio.Task[tuple[int, bytes]]] = OrderedDict()
         database.on_commit(self._wake)
 
     async def run(self) -> None:
@@ -104,17 +140,32 @@ class Feed:
                 seen = heads
                 self._wake()
 
-    async def watch(self, requests: AsyncIterator[Any], send: Send) -> None:
+    async def serve(self, requests: AsyncIterator[Any], stream: Stream) -> None:
+        """As `watch`, for whoever the access rule admits. A key's Watch ends with the key.
+
+        Raises AccessDenied for a key of the installation: what a gateway follows is one organization.
+        """
+        viewer = None
+        if stream.caller.kind != "service":
+            if not stream.caller.organization_id:
+                raise AccessDenied("a feed is for services and for gateways of one organization", method=stream.path)
+            viewer = Viewer(stream.caller.organization_id, stream.path, stream.judge)
+        await self.watch(requests, stream, viewer)
+
+    async def watch(self, requests: AsyncIterator[Any], send: Send, viewer: Viewer | None = None) -> None:
         """Serves one follower until it leaves. Raises FollowerTooSlow when a message is not taken in 10 s."""
         first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "start":
             raise FieldRequired("start", "the first message of a Watch is a Start")
         _check_ids(first.start)
+        if viewer is not None:
+            _check_scope(first.start, viewer)
         watcher = Watcher(
             first.start.follower,
             first.start.all,
             frozenset(first.start.organization_ids),
             {at.organization_id: (at.position.epoch, at.position.revision) for at in first.start.positions},
+            viewer,
         )
         self._watchers.add(watcher)
         pings = asyncio.create_task(self._read_pings(watcher, requests))
@@ -148,6 +199,8 @@ class Feed:
             async for request in requests:
                 if request.HasField("ping"):
                     watcher.pings.append(request.ping)
+                    # Of many that wait the newest prove the most.
+                    del watcher.pings[:-WAITING_PINGS]
                     watcher.wake.set()
         finally:
             watcher.left = True
@@ -156,17 +209,34 @@ class Feed:
     async def _serve(self, watcher: Watcher, send: Send) -> None:
         while not watcher.left:
             watcher.wake.clear()
+            if watcher.viewer is not None:
+                await watcher.viewer.judge()
             # Only pings that came before the heads are read may be answered with them.
             pings, watcher.pings = watcher.pings, []
             heads = await self._heads()
             for organization_id in watcher.wanted(heads):
                 await self._catch_up(watcher, organization_id, heads, send)
             for ping in pings:
-                await self._send(send, self._pong(watcher, ping, heads))
-            await watcher.wake.wait()
+                await self._send(watcher, send, self._pong(watcher, ping, heads))
+            await self._woken(watcher)
+
+    @staticmethod
+    async def _woken(watcher: Watcher) -> None:
+        """Waits until there is something to look at."""
+        while not watcher.wake.is_set():
+            try:
+                async with asyncio.timeout(None if watcher.viewer is None else JUDGE_SECONDS):
+                    await watcher.wake.wait()
+            except TimeoutError:
+                if watcher.viewer is not None:
+                    await watcher.viewer.judge()
 
     def _pong(self, watcher: Watcher, ping: feed_pb2.Ping, heads: Heads) -> bytes:
-        news = {key: value for key, value in heads.revisions.items() if watcher.reported.get(key) != value}
+        news = {
+            key: value
+            for key, value in heads.revisions.items()
+            if watcher.reported.get(key) != value and watcher.sees(key)
+        }
         watcher.reported.update(news)
         pong = feed_pb2.Pong(nonce=ping.nonce)
         for organization_id, revision in news.items():
@@ -179,51 +249,61 @@ class Feed:
         compacted = heads.compacted.get(organization_id, 0)
         at = watcher.positions.get(organization_id)
         if at is not None and (at[0] != heads.epoch or at[1] > revision):
-            await self._send(
-                send, self._message(organization_id, epoch_changed=feed_pb2.EpochChanged(epoch=heads.epoch))
-            )
+            epoch_changed = feed_pb2.EpochChanged(epoch=heads.epoch)
+            await self._send(watcher, send, self._message(organization_id, epoch_changed=epoch_changed))
             at = None
         elif at is not None and at[1] < compacted:
             oldest = feed_pb2.Position(epoch=heads.epoch, revision=compacted)
-            await self._send(send, self._message(organization_id, compacted=feed_pb2.Compacted(oldest=oldest)))
+            await self._send(watcher, send, self._message(organization_id, compacted=feed_pb2.Compacted(oldest=oldest)))
             at = None
         if at is None:
-            revision = await self._send_snapshot(organization_id, heads, send)
+            revision = await self._send_snapshot(watcher, organization_id, heads, send)
         else:
-            await self._send_changes(organization_id, heads.epoch, at[1], revision, send)
+            await self._send_changes(watcher, organization_id, heads.epoch, at[1], revision, send)
         watcher.positions[organization_id] = (heads.epoch, revision)
 
-    async def _send_snapshot(self, organization_id: str, heads: Heads, send: Send) -> int:
+    async def _send_snapshot(self, watcher: Watcher, organization_id: str, heads: Heads, send: Send) -> int:
         """Pages that are read one after the other, then what changed meanwhile: exact at the revision it answers."""
         began, after = heads.revisions.get(organization_id, 0), ""
         while True:
             events, after = await self._read_page(organization_id, after)
+            if watcher.viewer is not None:
+                events = self._shown(events, watcher.viewer)
             for part in chunks(events, PAGE_EVENTS, MESSAGE_BYTES):
                 snapshot = self._contract.Snapshot(events=part)
-                await self._send(send, self._message(organization_id, snapshot=snapshot))
+                await self._send(watcher, send, self._message(organization_id, snapshot=snapshot))
             if not after:
                 break
         revision = (await self._heads()).revisions.get(organization_id, 0)
-        await self._send_changes(organization_id, heads.epoch, began, revision, send)
+        await self._send_changes(watcher, organization_id, heads.epoch, began, revision, send)
         position = feed_pb2.Position(epoch=heads.epoch, revision=revision)
         end = feed_pb2.SnapshotEnd(position=position)
-        await self._send(send, self._message(organization_id, snapshot_end=end))
+        await self._send(watcher, send, self._message(organization_id, snapshot_end=end))
         return revision
 
     async def _read_page(self, organization_id: str, after: str) -> tuple[Sequence[Message], str]:
         return await self._database.read(lambda tx: self._source(tx, organization_id, after, PAGE_EVENTS))
 
-    async def _send_changes(self, organization_id: str, epoch: str, after: int, upto: int, send: Send) -> None:
+    async def _send_changes(
+        self, watcher: Watcher, organization_id: str, epoch: str, after: int, upto: int, send: Send
+    ) -> None:
         while after < upto:
-            after, message = await self._changes(epoch, organization_id, after, upto)
-            await self._send(send, message)
+            after, message = await self._changes(epoch, organization_id, after, upto, watcher.viewer)
+            await self._send(watcher, send, message)
 
-    async def _changes(self, epoch: str, organization_id: str, after: int, upto: int) -> tuple[int, bytes]:
-        """As _read_changes, read once for all followers, who are woken at the same moment."""
-        key = (epoch, organization_id, after, upto)
+    async def _changes(
+        self, epoch: str, organization_id: str, after: int, upto: int, viewer: Viewer | None
+    ) -> tuple[int, bytes]:
+        """As _read_changes, read once for all followers, who are woken at the same moment; for gateways of one
+        organization made once of that."""
+        key = (epoch, organization_id, after, upto, viewer.organization_id if viewer is not None else "")
         reading = self._messages.get(key)
         if reading is None:
-            reading = self._messages[key] = asyncio.create_task(self._read_changes(organization_id, after, upto))
+            if viewer is None:
+                work = self._read_changes(organization_id, after, upto)
+            else:
+                work = self._show_changes(epoch, organization_id, after, upto, viewer)
+            reading = self._messages[key] = asyncio.create_task(work)
             if len(self._messages) > CACHED_MESSAGES:
                 self._messages.popitem(last=False)
         try:
@@ -248,12 +328,30 @@ class Feed:
             raise RuntimeError(f"the feed of {organization_id!r} lacks revision {after + 1}")
         return after, self._message(organization_id, changes=changes)
 
+    async def _show_changes(
+        self, epoch: str, organization_id: str, after: int, upto: int, viewer: Viewer
+    ) -> tuple[int, bytes]:
+        """What a gateway sees of changes. Their revisions stay, for they are what it counts by."""
+        upto, serialised = await self._changes(epoch, organization_id, after, upto, None)
+        message = self._contract.WatchResponse.FromString(serialised)
+        for its in message.changes.changes:
+            shown = self._shown(its.events, viewer)
+            del its.events[:]
+            its.events.extend(shown)
+        return upto, message.SerializeToString()
+
+    def _shown(self, events: Iterable[Any], viewer: Viewer) -> list[Any]:
+        shown = (self._show(event, viewer.organization_id) for event in events)
+        return [event for event in shown if event is not None]
+
     def _message(self, organization_id: str, **content: Message) -> bytes:
         serialised: bytes = self._contract.WatchResponse(organization_id=organization_id, **content).SerializeToString()
         return serialised
 
     @staticmethod
-    async def _send(send: Send, message: bytes) -> None:
+    async def _send(watcher: Watcher, send: Send, message: bytes) -> None:
+        if watcher.viewer is not None:
+            await watcher.viewer.judge()
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await send(message)
@@ -281,6 +379,14 @@ def _check_ids(start: feed_pb2.Start) -> None:
     for place, at in enumerate(start.positions):
         if at.organization_id:
             check_id(at.organization_id, ORGANIZATION, f"start.positions[{place}].organization_id")
+
+
+def _check_scope(start: feed_pb2.Start, viewer: Viewer) -> None:
+    """Raises AccessDenied. Whether another organization exists, nobody is told."""
+    if start.all or not {"", viewer.organization_id}.issuperset(start.organization_ids):
+        raise AccessDenied(
+            "a gateway follows its own organization: name it in start.organization_ids", method=viewer.method
+        )
 
 
 def read_heads(tx: Transaction) -> Heads:

@@ -9,8 +9,8 @@ import time
 from bisect import bisect_left
 from collections import Counter
 
+from guardhouse.clock import SystemClock
 from guardhouse.errors import GuardhouseError, IdTokenInvalid
-from guardhouse_services.clock import SystemClock
 from guardhouse_services.log import CallLines
 
 log = logging.getLogger(__name__)

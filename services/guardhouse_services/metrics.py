@@ -25,12 +25,12 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from guardhouse.clock import SECOND, Clock
 from guardhouse.errors import DatabaseUnavailable
+from guardhouse.following import Follower
 from guardhouse_services import journal
-from guardhouse_services.clock import SECOND, Clock
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.feed import Feed
-from guardhouse_services.follower import Follower
 from guardhouse_services.journal import Journal
 from guardhouse_services.leases import Leases
 

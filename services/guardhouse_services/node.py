@@ -12,16 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from guardhouse.clock import Clock
+from guardhouse.following import Follower
 from guardhouse_services import feed, requests
 from guardhouse_services.access import PUBLIC, SERVICE
 from guardhouse_services.audit import Audit
 from guardhouse_services.calls import Authenticate, Callers, Handlers, methods
-from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
-from guardhouse_services.follower import Follower, Freshness
+from guardhouse_services.follower import Freshness
 from guardhouse_services.http import HttpServer
 from guardhouse_services.journal import Journal
 from guardhouse_services.leases import Leases
@@ -71,6 +72,8 @@ class Node:
     """Metrics of what is in the database."""
     gauges: Callable[[], Iterable[Gauge]] | None = None
     """Metrics of what is in memory."""
+    guests: Sequence[tuple[FileDescriptor, object]] = ()
+    """Contracts of others that it serves beside its own, with their servicers; their methods have rules as ours do."""
     routes: Sequence[BaseRoute] = ()
     """What the HTTP port serves besides /metrics, /healthz and /readyz."""
     close: Sequence[Callable[[], Awaitable[None]]] = ()
@@ -95,8 +98,9 @@ class Node:
         tracing = self.peers.tracing
         if tracing is not None:
             self.database.run = tracing.around_transaction(self.database.run)
-        found = methods(self.contract, self.servicer)
-        names = [service.full_name for service in self.contract.services_by_name.values()]
+        served = ((self.contract, self.servicer), *self.guests)
+        found = [method for contract, servicer in served for method in methods(contract, servicer)]
+        names = [service.full_name for contract, _ in served for service in contract.services_by_name.values()]
         for kind in (PUBLIC, SERVICE):
             handlers = Handlers(
                 kind,

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from guardhouse.clock import DAY
 from guardhouse.errors import InvalidField, PageTokenInvalid
-from guardhouse_services.clock import DAY
 from guardhouse_services.credentials import MasterKey, equal
 
 DEFAULT_SIZE = 50

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from guardhouse_services.clock import SECOND, Clock
+from guardhouse.clock import SECOND, Clock
+from guardhouse.following import Follower
 from guardhouse_services.database import Database
-from guardhouse_services.follower import Follower
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
+from guardhouse.clock import DAY
 from guardhouse.errors import Conflict, RequestIdReused
 from guardhouse_services import audit
 from guardhouse_services.access import Call, RequestKey
-from guardhouse_services.clock import DAY
 from guardhouse_services.credentials import equal
 from guardhouse_services.database import Transaction, platform
 from guardhouse_services.statements import Insert, statement, upsert

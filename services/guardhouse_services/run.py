@@ -13,9 +13,9 @@ from google.protobuf.internal import api_implementation
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
+from guardhouse.clock import Clock, SystemClock
 from guardhouse.errors import GuardhouseError
 from guardhouse_services import log, tls
-from guardhouse_services.clock import Clock, SystemClock
 from guardhouse_services.config import PREFIX, CannotStart, Settings
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.node import Node

@@ -381,5 +381,6 @@ def test_values_are_those_of_the_contract() -> None:
         "STATE_STALE",
         "POLICY_UNKNOWN",
         "POLICY_DISABLED",
+        "SIGN_IN_HOST",
     ]
-    assert [min(Decision), max(Decision), min(Reason), max(Reason)] == [1, 3, 1, 13]
+    assert [min(Decision), max(Decision), min(Reason), max(Reason)] == [1, 3, 1, 14]

@@ -8,11 +8,11 @@ import pytest
 import sqlalchemy as sa
 
 from bench.postgresql import PostgreSQL
+from guardhouse.clock import DAY, SECOND
 from guardhouse.errors import Conflict, DatabaseUnavailable, RequestIdReused
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import requests
 from guardhouse_services.access import Call, Caller, RequestKey
-from guardhouse_services.clock import DAY, SECOND
 from guardhouse_services.config import CannotStart
 from guardhouse_services.database import Database, Transaction, change, chunks, head, new_epoch
 from guardhouse_services.feed import HISTORY, compact

@@ -9,15 +9,17 @@ from typing import Any, Self
 import pytest
 import sqlalchemy as sa
 
+from guardhouse import following as following_module
+from guardhouse.clock import SECOND
 from guardhouse.common.v1 import feed_pb2
 from guardhouse.errors import EpochChanged, FieldRequired, FollowerTooSlow, RevisionTokenInvalid, StateStale
+from guardhouse.following import Follower, View
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import feed as feed_module
 from guardhouse_services import follower as follower_module
-from guardhouse_services.clock import SECOND
 from guardhouse_services.database import Database, Transaction, change, epoch, head
 from guardhouse_services.feed import HISTORY, Feed, compact
-from guardhouse_services.follower import Effects, Follower, Freshness, View, applied
+from guardhouse_services.follower import Effects, Freshness, applied
 from guardhouse_services.migrate import migrate
 from tests.clock import FakeClock
 from tests.conftest import DatabaseUrl
@@ -373,7 +375,7 @@ async def test_a_slow_sink_applies_what_came_meanwhile_in_one_go(
     database: Database, feed: Feed, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, at_most: int, calls: int
 ) -> None:
     """But no more than a database may be held up by."""
-    monkeypatch.setattr(follower_module, "APPLIED_EVENTS", at_most)
+    monkeypatch.setattr(following_module, "APPLIED_EVENTS", at_most)
     await database.write(lambda tx: put(tx, A, "t", "first"))
     following = Following(feed, clock)
     sizes, slow = [], asyncio.Event()

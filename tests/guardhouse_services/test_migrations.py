@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from guardhouse.clock import SystemClock
 from guardhouse_services import audit, follower, leases, requests
-from guardhouse_services.clock import SystemClock
 from guardhouse_services.config import SERVICES
 from guardhouse_services.database import Database, platform
 from guardhouse_services.migrate import migrate

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from guardhouse.clock import DAY
 from guardhouse.errors import CredentialsInvalid, InvalidField, PageTokenInvalid
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services import failpoint
-from guardhouse_services.clock import DAY
 from guardhouse_services.config import SERVICES, CannotStart, Settings, describe
 from guardhouse_services.credentials import MasterKey, format_secret, hash_secret, split_secret
 from guardhouse_services.paging import DEFAULT_SIZE, MAX_SIZE, Page, Pages

@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from guardhouse.clock import DAY, SystemClock
 from guardhouse.common.v1.access_pb2 import ROLE_ADMIN, ROLE_AUDITOR, ROLE_GATEWAY
 from guardhouse.errors import CredentialsInvalid, GuardhouseError, StateStale, SubnetExhausted
 from guardhouse.identity.v1 import identity_pb2
@@ -30,7 +31,6 @@ from guardhouse.status import DETAILS_KEY, from_rpc_error
 from guardhouse_services import calls, tls
 from guardhouse_services.access import PUBLIC, SERVICE, Call, Caller, Rule
 from guardhouse_services.calls import Callers, Handlers, Method, methods
-from guardhouse_services.clock import DAY, SystemClock
 from guardhouse_services.journal import Journal
 from guardhouse_services.log import JsonHandler
 from guardhouse_services.rate_limit import RateLimit, address
@@ -798,11 +798,17 @@ def test_a_method_without_an_implementation_stops_the_start() -> None:
 
 @pytest.mark.parametrize("contract", [identity_pb2, registry_pb2, pb, session_pb2], ids=lambda it: it.__name__)
 def test_every_method_has_a_rule_of_one_listener(contract: Any) -> None:
-    """I-28: services on the service listener, everybody else on the public one."""
+    """I-28: services on the service listener, everybody else on the public one. Gateways follow the feeds, too."""
     for service in contract.DESCRIPTOR.services_by_name.values():
         for method in service.methods:
             rule = Rule.of(method)
-            assert bool(rule.services) != bool(rule.roles or rule.device or rule.anonymous), method.full_name
+            for_others = rule.roles or rule.device or rule.anonymous
+            if method.name == "Watch":
+                assert rule.roles <= {ROLE_GATEWAY}
+                assert not rule.device
+                assert not rule.anonymous
+            else:
+                assert bool(rule.services) != bool(for_others), method.full_name
 
 
 def test_certificates_are_kept_until_they_soon_expire(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import grpc
 import pytest
 from cryptography import x509
 
+from guardhouse.clock import DAY
 from guardhouse_services import tls
-from guardhouse_services.clock import DAY
 from guardhouse_services.config import SERVICES, Settings
 from guardhouse_services.run import prepare
 from tests.clock import FakeClock

@@ -21,7 +21,7 @@ from guardhouse_services import calls
 from guardhouse_services.config import SERVICES
 from tests.clock import FakeClock
 from tests.plane import Plane
-from tests.system.contract import METHODS, Method
+from tests.system.contract import ENVOY, METHODS, Method
 from tests.system.people import World
 from tests.system.wire import Caller, Outcome, send, send_to
 
@@ -132,6 +132,8 @@ class Callers:
         for name, value in zip(("organization_id", "registration_id"), subject, strict=True):
             if method.takes(name):
                 setattr(request, name, value)
+        if method is ENVOY and subject[0]:
+            request.attributes.context_extensions["guardhouse_organization_id"] = subject[0]
         return await send(self.plane, method, caller, request.SerializeToString())
 
 
@@ -142,7 +144,7 @@ async def matrix(plane: Plane) -> str:
         _row("", {group: group for group in GROUPS}),
         _row("", {group: " ".join(it) for group, it in GROUPS.items()}),
     ]
-    for method in METHODS.values():
+    for method in (*METHODS.values(), ENVOY):
         marks = {column: _mark(await callers.ask(method, *asks)) for column, asks in callers.columns.items()}
         row = {group: " ".join(marks[group, column] for column in columns) for group, columns in GROUPS.items()}
         rows.append(_row(method.name, row))

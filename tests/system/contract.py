@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from guardhouse.common.v1.errors_pb2 import ErrorReason
+from guardhouse.envoy.v1 import authorization_pb2
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2
@@ -31,7 +32,8 @@ class Method:
     @property
     def service(self) -> str:
         """identity, registry, ipam or session."""
-        return str(self.descriptor.containing_service.file.package).split(".")[1]
+        package = str(self.descriptor.containing_service.file.package)
+        return "session" if package.startswith("envoy.") else package.split(".")[1]
 
     @property
     def name(self) -> str:
@@ -102,6 +104,9 @@ METHODS: Mapping[str, Method] = {
     for method in map(Method, service.methods)
 }
 
+ENVOY = Method(authorization_pb2.DESCRIPTOR.services_by_name["Authorization"].methods_by_name["Check"])
+"""The one method that is served by a contract of others."""
+
 _comments: dict[str, dict[str, str]] = {}
 
 
@@ -116,7 +121,7 @@ def comments(package: str) -> Mapping[str, str]:
 
 
 _BLOCK = re.compile(r"(?:message|service|enum|rpc) (\w+).*?({)?(?:})?$")
-_FIELD = re.compile(r"(?:repeated |optional )?[\w.]+ (\w+) = \d+")
+_FIELD = re.compile(r"(?:repeated |optional )?[\w.]+(?:<.*>)? (\w+) = \d+")
 _VALUE = re.compile(r"(\w+) = \d+;")
 
 

@@ -16,6 +16,7 @@ from guardhouse.ids import (
     DEVICE,
     ENROLLMENT_POLICY,
     IDENTITY_PROVIDER,
+    LIST,
     ORGANIZATION,
     POLICY,
     REGISTRATION,
@@ -23,6 +24,7 @@ from guardhouse.ids import (
     SERVICE_TOKEN,
     USER,
 )
+from guardhouse.session.v1.session_pb2 import Schedule, TrafficValues
 from tests.system.contract import Method, comments
 
 PREFIXES = {
@@ -37,10 +39,14 @@ PREFIXES = {
     "registration_id": REGISTRATION,
     "intent_id": REGISTRATION,
     "policy_id": POLICY,
+    "deleted_policy_id": POLICY,
+    "list_id": LIST,
 }
 LONG = "x" * 20_000
 """Longer than any field."""
 HUGE = "x" * (1 << 20)
+MARK, NOT_UTF8 = "MARK-OF-THE-FIELD", b"\xff\xc0\x80\xed\xa0\x80 not UTF-8."
+"""Of one length, so that bytes can stand for text."""
 MANY = 1001
 # What a follower says of itself; it harms nobody else, and is resumed from nowhere when it makes no sense.
 OWN_BUSINESS = {feed_pb2.Start.DESCRIPTOR, feed_pb2.Ping.DESCRIPTOR, feed_pb2.Position.DESCRIPTOR}
@@ -95,6 +101,9 @@ class Place:
         if self.path[0].name == "ping":
             return True  # the first message of a Watch is another one, whatever stands in it
         own = self.field.containing_type in OWN_BUSINESS and not self.field.name.startswith("organization_id")
+        request = self.path[0].containing_type
+        assert request is not None
+        own |= self.comment.endswith("It cannot be changed.") and "update_mask" in request.fields_by_name
         return own or any(it.full_name in OUTPUT or "Set by the server" in _comment(it) for it in self.path)
 
     def parent(self, request: Message) -> Any:
@@ -107,6 +116,8 @@ class Place:
         if at.DESCRIPTOR is ServiceTokenCredential.DESCRIPTOR and not at.ByteSize():
             # One half of it is not missed before the other is looked at.
             at.client_id = at.client_secret = "x"
+        if at.DESCRIPTOR is Schedule.DESCRIPTOR and not at.ByteSize():
+            at.time_zone = "UTC"  # Nor is a day looked at before the zone.
         return at
 
     def changed(self, request: Message, value: Any) -> Message:
@@ -115,8 +126,9 @@ class Place:
         copy.CopyFrom(request)
         parent, name = self.parent(copy), self.field.name
         if self.field.is_repeated:
+            others = getattr(parent, name)[1:]
             parent.ClearField(name)
-            getattr(parent, name).extend(value if isinstance(value, list) else [value])
+            getattr(parent, name).extend(value if isinstance(value, list) else [value, *others])
         else:
             setattr(parent, name, value)
         return copy
@@ -126,8 +138,12 @@ def places(descriptor: Descriptor, above: tuple[FieldDescriptor, ...] = ()) -> I
     """Every field of a message and of the messages in it."""
     for field in descriptor.fields:
         yield Place((*above, field))
-        if field.message_type is not None:
+        if field.message_type is not None and not is_map(field):
             yield from places(field.message_type, (*above, field))
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
 def malformed(method: Method, request: Message) -> Iterator[Bad]:
@@ -148,6 +164,10 @@ def _wrong(place: Place, request: Message) -> Iterator[Bad]:
     field, name = place.field, place.name
     named = None if place.ignored else name
 
+    if is_map(field):
+        yield from _wrong_map(place, request)
+        return
+
     def bad(what: str, value: Any, refused: bool = True, at: str = name, reason: str = "") -> Bad:
         raw = place.changed(request, value).SerializeToString()
         return Bad(f"{name}: {what}", raw, at if refused and named else None, reason)
@@ -164,7 +184,9 @@ def _wrong(place: Place, request: Message) -> Iterator[Bad]:
                 yield bad(what, text, refused, at.removesuffix(".paths"))
             yield Bad(f"{name}: no UTF-8", _not_utf8(place, request), "", "MESSAGE_INVALID")
             if field.is_repeated:
-                yield bad("too many", ["x"] * MANY, field.name != "paths", name.removesuffix(".paths"))
+                limit = re.match(r"At most (\d+)", place.comment)
+                many = max(MANY, int(limit[1]) + 1 if limit else 0)
+                yield bad("too many", ["x"] * many, field.name != "paths", name.removesuffix(".paths"))
         case FieldDescriptor.CPPTYPE_STRING:
             yield bad("another value", b"\x07" * 32, refused=False)
             yield bad("empty", b"", refused=False)
@@ -199,6 +221,63 @@ def _wrong(place: Place, request: Message) -> Iterator[Bad]:
 
 COUNTS = ("seat_limit", "after_sequence")
 
+TEXTS: dict[str, str] = {
+    **dict.fromkeys(("nothing", "", " ", "net.dst.ip ", "Net.Dst.Ip", "net.dst.ip[*]", "a\x00b", LONG), "10.0.0.1"),
+    "app.ids": "17",
+    "net.dst.ip": "1.2.3",
+    "net.src.ip": "fe80::1%eth0",
+    "net.src.internal_src_ip": "10.0.0.0/8",
+    "http.conn.internal_src_ip": "",
+    "net.dst.port": "65536",
+    "net.src.port": "-1",
+    "http.response.status_code": "2e2",
+    "http.upload.file.size": "\N{FULLWIDTH DIGIT ONE}",
+    "http.download.file.size": "9" * 5000,
+    "access.target": "yes",
+    "access.private_app": "1",
+    "http.request.uri": LONG,
+}
+"""Fields of traffic with one value, and what they cannot hold."""
+VALUES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("nothing", "", "app.ids[0]", "a\nb", LONG), ("17",)),
+    "net.dst.ip": ("10.0.0.1",),
+    "app.ids": ("x",),
+    "http.conn.dst_ip": ("10.0.0.1", ""),
+    "dns.resolved_ips": ("10.0.0.1",) * MANY,
+    "dlp.profiles": (LONG,),
+}
+"""Fields with several."""
+
+
+def _wrong_map(place: Place, request: Message) -> Iterator[Bad]:
+    """Traffic: a name that there is not, or a value that it cannot hold."""
+    field, name = place.field, place.name
+
+    def bad(what: str, entries: dict[str, Any], refused: str | None = name) -> Bad:
+        copy = _copy(request)
+        parent = place.parent(copy)
+        # A map whose values are messages is only merged into.
+        parent.ClearField(field.name)
+        parent.MergeFrom(type(parent)(**{field.name: entries}))
+        return Bad(f"{name}: {what}", copy.SerializeToString(), refused)
+
+    assert field.message_type is not None
+    several = field.message_type.fields_by_name["value"].message_type is not None
+
+    def value(of: Any) -> Any:
+        return TrafficValues(values=of) if several else of
+
+    yield bad("missing", {}, None)
+    for key, wrong in (VALUES if several else TEXTS).items():
+        yield bad(f"{key[:30]!r} with {wrong[:1]!r}", {key: value(wrong)})
+    yield bad("too many", {f"x{number}": value(["x"] if several else "x") for number in range(MANY)})
+    for what, entry in (
+        ("key", {MARK: value([])} if several else {MARK: ""}),
+        ("value", {"app.ids": value([MARK] if several else MARK)}),
+    ):
+        raw = bad("", entry).raw.replace(MARK.encode(), NOT_UTF8)
+        yield Bad(f"{name}: no UTF-8 as {what}", raw, "", "MESSAGE_INVALID")
+
 
 def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
     """What, the value, and whether it must be refused."""
@@ -228,7 +307,22 @@ def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
         case "duration" | "max_open":
             for text in ("1d", "90", "-1h", "0s", "1h30", "h", "1e3s", "9" * 60 + "h", "\N{FULLWIDTH DIGIT ONE}h"):
                 yield repr(text), text, True
-            yield "1000000h", "1000000h", place.path[0].name == "policy"
+            yield "1000000h", "1000000h", "polic" in place.path[0].name
+        case "session_age":
+            for text in ("1d", "90", "-1h", "1h30", "h", "1e3s", "9" * 60 + "h", "\N{FULLWIDTH DIGIT ONE}h"):
+                yield repr(text), text, True
+        case "time_zone":
+            for text in ("Nowhere/Nothing", "localtime", "../UTC", "/etc/passwd", "europe/berlin"):
+                yield repr(text), text, True
+        case "monday" | "sunday":
+            for text in ("8", "08:00", "08:00-07:00", "08:00-24:01", "08:60-09:00", "10:00-11:00,10:30-12:00", "-"):
+                yield repr(text), text, True
+        case "traffic" | "identity" | "device_posture" if "polic" in place.path[0].name:
+            for text in ("nothing == 1", "os.version", '"a" == "b"', "net.dst.ip in $", "(" * 500, "not not", "or"):
+                yield repr(text[:20]), text, True
+        case "name":
+            for text in ("a b", "-a", "$a", "a.b", "x" * 51, "\N{CYRILLIC SMALL LETTER A}"):
+                yield repr(text), text, True
         case "page_token" | "at_least":
             for text in ("x", "AAAA"):
                 yield repr(text), text, True
@@ -251,10 +345,7 @@ def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
 
 def _not_utf8(place: Place, request: Message) -> bytes:
     """The request with bytes in this field that are no UTF-8; protobuf's own encoder would refuse to write them."""
-    mark = "MARK-OF-THE-FIELD"
-    return (
-        place.changed(request, mark).SerializeToString().replace(mark.encode(), b"\xff\xc0\x80\xed\xa0\x80 not UTF-8.")
-    )
+    return place.changed(request, MARK).SerializeToString().replace(MARK.encode(), NOT_UTF8)
 
 
 def _copy(request: Message) -> Message:

@@ -8,6 +8,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from guardhouse.expressions import FIELDS
+
 TEXTS = (
     *(
         "",
@@ -52,7 +54,9 @@ def random_request(rng: random.Random, given: Message, ids: Mapping[str, str]) -
 
 def _fill(rng: random.Random, message: Any, field: FieldDescriptor, ids: Mapping[str, str]) -> None:
     nested = GetMessageClass(field.message_type) if field.message_type is not None else None
-    if field.is_repeated:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        _fill_map(rng, message, field, ids)
+    elif field.is_repeated:
         for _ in range(rng.choice((0, 1, 1, 2, 3, 40))):
             element = random_request(rng, nested(), ids) if nested else _scalar(rng, field, ids)
             getattr(message, field.name).append(element)
@@ -60,6 +64,19 @@ def _fill(rng: random.Random, message: Any, field: FieldDescriptor, ids: Mapping
         getattr(message, field.name).CopyFrom(random_request(rng, nested(), ids))
     else:
         setattr(message, field.name, _scalar(rng, field, ids))
+
+
+def _fill_map(rng: random.Random, message: Any, field: FieldDescriptor, ids: Mapping[str, str]) -> None:
+    """Keys are mostly fields of traffic."""
+    assert field.message_type is not None
+    entry = field.message_type.fields_by_name["value"]
+    for _ in range(rng.choice((0, 1, 2, 3, 40))):
+        key = rng.choice((*FIELDS, *FIELDS, *TEXTS))
+        if entry.message_type is None:
+            getattr(message, field.name)[key] = _scalar(rng, entry, ids)
+        else:
+            value = random_request(rng, GetMessageClass(entry.message_type)(), ids)
+            getattr(message, field.name)[key].CopyFrom(value)
 
 
 def _scalar(rng: random.Random, field: FieldDescriptor, ids: Mapping[str, str]) -> Any:

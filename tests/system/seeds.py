@@ -18,6 +18,7 @@ from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
 from guardhouse.ids import REGISTRATION, new_id
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
+from guardhouse.session.v1 import session_pb2_grpc as session_rpc
 from tests.system.contract import METHODS, Method
 from tests.system.people import World
 from tests.system.wire import Caller
@@ -53,6 +54,7 @@ class Seeds:
         leases = await world.leases()
         ids["lease_id"] = next(it.lease_id for it in leases if it.registration_id == ids["registration_id"])
         ids["policy_id"] = await world.policy("1h")
+        ids["list_id"] = await self._new_list()
         ids["service_token_id"] = await self._new_service_token()
         ids["api_key_id"] = await self._new_api_key()
         ids["enrollment_policy_id"] = await self._new_enrollment_policy()
@@ -118,6 +120,12 @@ class Seeds:
         made = await self.plane.stub(identity_rpc.IdentityProviderServiceStub).CreateIdentityProvider(request)
         return str(made.identity_provider.identity_provider_id)
 
+    async def _new_list(self) -> str:
+        request = session.CreateListRequest(organization_id=self.ids["organization_id"])
+        await self._CreateList(request)
+        made = await self.plane.stub(session_rpc.ListServiceStub).CreateList(request)
+        return str(made.list.list_id)
+
     async def _new_registration(self) -> registry.RegisterResponse:
         number = next(_numbers)
         return await self.world.enroll(f"person{number}", f"machine{number}")
@@ -127,11 +135,13 @@ class Seeds:
     async def _CreateOrganization(self, request: identity.CreateOrganizationRequest) -> None:
         request.organization.display_name = "Another"
         request.organization.seat_limit = 10
+        request.organization.default_action = identity.DEFAULT_ACTION_ALLOW
 
     async def _UpdateOrganization(self, request: identity.UpdateOrganizationRequest) -> None:
         request.organization.display_name = "Example"
         request.organization.seat_limit = 10_000
-        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "seat_limit"]))
+        request.organization.default_action = identity.DEFAULT_ACTION_ALLOW
+        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "seat_limit", "default_action"]))
 
     async def _CreateApiKey(self, request: identity.CreateApiKeyRequest) -> None:
         request.api_key.display_name = "a script"
@@ -145,6 +155,13 @@ class Seeds:
         issuer = f"https://issuer{next(_numbers)}.example"
         provider = identity.IdentityProvider(display_name="Elsewhere", issuer=issuer, client_ids=["devices"])
         request.identity_provider.CopyFrom(provider)
+
+    async def _UpdateIdentityProvider(self, request: identity.UpdateIdentityProviderRequest) -> None:
+        provider = identity.IdentityProvider(
+            identity_provider_id=self.ids["identity_provider_id"], display_name="Elsewhere", client_ids=["devices"]
+        )
+        request.identity_provider.CopyFrom(provider)
+        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "client_ids", "force_interaction"]))
 
     async def _DeleteIdentityProvider(self, request: identity.DeleteIdentityProviderRequest) -> None:
         request.identity_provider_id = await self._new_identity_provider()
@@ -189,6 +206,7 @@ class Seeds:
         request.user_id = self.ids["user_id"]
         request.credential.CopyFrom(self.world.id_token("alice"))
         request.actor = "key:somebody"
+        request.asked_time.CopyFrom(self._later(0))
 
     # registry
 
@@ -216,6 +234,9 @@ class Seeds:
             info, self.ids["organization_id"], of.registration_id, of.public_key, key, request.request_id
         )
         return Caller(made.token), rotation
+
+    async def _Heartbeat(self, request: registry.HeartbeatRequest) -> None:
+        request.posture.CopyFrom(registry.DevicePosture(passed=["disk"], failed=["firewall"]))
 
     async def _Leave(self, request: registry.LeaveRequest) -> Valid:
         made = await self._new_registration()
@@ -251,19 +272,83 @@ class Seeds:
         request.policy.CopyFrom(_policy())
         request.policy.policy_id = self.ids["policy_id"]
         paths = ["display_name", "description", "enabled", "filter", "action", "check_session", "staleness"]
+        paths += ["precedence", "traffic", "identity", "device_posture", "schedule", "expire_time"]
         request.update_mask.MergeFrom(FieldMask(paths=paths))
 
     async def _DeletePolicy(self, request: session.DeletePolicyRequest) -> None:
         request.policy_id = await self.world.policy()
 
+    async def _ReorderPolicies(self, request: session.ReorderPoliciesRequest) -> None:
+        request.policy_ids.append(await self.world.policy())
+
+    async def _TestPolicies(self, request: session.TestPoliciesRequest) -> None:
+        somebody = session.TestSubject(
+            email="alice@example.com",
+            display_name="Alice",
+            groups=["staff"],
+            passed_checks=["disk"],
+            failed_checks=["firewall"],
+            session_age="2h",
+        )
+        request.tests.add(test_subject=somebody, kind=session.TRAFFIC_KIND_QUERY, traffic=_QUERY)
+        request.time.CopyFrom(self._later(60))
+        request.proposed_policies.append(
+            session.Policy(
+                display_name="Pages at work",
+                enabled=True,
+                filter=session.POLICY_FILTER_DNS,
+                action=session.POLICY_ACTION_BLOCK,
+                staleness=session.Staleness(mode=session.STALENESS_MODE_OPEN_BOUNDED, max_open="10m"),
+                traffic='dns.fqdn == "wiki.example.com"',
+                schedule=session.Schedule(
+                    time_zone="Europe/Berlin", monday="08:00-12:30,13:30-17:00", friday="8:00-9:00"
+                ),
+                expire_time=self._later(86_400),
+            )
+        )
+
+    async def _CreateList(self, request: session.CreateListRequest) -> None:
+        request.list.CopyFrom(
+            session.List(
+                name=f"wiki-{next(_numbers)}",
+                description="Where pages are",
+                type=session.LIST_TYPE_IP,
+                values=["10.0.0.0/8", "2001:db8::1"],
+            )
+        )
+
+    async def _UpdateList(self, request: session.UpdateListRequest) -> None:
+        request.list.CopyFrom(session.List(list_id=self.ids["list_id"], name=f"wiki-{next(_numbers)}"))
+        request.list.values.append("10.0.0.1..10.0.0.9")
+        request.update_mask.MergeFrom(FieldMask(paths=["name", "description", "values"]))
+
+    async def _DeleteList(self, request: session.DeleteListRequest) -> None:
+        request.list_id = await self._new_list()
+
     async def _Reauthenticate(self, request: session.ReauthenticateRequest) -> None:
         request.credential.CopyFrom(self.world.id_token("alice"))
+        request.challenge = await self._challenge()
+
+    async def _RefreshIdentity(self, request: session.RefreshIdentityRequest) -> None:
+        request.credential.CopyFrom(self.world.id_token("alice"))
+        request.challenge = await self._challenge()
+
+    async def _challenge(self) -> str:
+        request = self.bare(session.StartReauthenticationRequest)
+        return str((await self.plane.stub(session_rpc.SessionServiceStub).StartReauthentication(request)).challenge)
 
     async def _BatchCheckSessions(self, request: session.BatchCheckSessionsRequest) -> None:
         request.items.add(registration_id=self.ids["registration_id"], policy_id=self.ids["policy_id"])
 
     async def _StreamCheckSessions(self, request: session.StreamCheckSessionsRequest) -> None:
         request.items.add(registration_id=self.ids["registration_id"], policy_id=self.ids["policy_id"])
+
+    async def _CheckTraffic(self, request: session.CheckTrafficRequest) -> None:
+        request.kind = session.TRAFFIC_KIND_REQUEST
+        request.traffic.CopyFrom(_REQUEST)
+
+    async def _BatchCheckTraffic(self, request: session.BatchCheckTrafficRequest) -> None:
+        request.items.add(address=self.address, kind=session.TRAFFIC_KIND_REQUEST, traffic=_REQUEST)
 
     async def _Watch(self, request: Any) -> None:
         request.start.CopyFrom(Start(follower="a test", organization_ids=[self.ids["organization_id"]]))
@@ -295,4 +380,17 @@ def _policy() -> session.Policy:
         action=session.POLICY_ACTION_ALLOW,
         check_session=session.CheckSession(enforce=True, duration="1h"),
         staleness=session.Staleness(mode=session.STALENESS_MODE_OPEN_BOUNDED, max_open="10m"),
+        precedence=500_000 + next(_numbers),
+        traffic='http.request.host == "wiki.example.com" and http.request.method == "GET"',
+        identity='identity.email matches "@example\\.com$"',
+        device_posture='any(device_posture.checks.passed[*] in {"disk"})',
     )
+
+
+_REQUEST = session.Traffic(
+    fields={"http.request.host": "wiki.example.com", "net.dst.ip": "10.0.0.1", "net.dst.port": "443"},
+    lists={"app.ids": session.TrafficValues(values=["17", "18"])},
+)
+_QUERY = session.Traffic(
+    fields={"dns.fqdn": "wiki.example.com"}, lists={"dns.resolved_ips": session.TrafficValues(values=["10.0.0.1"])}
+)

@@ -96,7 +96,8 @@ async def ask_about(seeds: Seeds, method: Method, name: str, value: str) -> Outc
     if method.takes(name):
         setattr(request, name, value)
     else:
-        getattr(request, f"{name}s")[:] = [value]
+        others = getattr(request, f"{name}s")[1:]
+        getattr(request, f"{name}s")[:] = [value, *others]
     return await send(seeds.plane, method, caller, request.SerializeToString())
 
 

@@ -201,6 +201,16 @@ async def test_policies_and_checks(world: World, table: Table) -> None:
     table.add("DNS", create(check_session=limit, filter=session.POLICY_FILTER_DNS), *refusal)
     table.add("block", create(check_session=limit, action=session.POLICY_ACTION_BLOCK), *refusal)
     table.add("an unknown action", create(action=9), "INVALID_ARGUMENT", "FIELD_INVALID", "policy.action")
+    for field, expression in (
+        ("traffic", "net.dst.ip == 10.0.0.1"),
+        ("traffic", "http.request.host in $nothing"),
+        ("identity", 'identity.email matches "("'),
+        ("device_posture", "(" * 1000),
+    ):
+        refusal = ("INVALID_ARGUMENT", "FIELD_INVALID", f"policy.{field}")
+        table.add(f"{field} {expression}", create(**{field: expression}), *refusal)
+    call = create(schedule=session.Schedule(time_zone="UTC"))
+    table.add("hours", call, "INVALID_ARGUMENT", "FIELD_INVALID", "policy.schedule")
     call = create(display_name="x" * 101)
     table.add("a long name", call, "INVALID_ARGUMENT", "FIELD_INVALID", "policy.display_name")
     missing = session.GetPolicyRequest(**about, policy_id=f"pol_{UNKNOWN}")

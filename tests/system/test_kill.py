@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from guardhouse import errors
+from guardhouse.clock import SECOND
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services import registry
-from guardhouse_services.clock import SECOND
 from guardhouse_services.identity.store.tables import intent
 from guardhouse_services.ipam import store as ipam_store
 from guardhouse_services.leases import LEASE

@@ -14,10 +14,12 @@ from typing import Any
 import grpc.aio
 import pytest
 import sqlalchemy as sa
+from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy.engine import make_url
 
 from demo.issuer import Issuer, Person
 from guardhouse import keys
+from guardhouse.clock import SystemClock
 from guardhouse.common.v1.credential_pb2 import Credential, ServiceTokenCredential
 from guardhouse.common.v1.errors_pb2 import ErrorReason
 from guardhouse.common.v1.feed_pb2 import OrganizationPosition, Position, Start
@@ -27,7 +29,6 @@ from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
-from guardhouse_services.clock import SystemClock
 from guardhouse_services.database import Database, change, new_epoch
 from guardhouse_services.tls import internal_name, peer_credentials
 from tests.system.contract import METHODS, REASONS, comments
@@ -186,6 +187,9 @@ class Cases:
     async def policy_not_found(self) -> Outcome:
         return await self.call("session.PolicyService.GetPolicy", policy_id=f"pol_{UNKNOWN}")
 
+    async def list_not_found(self) -> Outcome:
+        return await self.call("session.ListService.GetList", list_id=f"lst_{UNKNOWN}")
+
     # There is one already, or too many
 
     async def key_already_registered(self) -> Outcome:
@@ -203,6 +207,19 @@ class Cases:
         name = "identity.EnrollmentPolicyService.CreateEnrollmentPolicy"
         _, request = await self.seeds.valid(METHODS[name])
         request.enrollment_policy.precedence = 10
+        outcome = await self.send(name, request)
+        assert outcome.reason == "PRECEDENCE_TAKEN"
+        name = "session.PolicyService.CreatePolicy"
+        _, again = await self.seeds.valid(METHODS[name])
+        assert (await self.send(name, again)).code == "OK"
+        again.request_id += "2"
+        return await self.send(name, again)
+
+    async def list_exists(self) -> Outcome:
+        name = "session.ListService.CreateList"
+        _, request = await self.seeds.valid(METHODS[name])
+        assert (await self.send(name, request)).code == "OK"
+        request.request_id += "2"
         return await self.send(name, request)
 
     async def limit_reached(self) -> Outcome:
@@ -227,8 +244,10 @@ class Cases:
     # The state forbids it
 
     async def seat_limit_below_use(self) -> Outcome:
-        organization = identity.Organization(display_name="Example", seat_limit=0)
-        return await self.call("identity.OrganizationService.UpdateOrganization", organization=organization)
+        organization = identity.Organization(seat_limit=0)
+        mask = FieldMask(paths=["seat_limit"])
+        name = "identity.OrganizationService.UpdateOrganization"
+        return await self.call(name, organization=organization, update_mask=mask)
 
     async def service_token_in_use(self) -> Outcome:
         name = "identity.EnrollmentPolicyService.CreateEnrollmentPolicy"
@@ -246,6 +265,20 @@ class Cases:
         return await self.call(
             "identity.ServiceTokenService.DeleteServiceToken", service_token_id=self.seeds.ids["service_token_id"]
         )
+
+    async def list_in_use(self) -> Outcome:
+        ids = self.seeds.ids
+        name = "session.ListService.UpdateList"
+        changed = session.List(list_id=ids["list_id"], name="in-use")
+        assert (await self.call(name, list=changed)).code == "OK"
+        policy = session.Policy(
+            display_name="In use",
+            filter=session.POLICY_FILTER_L4,
+            action=session.POLICY_ACTION_BLOCK,
+            traffic="net.dst.ip in $in-use",
+        )
+        assert (await self.call("session.PolicyService.CreatePolicy", policy=policy)).code == "OK"
+        return await self.call("session.ListService.DeleteList", list_id=ids["list_id"])
 
     async def device_held_by_another_user(self) -> Outcome:
         return await self.register(self.world.id_token("bob"), "seed")

@@ -36,9 +36,10 @@ COMMANDS = {
     "registrations": Place("devices", "registrations", "A user or service token on a device, with key and addresses."),
     "addresses": Place("addresses", "app", "Who holds which virtual address."),
     "policies": Place("policies", "app", "What traffic is allowed, and how old a session may be for it."),
-    "sessions": Place("policies", "sessions", "How long ago the holder of a registration authenticated."),
+    "lists": Place("lists", "app", "Named lists of addresses, hosts and the like, which policies share."),
+    "sessions": Place("sessions", "app", "How long ago the holder of a registration authenticated."),
     "check": Place("checks", "check", "Decide whether a registration may use what a policy covers."),
-    "checks": Place("checks", "app", "Decide many at once."),
+    "checks": Place("checks", "app", "Decide on traffic, or on many at once."),
     "explain": Place("explain", "app", "Say why, and what would change it."),
     "audit": Place("audit", "app", "Who did what to which object, and whether the log is what was written."),
     "enroll": Place(

@@ -3,22 +3,31 @@
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import grpc
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.json_format import Parse, ParseError
 
 from guardhouse.cli import output
-from guardhouse.cli.invocation import BATCH_SIZE, Context, batches
+from guardhouse.cli.complete import ids
+from guardhouse.cli.invocation import BATCH_SIZE, Context, Invocation, batches
 from guardhouse.cli.options import PolicyId, RegistrationId
+from guardhouse.cli.traffic import Fields, Kind, traffic_of
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.status import from_rpc_error
 
 app = typer.Typer(no_args_is_help=True)
 
+TRAFFIC_LINES = (
+    'A line for each check, as JSON: {"registration_id": "reg_...", "kind": "TRAFFIC_KIND_CONNECTION", "traffic":'
+    ' {"fields": {"net.dst.ip": "10.0.0.1"}}}, or with "address" for whose it is.'
+)
 LINES = "A line for each check: the registration's id and the policy's, with a space or a comma between."
 SHOWN = ("decision", "reason", "session_expire_time", "valid_for")
+
+B = TypeVar("B", pb.BatchCheckSessionsResponse, pb.BatchCheckTrafficResponse)
 
 ReadMask = Annotated[
     list[str] | None,
@@ -60,22 +69,88 @@ def check_batch(
         items=[pb.CheckSessionItem(**item._asdict()) for item in items],
         read_mask=FieldMask(paths=read_mask) if read_mask else None,
     )
-    responses = list(batches(it.client.checks.BatchCheckSessions, request, "items", "decided"))
-    answers = [answer for response in responses for answer in response.answers]
-    oldest = min(responses, key=lambda response: response.fresh_as_of.ToMicroseconds())
-    whole = pb.BatchCheckSessionsResponse(
-        answers=answers,
-        fresh_as_of=oldest.fresh_as_of if oldest.HasField("fresh_as_of") else None,
-        degraded=any(response.degraded for response in responses),
+    whole = _together(batches(it.client.checks.BatchCheckSessions, request, "items", "decided"))
+    _show_batch(it, whole, Item._fields, items, SHOWN, read_mask)
+
+
+@app.command("traffic")
+def check_traffic(
+    ctx: Context,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="REGISTRATION|ADDRESS",
+            help="Whose traffic it is, by the virtual address if it is none of the other.",
+            autocompletion=ids("registrations", "ipv4"),
+        ),
+    ],
+    kind: Kind,
+    fields: Fields = None,
+) -> None:
+    """Decide on traffic, by the first policy that covers it."""
+    it = ctx.obj
+    request = pb.CheckTrafficRequest(
+        organization_id=it.organization_id, kind=output.value(pb.TrafficKind, kind), traffic=traffic_of(fields)
     )
+    setattr(request, "registration_id" if subject.startswith("reg_") else "address", subject)
+    response = it.client.checks.CheckTraffic(request)
+    it.show(response, fresh_as_of=output.cell(response, "fresh_as_of"), degraded=output.cell(response, "degraded"))
+
+
+@app.command("traffic-batch", help=f"Decide the checks of a file, or with - of standard input. {TRAFFIC_LINES}")
+def check_traffic_batch(
+    ctx: Context,
+    file: Annotated[typer.FileText, typer.Argument(metavar="FILE")],
+    read_mask: ReadMask = None,
+) -> None:
+    it = ctx.obj
+    items = [_traffic_item(line, number) for number, line in enumerate(file, 1) if line.strip()]
+    if not items:
+        raise typer.BadParameter(f"there is no check in it. {TRAFFIC_LINES}", param_hint="FILE")
+    request = pb.BatchCheckTrafficRequest(
+        organization_id=it.organization_id, items=items, read_mask=FieldMask(paths=read_mask) if read_mask else None
+    )
+    whole = _together(batches(it.client.checks.BatchCheckTraffic, request, "items", "decided"))
+    asked = [(output.cell(item, "subject"), output.cell(item, "kind")) for item in items]
+    _show_batch(it, whole, ("subject", "kind"), asked, (*SHOWN[:2], "policy_id", *SHOWN[2:]), read_mask)
+
+
+def _traffic_item(line: str, number: int) -> pb.CheckTrafficItem:
+    try:
+        return Parse(line, pb.CheckTrafficItem())
+    except ParseError as error:
+        raise typer.BadParameter(f"line {number}: {error}. {TRAFFIC_LINES}", param_hint="FILE") from None
+
+
+def _together(responses: Iterator[B]) -> B:
+    """The answers of batches as one, as fresh as the oldest of them."""
+    found = list(responses)
+    oldest = min(found, key=lambda response: response.fresh_as_of.ToMicroseconds())
+    return type(oldest)(
+        answers=[answer for response in found for answer in response.answers],
+        fresh_as_of=oldest.fresh_as_of if oldest.HasField("fresh_as_of") else None,
+        degraded=any(response.degraded for response in found),
+    )
+
+
+def _show_batch(
+    it: Invocation,
+    whole: pb.BatchCheckSessionsResponse | pb.BatchCheckTrafficResponse,
+    asked: Sequence[str],
+    items: Sequence[Sequence[str]],
+    columns: Sequence[str],
+    read_mask: Sequence[str] | None,
+) -> None:
+    """Prints what was asked, under its names, and those columns of the answers that are wanted."""
     if it.as_json:
         output.print_json(whole)
         return
-    shown = [name for name in SHOWN if not read_mask or name in read_mask]
+    shown = [name for name in columns if not read_mask or name in read_mask]
     rows = [
-        [*item, *(output.cell(answer, name) for name in shown)] for item, answer in zip(items, answers, strict=True)
+        [*item, *(output.cell(answer, name) for name in shown)]
+        for item, answer in zip(items, whole.answers, strict=True)
     ]
-    output.print_rows([output.heading(name) for name in (*Item._fields, *shown)], rows)
+    output.print_rows([output.heading(name) for name in (*asked, *shown)], rows)
     degraded = ", degraded" if whole.degraded else ""
     output.note(f"Fresh as of {output.cell(whole, 'fresh_as_of')}{degraded}.")
 

@@ -29,6 +29,7 @@ _REQUESTS: Final[dict[str, Callable[..., Message]]] = {
         state=registry.REGISTRATION_FILTER_ALL, **fields
     ),
     "policies": session.ListPoliciesRequest,
+    "lists": session.ListListsRequest,
 }
 """By the name of a client's stub: the request that lists what there is of it."""
 

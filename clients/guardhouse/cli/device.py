@@ -16,6 +16,7 @@ import typer
 from guardhouse.cli import output
 from guardhouse.cli.invocation import Context, Invocation, must_be_interactive
 from guardhouse.cli.options import (
+    Challenge,
     ClientId,
     ClientSecret,
     ClientSecretFile,
@@ -91,8 +92,18 @@ def show(ctx: Context, folder: Kept = None, which: Which = "") -> None:
 
 
 @app.command("heartbeat")
-def heartbeat(ctx: Context, folder: Kept = None, which: Which = "") -> None:
-    """Say that this machine lives, and what it runs."""
+def heartbeat(
+    ctx: Context,
+    passed: Annotated[
+        list[str] | None, typer.Option(metavar="CHECK", help="A posture check that it passed; may be repeated.")
+    ] = None,
+    failed: Annotated[
+        list[str] | None, typer.Option(metavar="CHECK", help="One that it failed; may be repeated.")
+    ] = None,
+    folder: Kept = None,
+    which: Which = "",
+) -> None:
+    """Say that this machine lives, what it runs, and perhaps what all its posture checks came to."""
     it = ctx.obj
     device = _device(it, folder, which)
     request = pb.HeartbeatRequest(
@@ -100,6 +111,7 @@ def heartbeat(ctx: Context, folder: Kept = None, which: Which = "") -> None:
         registration_id=device.registration_id,
         os_version=platform.release()[:255],
         client_version=importlib.metadata.version("guardhouse"),
+        posture=pb.DevicePosture(passed=passed, failed=failed) if passed or failed else None,
     )
     it.done(device.client.registrations.Heartbeat(request), f"{device.registration_id} was heard of")
 
@@ -149,6 +161,7 @@ def reauthenticate(
     client_id: ClientId = None,
     client_secret: ClientSecret = None,
     client_secret_file: ClientSecretFile = None,
+    challenge: Challenge = "",
     folder: Kept = None,
     which: Which = "",
 ) -> None:
@@ -157,7 +170,10 @@ def reauthenticate(
     found = required(credential(id_token, id_token_file, client_id, client_secret, client_secret_file))
     device = _device(it, folder, which)
     request = session.ReauthenticateRequest(
-        organization_id=device.organization_id, registration_id=device.registration_id, credential=found
+        organization_id=device.organization_id,
+        registration_id=device.registration_id,
+        credential=found,
+        challenge=challenge,
     )
     response = device.client.sessions.Reauthenticate(request)
     it.done(response, f"{device.registration_id} authenticated at {output.local_time(response.authenticate_time)}")

@@ -41,6 +41,8 @@ TokenId = Annotated[str, typer.Argument(metavar="TOKEN", autocompletion=ids("ser
 PolicyId = Annotated[str, typer.Argument(metavar="POLICY", autocompletion=ids("enrollment_policies"))]
 Decision = Literal["allow", "block", "service-auth"]
 
+AUDIENCE = "An audience to accept; may be repeated."
+FORCED = "Whoever re-authenticates must sign in anew; an earlier sign-in does not count."
 INCLUDE = "One of these must match; may be repeated."
 REQUIRE = "All of these must match."
 EXCLUDE = "None of these may match."
@@ -54,7 +56,7 @@ def list_identity_providers(ctx: Context, limit: Limit = None) -> None:
     """List the identity providers."""
     it = ctx.obj
     request = pb.ListIdentityProvidersRequest(organization_id=it.organization_id)
-    columns = "identity_provider_id display_name issuer client_ids create_time"
+    columns = "identity_provider_id display_name issuer client_ids force_interaction create_time"
     it.show_all(it.client.identity_providers.ListIdentityProviders, request, limit, columns)
 
 
@@ -63,13 +65,16 @@ def add_identity_provider(
     ctx: Context,
     name: Name,
     issuer: Annotated[str, typer.Option(help="Its issuer, to the letter: a URL.")],
-    client_id: Annotated[list[str], typer.Option(help="An audience to accept; may be repeated.")],
+    client_id: Annotated[list[str], typer.Option(help=AUDIENCE)],
+    force_interaction: Annotated[bool, typer.Option("--force-interaction", help=FORCED)] = False,
 ) -> None:
     """Accept the ID tokens of an identity provider."""
     it = ctx.obj
     request = pb.CreateIdentityProviderRequest(
         organization_id=it.organization_id,
-        identity_provider=pb.IdentityProvider(display_name=name, issuer=issuer, client_ids=client_id),
+        identity_provider=pb.IdentityProvider(
+            display_name=name, issuer=issuer, client_ids=client_id, force_interaction=force_interaction
+        ),
     )
     it.show(it.client.identity_providers.CreateIdentityProvider(request))
 
@@ -82,11 +87,41 @@ def show_identity_provider(ctx: Context, provider_id: ProviderId) -> None:
     it.show(it.client.identity_providers.GetIdentityProvider(request))
 
 
+@identity_providers.command("update")
+def update_identity_provider(
+    ctx: Context,
+    provider_id: ProviderId,
+    name: NewName = None,
+    client_id: Annotated[list[str] | None, typer.Option(help=f"{AUDIENCE} Replaces those that there are.")] = None,
+    force_interaction: Annotated[
+        bool | None, typer.Option("--force-interaction/--no-force-interaction", help=FORCED)
+    ] = None,
+    etag: Etag = "",
+) -> None:
+    """Change what is named; the rest stays."""
+    it = ctx.obj
+    given = {"display_name": name, "client_ids": client_id or None, "force_interaction": force_interaction}
+    changes = {field: value for field, value in given.items() if value is not None}
+    if not changes:
+        raise typer.BadParameter("name what to change: --name, --client-id or --force-interaction")
+    provider = pb.IdentityProvider(identity_provider_id=provider_id, **changes)  # type: ignore[arg-type]  # as its field's
+    read = pb.GetIdentityProviderRequest(organization_id=it.organization_id, identity_provider_id=provider_id)
+    provider.etag = current(etag, lambda: it.client.identity_providers.GetIdentityProvider(read).identity_provider)
+    request = pb.UpdateIdentityProviderRequest(
+        organization_id=it.organization_id, identity_provider=provider, update_mask=FieldMask(paths=[*changes])
+    )
+    it.show(it.client.identity_providers.UpdateIdentityProvider(request))
+
+
 @identity_providers.command("delete")
-def delete_identity_provider(ctx: Context, provider_id: ProviderId, yes: Yes = False, dry_run: DryRun = False) -> None:
+def delete_identity_provider(
+    ctx: Context, provider_id: ProviderId, etag: Etag = "", yes: Yes = False, dry_run: DryRun = False
+) -> None:
     """Refuse an identity provider's tokens from now on; users, seats and registrations stay."""
     it = ctx.obj
-    request = pb.DeleteIdentityProviderRequest(organization_id=it.organization_id, identity_provider_id=provider_id)
+    request = pb.DeleteIdentityProviderRequest(
+        organization_id=it.organization_id, identity_provider_id=provider_id, etag=etag
+    )
 
     def would(response: pb.DeleteIdentityProviderResponse) -> str:
         return (

@@ -64,6 +64,7 @@ WHY: Final = {
         "the policy is disabled, so whoever still enforces it is out of date",
         "guardhouse policies update {policy} --enable",
     ),
+    pb.DECISION_REASON_SIGN_IN_HOST: ("people sign in at this host, so it is reachable whatever the policies say", ""),
 }
 """By reason: why, and what would change it."""
 

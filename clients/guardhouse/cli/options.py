@@ -16,18 +16,27 @@ from guardhouse.errors import DurationInvalid
 
 def moment(text: str) -> Timestamp:
     """A time as RFC 3339 has it, without a zone in local time, or a duration back from now by this machine's clock."""
+    return _time(text, -1, "back from now")
+
+
+def later(text: str) -> Timestamp:
+    """The same, with a duration from now on."""
+    return _time(text, 1, "from now")
+
+
+def _time(text: str, sign: int, direction: str) -> Timestamp:
     time = Timestamp()
     try:
         time.FromDatetime(datetime.fromisoformat(text).astimezone())
     except ValueError:
         try:
-            back = parse_duration(text, "time")
+            distance = parse_duration(text, "time")
         except DurationInvalid:
             raise typer.BadParameter(
-                f"{text!r} is neither a time, such as 2026-11-21T08:00:00Z, nor a duration back from now, such as 24h"
+                f"{text!r} is neither a time, such as 2026-11-21T08:00:00Z, nor a duration {direction}, such as 24h"
             ) from None
         time.GetCurrentTime()
-        time.FromMicroseconds(time.ToMicroseconds() - back)
+        time.FromMicroseconds(time.ToMicroseconds() + sign * distance)
     return time
 
 
@@ -59,6 +68,10 @@ RegistrationIds = Annotated[
     ),
 ]
 PolicyId = Annotated[str, typer.Argument(metavar="POLICY", autocompletion=ids("policies"))]
+PolicyIds = Annotated[
+    list[str],
+    typer.Argument(metavar="POLICY...", autocompletion=ids("policies"), help="- reads them from standard input."),
+]
 
 KeyType = Annotated[Literal["curve25519", "secp256r1"], typer.Option(help="The kind of key; WireGuard's is the first.")]
 
@@ -72,6 +85,10 @@ ClientSecret = Annotated[
     str | None, typer.Option(envvar="GUARDHOUSE_CLIENT_SECRET", show_envvar=True, help="Its secret.")
 ]
 ClientSecretFile = Annotated[typer.FileText | None, typer.Option(help="A file that holds it; - is standard input.")]
+
+Challenge = Annotated[
+    str, typer.Option(help="Of start-reauthentication; needed where the provider has people sign in anew.")
+]
 
 
 def credential(

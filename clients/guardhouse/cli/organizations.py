@@ -16,6 +16,9 @@ app = typer.Typer(no_args_is_help=True)
 keys = typer.Typer(no_args_is_help=True)
 
 UNLIMITED = "unlimited"
+Action = Literal["allow", "block"]
+
+DEFAULT_ACTION = "What becomes of traffic that no policy covers."
 SEATS = f"The seats purchased: a number, or {UNLIMITED}."
 MAX_SEATS = 2**63 - 1
 
@@ -24,17 +27,24 @@ MAX_SEATS = 2**63 - 1
 def list_organizations(ctx: Context, limit: Limit = None) -> None:
     """List the organizations."""
     it = ctx.obj
-    columns = "organization_id display_name seat_limit create_time"
+    columns = "organization_id display_name seat_limit default_action create_time"
     it.show_all(it.client.organizations.ListOrganizations, pb.ListOrganizationsRequest(), limit, columns)
 
 
 @app.command("create")
 def create_organization(
-    ctx: Context, name: Name, seat_limit: Annotated[str, typer.Option(help=SEATS)] = UNLIMITED
+    ctx: Context,
+    name: Name,
+    seat_limit: Annotated[str, typer.Option(help=SEATS)] = UNLIMITED,
+    default_action: Annotated[Action, typer.Option(help=DEFAULT_ACTION)] = "allow",
 ) -> None:
     """Create an organization."""
     it = ctx.obj
-    organization = pb.Organization(display_name=name, seat_limit=_seats(seat_limit))
+    organization = pb.Organization(
+        display_name=name,
+        seat_limit=_seats(seat_limit),
+        default_action=output.value(pb.DefaultAction, default_action),
+    )
     it.show(it.client.organizations.CreateOrganization(pb.CreateOrganizationRequest(organization=organization)))
 
 
@@ -50,16 +60,20 @@ def update_organization(
     ctx: Context,
     name: NewName = None,
     seat_limit: Annotated[str | None, typer.Option(help=SEATS)] = None,
+    default_action: Annotated[Action | None, typer.Option(help=DEFAULT_ACTION)] = None,
     etag: Etag = "",
 ) -> None:
     """Change what is named of the organization that -o names; the rest stays."""
     it = ctx.obj
     organization = pb.Organization(
-        display_name=name or "", seat_limit=_seats(seat_limit) if seat_limit is not None else None
+        display_name=name or "",
+        seat_limit=_seats(seat_limit) if seat_limit is not None else None,
+        default_action=output.value(pb.DefaultAction, default_action or "unspecified"),
     )
-    paths = [path for path, given in (("display_name", name), ("seat_limit", seat_limit)) if given is not None]
+    given = {"display_name": name, "seat_limit": seat_limit, "default_action": default_action}
+    paths = [path for path, value in given.items() if value is not None]
     if not paths:
-        raise typer.BadParameter("name what to change: --name or --seat-limit")
+        raise typer.BadParameter("name what to change: --name, --seat-limit or --default-action")
     read = pb.GetOrganizationRequest(organization_id=it.organization_id)
     organization.etag = current(etag, lambda: it.client.organizations.GetOrganization(read).organization)
     request = pb.UpdateOrganizationRequest(

@@ -34,6 +34,7 @@ ABSENT: Final = {
     "expire_time": "never",
     "check_session": "unlimited",
     "staleness": "closed",
+    "schedule": "always",
 }
 STYLES: Final = {
     "active": "green",

@@ -1,44 +1,45 @@
-"""Gateway policies, and the sessions that they limit."""
+"""Gateway policies."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from guardhouse.cli import output
+from guardhouse.cli import output, terraform, trials
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context, Invocation
 from guardhouse.cli.options import (
-    ClientId,
-    ClientSecret,
-    ClientSecretFile,
     DryRun,
     Etag,
-    IdToken,
-    IdTokenFile,
     Limit,
     Name,
     NewName,
     PolicyId,
-    RegistrationId,
+    PolicyIds,
     Yes,
-    credential,
     current,
-    required,
+    later,
+    listed,
 )
+from guardhouse.cli.schedule import Spans, TimeZone, schedule_of
 from guardhouse.durations import format_duration, parse_session_timeout
 from guardhouse.errors import DurationInvalid, GuardhouseError
 from guardhouse.session.v1 import session_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True)
-sessions = typer.Typer(no_args_is_help=True)
 
 Filter = Literal["l4", "http", "dns"]
 Action = Literal["allow", "block"]
 
 FILTER = "The kind of traffic."
 ACTION = "What becomes of it."
+PRECEDENCE = "Of a filter's policies the lowest is tried first."
+TRAFFIC = "Which traffic it covers, such as 'net.dst.ip in {10.0.0.0/8}'."
+IDENTITY = "Whose, such as 'identity.email == \"alice@example.com\"'."
+DEVICE_POSTURE = "From which devices, such as 'any(device_posture.checks.passed[*] in {\"disk\"})'."
+MAX_PRECEDENCE = 1_000_000
 TIMEOUT = "How old a session may be, such as 8h. On l4 and http policies that allow."
 STALENESS = (
     "What it decides while the state cannot be proven fresh: closed refuses; open:1h decides by the last proven state"
@@ -56,6 +57,14 @@ def staleness_of(text: str) -> pb.Staleness:
     raise typer.BadParameter(f"{text!r} is neither closed nor open: and a duration, such as open:1h")
 
 
+ExpireTime = Annotated[
+    Timestamp | None,
+    typer.Option(
+        parser=later,
+        metavar="TIME",
+        help="When it covers nothing any more: a time, or 24h for in a day. On dns policies.",
+    ),
+]
 NewStaleness = Annotated[
     pb.Staleness | None,
     typer.Option("--staleness", parser=staleness_of, metavar="closed|open:DURATION", help=STALENESS),
@@ -64,11 +73,26 @@ NewStaleness = Annotated[
 
 @app.command("list")
 def list_policies(ctx: Context, limit: Limit = None) -> None:
-    """List the policies."""
+    """List the policies in the order of evaluation: l4 before http, by precedence."""
     it = ctx.obj
     request = pb.ListPoliciesRequest(organization_id=it.organization_id)
-    columns = "policy_id display_name enabled filter action check_session staleness update_time"
-    it.show_all(it.client.policies.ListPolicies, request, limit, columns)
+    # The server lists them by creation, so all are read before the first is shown.
+    found = output.items(it.listed(it.client.policies.ListPolicies, request))
+    ordered = sorted(found, key=_place)
+    _show_all(it, pb.ListPoliciesResponse(policies=ordered[:limit]))
+
+
+def _place(policy: pb.Policy) -> tuple[int, bool, int, str]:
+    """In the order of evaluation. One without a precedence comes behind those that have one."""
+    return policy.filter, not policy.HasField("precedence"), policy.precedence, policy.policy_id
+
+
+def _show_all(it: Invocation, response: pb.ListPoliciesResponse | pb.ReorderPoliciesResponse) -> None:
+    if it.as_json:
+        output.print_json(response)
+    else:
+        columns = "policy_id display_name enabled filter precedence action check_session staleness"
+        output.print_table(response.policies, f"{columns} traffic identity device_posture")
 
 
 @app.command("show")
@@ -86,6 +110,15 @@ def create_policy(
     action: Annotated[Action, typer.Option(help=ACTION)] = "allow",
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help=f"{TIMEOUT} Default: unlimited.")] = None,
     staleness: NewStaleness = None,
+    precedence: Annotated[
+        int | None, typer.Option(min=1, max=MAX_PRECEDENCE, help=f"{PRECEDENCE} Default: behind all others.")
+    ] = None,
+    traffic: Annotated[str, typer.Option(metavar="EXPRESSION", help=f"{TRAFFIC} Default: all.")] = "",
+    identity: Annotated[str, typer.Option(metavar="EXPRESSION", help=f"{IDENTITY} Default: everybody's.")] = "",
+    device_posture: Annotated[str, typer.Option(metavar="EXPRESSION", help=f"{DEVICE_POSTURE} Default: all.")] = "",
+    schedule: Spans = None,
+    time_zone: TimeZone = None,
+    expire_time: ExpireTime = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
     disabled: Annotated[bool, typer.Option("--disabled", help="Let it cover nothing yet.")] = False,
 ) -> None:
@@ -99,9 +132,17 @@ def create_policy(
         action=output.value(pb.PolicyAction, action),
         check_session=pb.CheckSession(enforce=True, duration=timeout) if timeout is not None else None,
         staleness=staleness,
+        precedence=precedence,
+        traffic=traffic,
+        identity=identity,
+        device_posture=device_posture,
+        schedule=schedule_of(schedule, time_zone),
+        expire_time=expire_time,
     )
     request = pb.CreatePolicyRequest(organization_id=it.organization_id, policy=policy)
-    it.show(it.client.policies.CreatePolicy(request))
+    response = it.client.policies.CreatePolicy(request)
+    it.show(response)
+    _warn(response.warnings)
 
 
 @app.command("update")
@@ -114,14 +155,24 @@ def update_policy(
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help=TIMEOUT)] = None,
     no_timeout: Annotated[bool, typer.Option("--no-timeout", help="Limit sessions no longer.")] = False,
     staleness: NewStaleness = None,
+    precedence: Annotated[int | None, typer.Option(min=1, max=MAX_PRECEDENCE, help=PRECEDENCE)] = None,
+    traffic: Annotated[str | None, typer.Option(metavar="EXPRESSION", help=TRAFFIC)] = None,
+    no_traffic: Annotated[bool, typer.Option("--no-traffic", help="Cover all traffic.")] = False,
+    identity: Annotated[str | None, typer.Option(metavar="EXPRESSION", help=IDENTITY)] = None,
+    no_identity: Annotated[bool, typer.Option("--no-identity", help="Cover everybody's.")] = False,
+    device_posture: Annotated[str | None, typer.Option(metavar="EXPRESSION", help=DEVICE_POSTURE)] = None,
+    no_device_posture: Annotated[bool, typer.Option("--no-device-posture", help="Cover all devices.")] = False,
+    schedule: Spans = None,
+    time_zone: TimeZone = None,
+    no_schedule: Annotated[bool, typer.Option("--no-schedule", help="Let it be in force always.")] = False,
+    expire_time: ExpireTime = None,
+    no_expire_time: Annotated[bool, typer.Option("--no-expire-time", help="Let it be in force for good.")] = False,
     description: Annotated[str | None, typer.Option(help="For people.")] = None,
     enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Whether it covers anything.")] = None,
     etag: Etag = "",
 ) -> None:
     """Change what is named; the rest stays. A shorter timeout acts on existing sessions."""
     it = ctx.obj
-    if timeout is not None and no_timeout:
-        raise typer.BadParameter("it contradicts --no-timeout", param_hint="--timeout")
     changes = {
         "display_name": name,
         "description": description,
@@ -130,9 +181,26 @@ def update_policy(
         "action": output.value(pb.PolicyAction, action) if action else None,
         "check_session": pb.CheckSession(enforce=True, duration=timeout) if timeout is not None else None,
         "staleness": staleness,
+        "precedence": precedence,
+        "traffic": traffic,
+        "identity": identity,
+        "device_posture": device_posture,
+        "schedule": schedule_of(schedule, time_zone),
+        "expire_time": expire_time,
     }
     changes = {field: value for field, value in changes.items() if value is not None}
-    paths = [*changes, "check_session"] if no_timeout else [*changes]
+    emptied = {
+        "check_session": no_timeout,
+        "traffic": no_traffic,
+        "identity": no_identity,
+        "device_posture": no_device_posture,
+        "schedule": no_schedule,
+        "expire_time": no_expire_time,
+    }
+    for field in (field for field, empty in emptied.items() if empty and field in changes):
+        option = "timeout" if field == "check_session" else field.replace("_", "-")
+        raise typer.BadParameter(f"it contradicts --no-{option}", param_hint=f"--{option}")
+    paths = [*changes, *(field for field, empty in emptied.items() if empty)]
     if not paths:
         raise typer.BadParameter("name what to change; see guardhouse policies update --help")
     policy = pb.Policy(policy_id=policy_id, **changes)  # type: ignore[arg-type]  # each has its field's type
@@ -141,7 +209,27 @@ def update_policy(
     request = pb.UpdatePolicyRequest(
         organization_id=it.organization_id, policy=policy, update_mask=FieldMask(paths=paths)
     )
-    it.show(it.client.policies.UpdatePolicy(request))
+    response = it.client.policies.UpdatePolicy(request)
+    it.show(response)
+    _warn(response.warnings)
+
+
+def _warn(warnings: Sequence[pb.PolicyWarning]) -> None:
+    """Says what is done all the same, but probably not meant."""
+    for warning in warnings:
+        column = f", column {warning.column}" if warning.column else ""
+        output.note(f"warning: {warning.field}{column}: {warning.message}")
+
+
+@app.command("reorder")
+def reorder_policies(ctx: Context, policy_ids: PolicyIds) -> None:
+    """Put policies into an order: those that are named share out the precedences that they have."""
+    it = ctx.obj
+    request = pb.ReorderPoliciesRequest(organization_id=it.organization_id, policy_ids=listed(policy_ids))
+    _show_all(it, it.client.policies.ReorderPolicies(request))
+
+
+app.command("test")(trials.try_policies)
 
 
 @app.command("set-timeout")
@@ -230,29 +318,5 @@ def delete_policy(
     it.done(response, f"{policy_id} deleted")
 
 
-@sessions.command("show")
-def show_session(ctx: Context, registration_id: RegistrationId) -> None:
-    """Show a registration's session."""
-    it = ctx.obj
-    request = pb.GetSessionRequest(organization_id=it.organization_id, registration_id=registration_id)
-    it.show(it.client.sessions.GetSession(request))
-
-
-@sessions.command("reauthenticate")
-def reauthenticate(
-    ctx: Context,
-    registration_id: RegistrationId,
-    id_token: IdToken = None,
-    id_token_file: IdTokenFile = None,
-    client_id: ClientId = None,
-    client_secret: ClientSecret = None,
-    client_secret_file: ClientSecretFile = None,
-) -> None:
-    """Start a registration's timer anew, with a credential of whoever holds it."""
-    it = ctx.obj
-    found = required(credential(id_token, id_token_file, client_id, client_secret, client_secret_file))
-    request = pb.ReauthenticateRequest(
-        organization_id=it.organization_id, registration_id=registration_id, credential=found
-    )
-    response = it.client.sessions.Reauthenticate(request)
-    it.done(response, f"{registration_id} authenticated at {output.local_time(response.authenticate_time)}")
+app.command("import")(terraform.import_policies)
+app.command("export")(terraform.export_policies)

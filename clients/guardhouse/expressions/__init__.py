@@ -29,7 +29,7 @@ from guardhouse.expressions.nodes import (
     conditions,
 )
 from guardhouse.expressions.patterns import Pattern
-from guardhouse.expressions.traffic import Traffic, read_traffic
+from guardhouse.expressions.traffic import Traffic, read_texts, read_traffic
 
 __all__ = [
     "FIELDS",
@@ -62,5 +62,6 @@ __all__ = [
     "conditions",
     "parse_expression",
     "plain_email",
+    "read_texts",
     "read_traffic",
 ]

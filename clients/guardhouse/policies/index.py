@@ -58,6 +58,9 @@ class Index:
         # What leaves fewest over comes first, because once nothing is left the rest need not be asked.
         made = sorted(self._made.values(), key=lambda it: it.start.bit_count())
         self._rows: tuple[Row, ...] = tuple(it.row for it in made)
+        asking = sum({entry.bit for clauses in entries.values() for entry in clauses})
+        self._sure = self._everyone & ~(asking | self._unsure)
+        """Those that ask for nothing, and hold whatever the facts are."""
 
     def _make(
         self, key: tuple[str, bool, bool], entries: list[Entry], lists: Mapping[str, NamedList], before: _Made | None
@@ -83,7 +86,16 @@ class Index:
 
     def first(self, facts: Traffic, among: int) -> int:
         """The lowest bit of those `among` that hold, or 0."""
-        left = self._left(facts, among & self._everyone)
+        left = among & self._everyone
+        if (lowest := left & -left) & self._sure:
+            return lowest
+        for row in self._rows:
+            if not left:
+                return 0
+            left &= row(facts)
+            if (lowest := left & -left) & self._sure:
+                # No other row can take it away, and nothing comes before it.
+                return lowest
         while left:
             bit = left & -left
             if not bit & self._unsure or self._tests[bit](facts):

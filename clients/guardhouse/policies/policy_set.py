@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from guardhouse.decisions import Policy, PolicyAction, PolicyFilter
 from guardhouse.expressions import (
@@ -18,6 +18,7 @@ from guardhouse.expressions import (
     parse_expression,
 )
 from guardhouse.policies.index import Asked, Index
+from guardhouse.policies.schedule import Schedule
 
 CONNECTION: Final = (PolicyFilter.L4,)
 """The filters that a connection passes, in order."""
@@ -25,6 +26,9 @@ REQUEST: Final = (PolicyFilter.L4, PolicyFilter.HTTP)
 """Those of an HTTP request: it is network traffic first."""
 QUERY: Final = (PolicyFilter.DNS,)
 """Those of a DNS query."""
+
+NEVER: Final = 2**63 - 1
+"""A time, in microseconds, that does not come."""
 
 _TRAFFIC: Final = {
     PolicyFilter.L4: Scope.L4_TRAFFIC,
@@ -38,7 +42,8 @@ _NO_LISTS: Final[Mapping[str, NamedList]] = MappingProxyType({})
 class GatewayPolicy:
     """A policy as it was written. Its three expressions must all hold; one that is empty does.
 
-    Among policies of one filter, the lowest `precedence` comes first.
+    Among policies of one filter, the lowest `precedence` comes first. One with a schedule is in force while it holds,
+    and one with an `expire_time`, in microseconds since 1970, only before it; DNS policies alone have these.
     """
 
     policy: Policy
@@ -46,15 +51,31 @@ class GatewayPolicy:
     traffic: str = ""
     identity: str = ""
     device_posture: str = ""
+    schedule: Schedule | None = None
+    expire_time: int | None = None
+
+    def out_of_force(self, now: int) -> tuple[str, ...]:
+        """Which of "schedule" and "expire_time" keep it out of force."""
+        scheduled = self.schedule is None or self.schedule.holds(now)
+        expired = self.expire_time is not None and now >= self.expire_time
+        return (() if scheduled else ("schedule",)) + (("expire_time",) if expired else ())
+
+    def unchanged_until(self, now: int) -> int:
+        """The next time at which it may come into force or go out of it, or NEVER."""
+        expires = NEVER if self.expire_time is None else self.expire_time
+        if now >= expires:
+            return NEVER
+        return expires if self.schedule is None else min(expires, self.schedule.until(now))
 
     @property
     def scopes(self) -> dict[str, Scope]:
         """Where each of its expressions stands, by the name of the attribute."""
-        return {
-            "traffic": _TRAFFIC[self.policy.filter],
-            "identity": Scope.IDENTITY,
-            "device_posture": Scope.DEVICE_POSTURE,
-        }
+        return scopes(self.policy.filter)
+
+
+def scopes(filter_: PolicyFilter) -> dict[str, Scope]:
+    """Where each expression of a policy with this filter stands, by the name of the attribute."""
+    return {"traffic": _TRAFFIC[filter_], "identity": Scope.IDENTITY, "device_posture": Scope.DEVICE_POSTURE}
 
 
 class PolicyInvalid(Exception):
@@ -71,9 +92,9 @@ class PolicyInvalid(Exception):
 class Step:
     """What became of one policy. It `decides` if it is the first of its filter to match, and evaluation got so far.
 
-    `failed` are those of its expressions ("traffic", "identity", "device_posture") that do not hold, and `missing` the
-    fields that they ask for and nobody gave (decision 30a). The expressions of a policy that is not enabled are not
-    looked at.
+    `failed` are those of "traffic", "identity", "device_posture", "schedule" and "expire_time" that do not hold, and
+    `missing` the fields that its expressions ask for and nobody gave (decision 30a). Of a policy that is not enabled
+    nothing is looked at, and "enabled" is what failed.
     """
 
     policy: Policy
@@ -83,12 +104,20 @@ class Step:
     missing: tuple[str, ...]
 
 
+class _InForce(NamedTuple):
+    """The policies in force from one time until another."""
+
+    mask: int
+    since: int
+    until: int
+
+
 class PolicySet:
     """Policies, compiled together. It never changes: an edit is a new set.
 
     Who sends the traffic and from which device is asked once, not for each request: `identity_mask(...) &
-    posture_mask(...)` is the `who` of the other methods. Masks mean nothing to another set, so whoever keeps them drops
-    them together with the set.
+    posture_mask(...)` is the `who` of the other methods. For a DNS query it is joined with `time_mask(...)` as well.
+    Masks mean nothing to another set, so whoever keeps them drops them together with the set.
     """
 
     def __init__(
@@ -118,6 +147,12 @@ class PolicySet:
             filter_: Index(asked("traffic", filter_), lists, previous._traffic[filter_] if previous else None)
             for filter_ in PolicyFilter
         }
+        self._timed = [
+            (1 << place, written)
+            for place, written in enumerate(policies)
+            if written.policy.enabled and (written.schedule, written.expire_time) != (None, None)
+        ]
+        self._in_force = _InForce(mask=0, since=NEVER, until=NEVER)
 
     @classmethod
     def compile(
@@ -155,6 +190,17 @@ class PolicySet:
         """The policies whose `device_posture` holds for a device."""
         return self._posture.holding(posture)
 
+    def time_mask(self, now: int) -> int:
+        """The policies in force at a time, in microseconds since 1970, in so far as that depends on the time.
+
+        Only those with a schedule or an `expire_time` are looked at, and only when the answer may have changed.
+        """
+        return self._in_force_at(now).mask
+
+    def time_mask_until(self, now: int) -> int:
+        """The next time at which `time_mask` may change, or NEVER."""
+        return self._in_force_at(now).until
+
     def first_match(self, filter_: PolicyFilter, traffic: Traffic, who: int) -> Policy | None:
         """The policy with the lowest precedence, of those with this filter, that matches."""
         bit = self._traffic[filter_].first(traffic, who)
@@ -178,9 +224,9 @@ class PolicySet:
         return tuple(found)
 
     def trace(
-        self, filters: Iterable[PolicyFilter], traffic: Traffic, identity: Traffic, posture: Traffic
+        self, filters: Iterable[PolicyFilter], traffic: Traffic, identity: Traffic, posture: Traffic, now: int
     ) -> Iterator[Step]:
-        """What `match` would make of it, policy by policy in the order of evaluation, each asked by itself."""
+        """What `match` would make of it at a time, policy by policy in the order of evaluation, each by itself."""
         facts = {"traffic": traffic, "identity": identity, "device_posture": posture}
         ended = False
         for filter_ in filters:
@@ -188,25 +234,39 @@ class PolicySet:
             for written in self._policies:
                 if written.policy.filter is not filter_:
                     continue
-                failed, missing = self._faults(written, facts)
-                matched = written.policy.enabled and not failed
+                failed, missing = self._faults(written, facts, now)
+                matched = not failed
                 yield Step(written.policy, matched, matched and not decided, failed, missing)
                 if matched and not decided:
                     decided = True
                     ended = written.policy.action is PolicyAction.BLOCK
 
-    def _faults(self, written: GatewayPolicy, facts: Mapping[str, Traffic]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Which expressions do not hold, and which fields are missing."""
+    def _in_force_at(self, now: int) -> _InForce:
+        known = self._in_force
+        if not known.since <= now < known.until:
+            mask, until = (1 << len(self._policies)) - 1, NEVER
+            for bit, written in self._timed:
+                if written.out_of_force(now):
+                    mask ^= bit
+                until = min(until, written.unchanged_until(now))
+            known = self._in_force = _InForce(mask, now, until)
+        return known
+
+    def _faults(
+        self, written: GatewayPolicy, facts: Mapping[str, Traffic], now: int
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What does not hold, and which fields are missing."""
+        if not written.policy.enabled:
+            return ("enabled",), ()
         failed: list[str] = []
         missing: dict[str, None] = {}
-        if written.policy.enabled:
-            for attribute, (expression, extended_emails) in self._asked(written).items():
-                present = facts[attribute]
-                if not compile_expression(expression, self._lists, extended_emails=extended_emails)(present):
-                    failed.append(attribute)
-                names = (condition.field.name for condition in conditions(expression.root))
-                missing.update(dict.fromkeys(name for name in names if name not in present))
-        return tuple(failed), tuple(missing)
+        for attribute, (expression, extended_emails) in self._asked(written).items():
+            present = facts[attribute]
+            if not compile_expression(expression, self._lists, extended_emails=extended_emails)(present):
+                failed.append(attribute)
+            names = (condition.field.name for condition in conditions(expression.root))
+            missing.update(dict.fromkeys(name for name in names if name not in present))
+        return (*failed, *written.out_of_force(now)), tuple(missing)
 
     def _asked(self, written: GatewayPolicy) -> dict[str, Asked]:
         # Public documentation, identity-based policies: no variant of an address gets around a policy that blocks.

@@ -1,18 +1,20 @@
 """Identity as a process: `python -m guardhouse_services.identity`."""
 
+from guardhouse.clock import Clock
+from guardhouse.following import Follower
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.identity.v1 import identity_pb2_grpc as rpc
 from guardhouse.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
 from guardhouse_services.audit import Audit
-from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
-from guardhouse_services.follower import Effects, Follower, Freshness
+from guardhouse_services.follower import Effects, Freshness
 from guardhouse_services.identity import metrics
+from guardhouse_services.identity.gateways import show
 from guardhouse_services.identity.oidc import Issuers
 from guardhouse_services.identity.servicer import IdentityServicer
 from guardhouse_services.identity.usecases import Identity, effects
@@ -59,7 +61,7 @@ def build(settings: Settings, clock: Clock) -> Node:
 
     issuers = Issuers()
     identity = Identity(clock, database, master_key, issuers.verify, resolve_intent)
-    feed = Feed(database, pb, snapshot, settings.poll_seconds)
+    feed = Feed(database, pb, snapshot, settings.poll_seconds, show)
     audit = Audit(clock, database, SERVICE, pb, master_key, settings)
     return Node(
         service=SERVICE,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from guardhouse.identity.v1 import identity_pb2 as pb
+from guardhouse.times import optional_timestamp, to_timestamp
 from guardhouse_services import etags
 from guardhouse_services.identity.domain.credentials import (
     ApiKey,
@@ -15,7 +16,6 @@ from guardhouse_services.identity.domain.enrollment_policies import EnrollmentPo
 from guardhouse_services.identity.domain.enrollments import Authentication
 from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
 from guardhouse_services.identity.domain.users import Removal, User
-from guardhouse_services.times import optional_timestamp, to_timestamp
 
 
 def organization(of: Organization) -> pb.Organization:
@@ -25,6 +25,7 @@ def organization(of: Organization) -> pb.Organization:
         seat_limit=of.seat_limit,
         create_time=to_timestamp(of.create_time),
         update_time=to_timestamp(of.update_time),
+        default_action=of.default_action.value,  # type: ignore[arg-type]  # numbered alike
     )
     etags.tag(made)
     return made
@@ -43,13 +44,17 @@ def api_key(of: ApiKey) -> pb.ApiKey:
 
 
 def identity_provider(of: IdentityProvider) -> pb.IdentityProvider:
-    return pb.IdentityProvider(
+    made = pb.IdentityProvider(
         identity_provider_id=of.identity_provider_id,
         display_name=of.display_name,
         issuer=of.issuer,
         client_ids=of.client_ids,
         create_time=to_timestamp(of.create_time),
+        force_interaction=of.force_interaction,
+        update_time=to_timestamp(of.update_time or of.create_time),
     )
+    etags.tag(made)
+    return made
 
 
 def service_token(of: ServiceToken) -> pb.ServiceToken:

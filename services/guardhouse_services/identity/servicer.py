@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Collection
 from typing import Any
 
+from guardhouse.clock import Clock
 from guardhouse.common.v1 import access_pb2, credential_pb2
 from guardhouse.durations import parse_duration
 from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField
@@ -18,11 +19,12 @@ from guardhouse.ids import (
     USER,
     check_id,
 )
+from guardhouse.times import to_timestamp
 from guardhouse_services import checks
 from guardhouse_services.access import Call
 from guardhouse_services.audit import Audit
-from guardhouse_services.clock import Clock
-from guardhouse_services.feed import Feed, Send
+from guardhouse_services.calls import Stream
+from guardhouse_services.feed import Feed
 from guardhouse_services.identity import messages
 from guardhouse_services.identity.domain.credentials import Credential, IdentityProvider, IdToken, ServiceTokenSecret
 from guardhouse_services.identity.domain.enrollment_policies import (
@@ -33,10 +35,10 @@ from guardhouse_services.identity.domain.enrollment_policies import (
     Subject,
 )
 from guardhouse_services.identity.domain.enrollments import Registration
+from guardhouse_services.identity.domain.organizations import DefaultAction
 from guardhouse_services.identity.oidc import issuer_url
 from guardhouse_services.identity.usecases import Identity
 from guardhouse_services.paging import Pages
-from guardhouse_services.times import to_timestamp
 
 NAME = 100
 EMAIL = 254
@@ -51,7 +53,9 @@ SERVICE_TOKEN_DURATION = "8760h"
 ROLES = (access_pb2.ROLE_ADMIN, access_pb2.ROLE_AUDITOR, access_pb2.ROLE_GATEWAY)
 DECISIONS = tuple(decision.value for decision in Decision)
 SEAT_STATUSES = (pb.SEAT_STATUS_ACTIVE, pb.SEAT_STATUS_INACTIVE)
-ORGANIZATION_PATHS = ("display_name", "seat_limit")
+DEFAULT_ACTIONS = tuple(action.value for action in DefaultAction)
+ORGANIZATION_PATHS = ("display_name", "seat_limit", "default_action")
+PROVIDER_PATHS = ("display_name", "client_ids", "force_interaction")
 POLICY_PATHS = ("display_name", "decision", "precedence", "include", "require", "exclude")
 
 
@@ -70,7 +74,8 @@ class IdentityServicer:
     ) -> pb.CreateOrganizationResponse:
         draft = request.organization
         display_name = checks.text(draft.display_name, "organization.display_name", NAME)
-        made, token = await self.identity.organizations.create(call, display_name, _seat_limit(draft))
+        action = _default_action(draft) if draft.default_action else DefaultAction.ALLOW
+        made, token = await self.identity.organizations.create(call, display_name, _seat_limit(draft), action)
         return pb.CreateOrganizationResponse(organization=messages.organization(made), revision_token=token)
 
     async def GetOrganization(self, request: pb.GetOrganizationRequest, call: Call) -> pb.GetOrganizationResponse:
@@ -88,12 +93,8 @@ class IdentityServicer:
         self, request: pb.UpdateOrganizationRequest, call: Call
     ) -> pb.UpdateOrganizationResponse:
         organization_id, draft = _organization(request), request.organization
-        mask = checks.mask(request.update_mask, ORGANIZATION_PATHS)
-        if "display_name" in mask:
-            checks.text(draft.display_name, "organization.display_name", NAME)
-        changed, token = await self.identity.organizations.update(
-            call, organization_id, mask, draft.display_name, _seat_limit(draft), draft.etag
-        )
+        changes = _changes(draft, checks.mask(request.update_mask, ORGANIZATION_PATHS))
+        changed, token = await self.identity.organizations.update(call, organization_id, changes, draft.etag)
         return pb.UpdateOrganizationResponse(organization=messages.organization(changed), revision_token=token)
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
@@ -124,7 +125,8 @@ class IdentityServicer:
     async def CreateIdentityProvider(
         self, request: pb.CreateIdentityProviderRequest, call: Call
     ) -> pb.CreateIdentityProviderResponse:
-        organization_id, draft = _organization(request), _provider(request.identity_provider)
+        organization_id, sent = _organization(request), request.identity_provider
+        draft = IdentityProvider("", **_provider(sent, PROVIDER_PATHS), issuer=_issuer(sent), create_time=0)
         made, token = await self.identity.identity_providers.create(call, organization_id, draft)
         return pb.CreateIdentityProviderResponse(
             identity_provider=messages.identity_provider(made), revision_token=token
@@ -148,12 +150,26 @@ class IdentityServicer:
             identity_providers=map(messages.identity_provider, shown), next_page_token=token
         )
 
+    async def UpdateIdentityProvider(
+        self, request: pb.UpdateIdentityProviderRequest, call: Call
+    ) -> pb.UpdateIdentityProviderResponse:
+        organization_id, draft = _organization(request), request.identity_provider
+        field = "identity_provider.identity_provider_id"
+        provider_id = check_id(draft.identity_provider_id, IDENTITY_PROVIDER, field)
+        changes = _provider(draft, checks.mask(request.update_mask, PROVIDER_PATHS))
+        changed, token = await self.identity.identity_providers.update(
+            call, organization_id, provider_id, changes, draft.etag
+        )
+        return pb.UpdateIdentityProviderResponse(
+            identity_provider=messages.identity_provider(changed), revision_token=token
+        )
+
     async def DeleteIdentityProvider(
         self, request: pb.DeleteIdentityProviderRequest, call: Call
     ) -> pb.DeleteIdentityProviderResponse:
         provider_id = check_id(request.identity_provider_id, IDENTITY_PROVIDER, "identity_provider_id")
         deletion, token = await self.identity.identity_providers.delete(
-            call, _organization(request), provider_id, validate_only=request.validate_only
+            call, _organization(request), provider_id, request.etag, validate_only=request.validate_only
         )
         return messages.provider_deletion(deletion, token)
 
@@ -341,10 +357,13 @@ class IdentityServicer:
         registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
         checks.request_id(request.request_id, required=True)
         actor = checks.text(request.actor, "actor", NAME, required=False)
-        time, token = await self.identity.authentications.record(
-            call, organization_id, registration_id, _holder(request), _credential(request.credential), actor
+        asked = checks.timestamp(request.asked_time, "asked_time") if request.HasField("asked_time") else None
+        time, user, token = await self.identity.authentications.record(
+            call, organization_id, registration_id, _holder(request), _credential(request.credential), actor, asked
         )
-        return pb.RecordAuthenticationResponse(authenticate_time=to_timestamp(time), revision_token=token)
+        return pb.RecordAuthenticationResponse(
+            authenticate_time=to_timestamp(time), user=messages.user(user) if user else None, revision_token=token
+        )
 
     async def ListAuditRecords(self, request: pb.ListAuditRecordsRequest, call: Call) -> pb.ListAuditRecordsResponse:
         answer: pb.ListAuditRecordsResponse = await self._audit.list_records(request)
@@ -356,8 +375,8 @@ class IdentityServicer:
         answer: pb.GetAuditCheckpointResponse = await self._audit.get_checkpoint(request)
         return answer
 
-    async def Watch(self, requests: AsyncIterator[pb.WatchRequest], send: Send) -> None:
-        await self._feed.watch(requests, send)
+    async def Watch(self, requests: AsyncIterator[pb.WatchRequest], stream: Stream) -> None:
+        await self._feed.serve(requests, stream)
 
 
 def _organization(request: Any) -> str:
@@ -372,18 +391,50 @@ def _seat_limit(draft: pb.Organization) -> int | None:
     return draft.seat_limit
 
 
-def _provider(draft: pb.IdentityProvider) -> IdentityProvider:
-    field = "identity_provider.client_ids"
-    checks.count(draft.client_ids, field, CLIENT_IDS)
-    for place, client_id in enumerate(draft.client_ids):
-        checks.text(client_id, f"{field}[{place}]", ISSUER)
+def _default_action(draft: pb.Organization) -> DefaultAction:
+    return DefaultAction(checks.choice(draft.default_action, DEFAULT_ACTIONS, "organization.default_action"))
+
+
+def _changes(draft: pb.Organization, paths: Collection[str]) -> dict[str, Any]:
+    """The fields of an organization that these paths name, as the domain has them."""
+
+    def read(path: str) -> Any:
+        match path:
+            case "display_name":
+                return checks.text(draft.display_name, "organization.display_name", NAME)
+            case "seat_limit":
+                return _seat_limit(draft)
+        return _default_action(draft)
+
+    return {path: read(path) for path in ORGANIZATION_PATHS if path in paths}
+
+
+def _issuer(draft: pb.IdentityProvider) -> str:
     issuer = checks.text(draft.issuer, "identity_provider.issuer", ISSUER)
     try:
         issuer_url(issuer)
     except ValueError as error:
         raise InvalidField("identity_provider.issuer", str(error)) from None
-    display_name = checks.text(draft.display_name, "identity_provider.display_name", NAME)
-    return IdentityProvider("", display_name, issuer, tuple(draft.client_ids), 0)
+    return issuer
+
+
+def _provider(draft: pb.IdentityProvider, paths: Collection[str]) -> dict[str, Any]:
+    """The fields of a provider that these paths name, as the domain has them."""
+
+    def read(path: str) -> Any:
+        field = f"identity_provider.{path}"
+        match path:
+            case "display_name":
+                return checks.text(draft.display_name, field, NAME)
+            case "client_ids":
+                checks.count(draft.client_ids, field, CLIENT_IDS)
+                return tuple(
+                    checks.text(client_id, f"{field}[{place}]", ISSUER)
+                    for place, client_id in enumerate(draft.client_ids)
+                )
+        return draft.force_interaction
+
+    return {path: read(path) for path in PROVIDER_PATHS if path in paths}
 
 
 def _policy(draft: pb.EnrollmentPolicy, paths: Collection[str] = POLICY_PATHS) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """Ipam as a process: `python -m guardhouse_services.ipam`."""
 
+from guardhouse.clock import Clock
+from guardhouse.following import Follower
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
 from guardhouse_services.audit import Audit
-from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
-from guardhouse_services.follower import Effects, Follower, Freshness
+from guardhouse_services.follower import Effects, Freshness
 from guardhouse_services.ipam import metrics
 from guardhouse_services.ipam.domain import parse_network, parse_quarantine
 from guardhouse_services.ipam.servicer import IpamServicer

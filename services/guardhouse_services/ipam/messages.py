@@ -5,8 +5,8 @@ import ipaddress
 from guardhouse.ids import USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.times import from_timestamp, optional_timestamp
 from guardhouse_services.ipam.domain import Exists, Gone, Holding, Lease
-from guardhouse_services.times import from_timestamp, optional_timestamp
 
 
 def to_lease(value: Holding) -> pb.Lease:

@@ -3,14 +3,15 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+from guardhouse.clock import Clock
 from guardhouse.errors import FieldRequired
 from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, check_id
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse_services import checks
 from guardhouse_services.access import Call
 from guardhouse_services.audit import Audit
-from guardhouse_services.clock import Clock
-from guardhouse_services.feed import Feed, Send
+from guardhouse_services.calls import Stream
+from guardhouse_services.feed import Feed
 from guardhouse_services.ipam.domain import FOREVER
 from guardhouse_services.ipam.messages import to_lease, to_reservation
 from guardhouse_services.ipam.usecases import Ipam
@@ -76,5 +77,5 @@ class IpamServicer:
         answer: pb.GetAuditCheckpointResponse = await self._audit.get_checkpoint(request)
         return answer
 
-    async def Watch(self, requests: AsyncIterator[Any], send: Send) -> None:
-        await self._feed.watch(requests, send)
+    async def Watch(self, requests: AsyncIterator[Any], stream: Stream) -> None:
+        await self._feed.serve(requests, stream)

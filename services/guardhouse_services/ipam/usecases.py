@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from guardhouse import ids
+from guardhouse.clock import Clock
 from guardhouse.errors import AddressNotFound, EnrollmentAborted, GuardhouseError, SubnetExhausted
+from guardhouse.following import Follower
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse_services import audit
 from guardhouse_services.access import Call
-from guardhouse_services.clock import Clock
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import Directory
 from guardhouse_services.failpoint import failpoint
-from guardhouse_services.follower import Follower
 from guardhouse_services.ipam import store
 from guardhouse_services.ipam.domain import (
     ASK_AFTER,

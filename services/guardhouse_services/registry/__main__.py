@@ -1,21 +1,23 @@
 """The registry as a process: `python -m guardhouse_services.registry`."""
 
+from guardhouse.clock import Clock
+from guardhouse.following import Follower
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.ipam.v1 import ipam_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services.audit import Audit
-from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
-from guardhouse_services.follower import Effects, Follower, Freshness
+from guardhouse_services.follower import Effects, Freshness
 from guardhouse_services.migrate import migrate
 from guardhouse_services.node import Node
 from guardhouse_services.paging import Pages
 from guardhouse_services.peers import Peers
 from guardhouse_services.registry import metrics
+from guardhouse_services.registry.gateways import show
 from guardhouse_services.registry.servicer import RegistryServicer
 from guardhouse_services.registry.usecases import Registry
 from guardhouse_services.registry.usecases.effects import follow_identity
@@ -47,7 +49,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         identity_pb2_grpc.AuthenticationServiceStub(identity),
         ipam_pb2_grpc.AddressServiceStub(peers.channel("ipam")),
     )
-    feed = Feed(database, pb, snapshot, settings.poll_seconds)
+    feed = Feed(database, pb, snapshot, settings.poll_seconds, show)
     audit = Audit(clock, database, SERVICE, pb, master_key, settings)
     return Node(
         service=SERVICE,

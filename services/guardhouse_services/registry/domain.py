@@ -104,6 +104,30 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class PostureChecks:
+    """The ids of the posture checks that a device passed and failed: each in order, once, and in one of the two."""
+
+    passed: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Posture:
+    """What a device's heartbeats said of its posture checks, and since when they say so."""
+
+    checks: PostureChecks
+    change_time: int
+    time: int = field(compare=False)
+    """When it was said for the last time, to the microsecond: of two heartbeats the newer one counts."""
+
+    def after(self, before: "Posture | None") -> "Posture":
+        """What is so when this is said after that: where both say the same, it is so since then."""
+        if before is None or before.checks != self.checks:
+            return self
+        return replace(self, change_time=before.change_time)
+
+
+@dataclass(frozen=True, slots=True)
 class Registration:
     """A registration, or the intent of one. Times are microseconds since the Unix epoch."""
 
@@ -126,6 +150,8 @@ class Registration:
     revoke_time: int | None = None
     seen_time: int | None = field(default=None, compare=False)
     """When its device was last heard of, in whole minutes. No change of the registration itself."""
+    posture: Posture | None = None
+    """None where no heartbeat said it."""
 
     @property
     def activity(self) -> int:
@@ -135,18 +161,20 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a device said at a time, which is a whole minute. An empty version is unchanged."""
+    """What a device said at a time, which is a whole minute. An empty version is unchanged, and so is no posture."""
 
     organization_id: str
     registration_id: str
     time: int
     os_version: str = ""
     client_version: str = ""
+    posture: Posture | None = None
 
     def after(self, before: "Heartbeat") -> "Heartbeat":
         """The two in one: what this one does not say is as it was before."""
         versions = {name: getattr(self, name) or getattr(before, name) for name in ("os_version", "client_version")}
-        return replace(self, **versions)
+        posture = before.posture if self.posture is None else self.posture.after(before.posture)
+        return replace(self, posture=posture, **versions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from dataclasses import replace
 from guardhouse.common.v1 import errors_pb2, results_pb2
 from guardhouse.errors import GuardhouseError
 from guardhouse.registry.v1 import registry_pb2 as pb
-from guardhouse_services.registry.domain import Claims, Device, Registration, State
-from guardhouse_services.times import optional_timestamp, to_timestamp
+from guardhouse.times import optional_timestamp, to_timestamp
+from guardhouse_services.registry.domain import Claims, Device, Posture, PostureChecks, Registration, State
 
 _STATES = {
     State.ACTIVE: pb.REGISTRATION_STATE_ACTIVE,
@@ -69,6 +69,17 @@ def from_claims(message: pb.DeviceClaims) -> Claims:
     )
 
 
+def to_posture(value: Posture) -> pb.DevicePosture:
+    return pb.DevicePosture(
+        passed=value.checks.passed, failed=value.checks.failed, change_time=to_timestamp(value.change_time)
+    )
+
+
+def from_posture(message: pb.DevicePosture) -> PostureChecks:
+    """In order, and each once."""
+    return PostureChecks(tuple(sorted(set(message.passed))), tuple(sorted(set(message.failed))))
+
+
 def to_result(registration_id: str, outcome: Registration | GuardhouseError) -> pb.RegistrationResult:
     if isinstance(outcome, Registration):
         return pb.RegistrationResult(registration_id=registration_id, registration=to_registration(outcome))
@@ -80,7 +91,7 @@ def to_result(registration_id: str, outcome: Registration | GuardhouseError) -> 
 def to_event(value: Registration) -> pb.Event:
     """What the feed says of a registration that is active or revoked, or is deleted.
 
-    It never says when a device was heard of, for nobody is told of heartbeats.
+    It never says when a device was heard of, for nobody is told of a heartbeat that brings no other posture.
     """
     if value.state == State.DELETED:
         return pb.Event(registration_deleted=value.registration_id)
@@ -91,5 +102,6 @@ def to_event(value: Registration) -> pb.Event:
             authenticate_time=to_timestamp(value.authenticate_time),
             authorize_revision=value.authorize_revision,
             token_hash=value.token_hash,
+            posture=to_posture(value.posture) if value.posture is not None else None,
         )
     )

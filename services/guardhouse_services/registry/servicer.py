@@ -2,15 +2,17 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+from guardhouse.clock import Clock
 from guardhouse.errors import FieldRequired, InvalidField, PageTokenInvalid
 from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, check_id
 from guardhouse.keys import KEY_TYPES
 from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse.times import to_timestamp
 from guardhouse_services import checks
 from guardhouse_services.access import Call
 from guardhouse_services.audit import Audit
-from guardhouse_services.clock import Clock
-from guardhouse_services.feed import Feed, Send
+from guardhouse_services.calls import Stream
+from guardhouse_services.feed import Feed
 from guardhouse_services.paging import Page, Pages
 from guardhouse_services.registry.domain import (
     LISTED,
@@ -22,15 +24,16 @@ from guardhouse_services.registry.domain import (
     RegistrationFilter,
     State,
 )
-from guardhouse_services.registry.messages import from_claims, to_device, to_registration, to_result
+from guardhouse_services.registry.messages import from_claims, from_posture, to_device, to_registration, to_result
 from guardhouse_services.registry.usecases import Registry
 from guardhouse_services.registry.usecases.enrollments import Enrollment
 from guardhouse_services.registry.usecases.rotations import Rotation
-from guardhouse_services.times import to_timestamp
 
 MAX_BATCH = 1000
 TEXT_LIMIT = 255
 CREDENTIAL_LIMIT = 16 << 10
+MAX_CHECKS = 100
+CHECK_LIMIT = 100
 FAMILIES = 2
 """Every registration has one address of either family (decision 23)."""
 
@@ -213,8 +216,15 @@ class RegistryServicer:
         check_id(request.registration_id, REGISTRATION, "registration_id")
         for field in ("os_version", "client_version"):
             checks.text(getattr(request, field), field, TEXT_LIMIT, required=False)
+        said = request.HasField("posture")
+        if said:
+            _check_posture(request.posture)
         self.registry.heartbeats.take(
-            request.organization_id, request.registration_id, request.os_version, request.client_version
+            request.organization_id,
+            request.registration_id,
+            request.os_version,
+            request.client_version,
+            from_posture(request.posture) if said else None,
         )
         return pb.HeartbeatResponse()
 
@@ -283,8 +293,8 @@ class RegistryServicer:
 
     # RegistryFeedService
 
-    async def Watch(self, requests: AsyncIterator[pb.WatchRequest], send: Send) -> None:
-        await self._feed.watch(requests, send)
+    async def Watch(self, requests: AsyncIterator[pb.WatchRequest], stream: Stream) -> None:
+        await self._feed.serve(requests, stream)
 
 
 def _ids(organization_id: str, ids: Sequence[str]) -> list[str]:
@@ -312,6 +322,17 @@ def _check_claims(claims: pb.DeviceClaims) -> None:
         checks.text(getattr(claims, field), f"device.{field}", TEXT_LIMIT, required=False)
     if claims.platform:
         checks.choice(claims.platform, pb.Platform.values(), "device.platform")
+
+
+def _check_posture(posture: pb.DevicePosture) -> None:
+    for name, ids in (("passed", posture.passed), ("failed", posture.failed)):
+        checks.count(ids, f"posture.{name}", MAX_CHECKS, least=0)
+        for at, each in enumerate(ids):
+            checks.text(each, f"posture.{name}[{at}]", CHECK_LIMIT)
+    passed = set(posture.passed)
+    for at, each in enumerate(posture.failed):
+        if each in passed:
+            raise InvalidField(f"posture.failed[{at}]", f"{each!r} is among those that passed, too")
 
 
 def _check_key(request: pb.RegisterRequest | pb.RotateKeyRequest) -> None:

@@ -1,26 +1,31 @@
 """Runs session alone, until it is told to stop."""
 
+from guardhouse.clock import Clock
 from guardhouse.durations import parse_duration
+from guardhouse.envoy.v1 import authorization_pb2
 from guardhouse.errors import DurationInvalid
+from guardhouse.following import Follower
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
+from guardhouse.replica import parse_max_staleness
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.session.v1 import session_pb2_grpc as rpc
 from guardhouse_services.audit import Audit
-from guardhouse_services.clock import Clock
 from guardhouse_services.config import Settings
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
-from guardhouse_services.follower import Follower, Freshness
+from guardhouse_services.follower import Freshness
 from guardhouse_services.migrate import migrate
 from guardhouse_services.node import Node
 from guardhouse_services.paging import Pages
 from guardhouse_services.peers import Peers
 from guardhouse_services.run import serve
 from guardhouse_services.session import metrics
-from guardhouse_services.session.replica import IdentityState, Replica, parse_max_staleness
+from guardhouse_services.session.envoy import EnvoyServicer
+from guardhouse_services.session.gateways import show
+from guardhouse_services.session.replica import IdentityState, Replica
 from guardhouse_services.session.servicer import SessionServicer
 from guardhouse_services.session.usecases import Session, check_quarantine, snapshot
 
@@ -48,14 +53,16 @@ def build(settings: Settings, clock: Clock) -> Node:
     registry = registry_pb2_grpc.RegistryFeedServiceStub(peers.channel("registry"))
     # What any replica wrote comes by the feed, so a replica follows its own service as well.
     own = rpc.SessionFeedServiceStub(peers.channel(SERVICE))
-    directory.follower = Follower("session directory", identity.Watch, identity_pb2.WatchRequest, directory.view, clock)
+    replica.identity = directory.follower = Follower(
+        "session directory", identity.Watch, identity_pb2.WatchRequest, directory.view, clock
+    )
     replica.registry = Follower(
         "session registrations", registry.Watch, registry_pb2.WatchRequest, replica.registrations, clock
     )
     replica.own = Follower("session policies", own.Watch, pb.WatchRequest, replica.policies, clock)
-    feed = Feed(database, pb, snapshot, settings.poll_seconds)
+    feed = Feed(database, pb, snapshot, settings.poll_seconds, show)
     audit = Audit(clock, database, SERVICE, pb, master_key, settings)
-    views = [("identity", directory.follower), ("registry", replica.registry), (SERVICE, replica.own)]
+    views = [("identity", replica.identity), ("registry", replica.registry), (SERVICE, replica.own)]
 
     def max_age() -> int:
         """How old state may be for somebody to be answered by it: a policy may stay open for longer than others."""
@@ -63,7 +70,8 @@ def build(settings: Settings, clock: Clock) -> Node:
         return max(max_staleness, max((policy.max_open for policy in policies), default=0))
 
     authentication = identity_pb2_grpc.AuthenticationServiceStub(peers.channel("identity"))
-    session = Session(clock, database, directory, replica, authentication.RecordAuthentication)
+    session = Session(clock, database, directory, replica, authentication.RecordAuthentication, master_key)
+    servicer = SessionServicer(clock, session, Pages(master_key), feed, audit)
     return Node(
         service=SERVICE,
         settings=settings,
@@ -75,7 +83,8 @@ def build(settings: Settings, clock: Clock) -> Node:
         audit=audit,
         freshness=Freshness(database, SERVICE, views=views, effects=()),
         contract=pb.DESCRIPTOR,
-        servicer=SessionServicer(clock, session, Pages(master_key), feed, audit),
+        servicer=servicer,
+        guests=[(authorization_pb2.DESCRIPTOR, EnvoyServicer(servicer.CheckTraffic))],
         views=replica.followers,
         devices=replica.device,
         ready=replica.followers,

@@ -11,13 +11,13 @@ from typing import Any, Final, Protocol
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from guardhouse.clock import SECOND
 from guardhouse.decisions import MAX_VALID_FOR, Decision, Policy, Reason, Registration, Verdict, check_session
 from guardhouse.errors import InvalidField
 from guardhouse.ids import ORGANIZATION, POLICY, REGISTRATION, check_id
 from guardhouse.session.v1 import session_pb2 as pb
-from guardhouse_services.clock import SECOND
+from guardhouse.times import set_time, to_duration
 from guardhouse_services.session.replica import Replica
-from guardhouse_services.times import set_time, to_duration
 
 FIELDS: Final = tuple(field.name for field in pb.CheckAnswer.DESCRIPTOR.fields)
 Wants = tuple[bool, ...]
@@ -28,7 +28,7 @@ IN_A_BATCH: Final[Wants] = tuple(name not in ("policy_id", "registration_id") fo
 
 _ALLOW, _STALE = Decision.ALLOW, Reason.STATE_STALE
 _LONGEST: Final = to_duration(MAX_VALID_FOR)
-_FOREVER: Final = 1 << 63
+FOREVER: Final = 1 << 63
 
 Response = pb.CheckSessionResponse | pb.BatchCheckSessionsResponse | pb.StreamCheckSessionsResponse
 New = Callable[[], tuple[Response, pb.CheckAnswer]]
@@ -130,15 +130,16 @@ def answer(
         if verdict.degraded:
             degraded_answers += 1
         one, made = new()
-        _fill(made, verdict, registration, policy, wants)
+        fill(made, verdict, registration, policy, wants)
         part = one.SerializeToString()
         parts.append(part)
         # Refusals are not kept: they are few, and some end by themselves.
         if verdict.decision is _ALLOW and is_fresh and subject is not None and registration is not None:
             # Within MAX_VALID_FOR of a session's end no two answers are the same.
             expire_time = verdict.session_expire_time
-            until = _FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
-            subject.kept = registration.authenticate_time, until, basis, part
+            until = FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
+            if now <= until:
+                subject.kept = registration.authenticate_time, until, basis, part
     if staleness is not None:
         set_time(response.fresh_as_of, now - staleness)
         if degraded_answers:
@@ -148,9 +149,10 @@ def answer(
     return Reply(parts)
 
 
-def _fill(
+def fill(
     made: pb.CheckAnswer, verdict: Verdict, registration: Registration | None, policy: Policy | None, wants: Wants
 ) -> None:
+    """Sets what is wanted of a verdict."""
     (
         wants_decision,
         wants_reason,

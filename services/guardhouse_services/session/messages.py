@@ -1,11 +1,19 @@
 """Domain values as the contract's messages."""
 
-from guardhouse.decisions import Registration
+from collections.abc import Mapping
+
+from guardhouse.decisions import Verdict
 from guardhouse.durations import format_duration
+from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.policies import DAYS, Step
 from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse.times import to_timestamp
 from guardhouse_services import etags
-from guardhouse_services.session.domain import CheckSession, Policy, Staleness
-from guardhouse_services.times import to_timestamp
+from guardhouse_services.session.checking import ALL, fill
+from guardhouse_services.session.domain.lists import ValueList
+from guardhouse_services.session.domain.policies import CheckSession, Policy, PolicyWarning, Staleness
+from guardhouse_services.session.domain.sessions import Session
+from guardhouse_services.session.domain.trials import NEW, Finding, Outcome
 
 
 def policy(of: Policy) -> pb.Policy:
@@ -19,11 +27,92 @@ def policy(of: Policy) -> pb.Policy:
         action=pb.PolicyAction.ValueType(terms.action),
         check_session=_check_session(terms.check_session),
         staleness=_staleness(terms.staleness),
+        precedence=terms.precedence,
+        traffic=terms.traffic,
+        identity=terms.identity,
+        device_posture=terms.device_posture,
+        schedule=_schedule(terms.schedule),
+        expire_time=None if terms.expire_time is None else to_timestamp(terms.expire_time),
         create_time=to_timestamp(of.create_time),
         update_time=to_timestamp(of.update_time),
     )
     etags.tag(made)
     return made
+
+
+def policy_event(of: Policy) -> pb.Event:
+    return pb.Event(policy=policy(of))
+
+
+def policy_deleted_event(policy_id: str) -> pb.Event:
+    return pb.Event(policy_deleted=policy_id)
+
+
+def warning(of: PolicyWarning) -> pb.PolicyWarning:
+    return pb.PolicyWarning(field=of.field, column=of.column, message=of.message)
+
+
+def value_list(of: ValueList) -> pb.List:
+    """Its etag is that of the list with all its values, so one without them has none."""
+    made = pb.List(
+        list_id=of.list_id,
+        name=of.name,
+        description=of.description,
+        type=pb.ListType.ValueType(of.type),
+        values=of.values,
+        value_count=of.value_count,
+        create_time=to_timestamp(of.create_time),
+        update_time=to_timestamp(of.update_time),
+    )
+    if len(of.values) == of.value_count:
+        etags.tag(made)
+    return made
+
+
+def list_event(of: ValueList) -> pb.Event:
+    return pb.Event(list=value_list(of))
+
+
+def list_deleted_event(list_id: str) -> pb.Event:
+    return pb.Event(list_deleted=list_id)
+
+
+def outcome(of: Outcome, names: Mapping[str, str]) -> pb.TrafficTestResult:
+    finding = of.finding
+    return pb.TrafficTestResult(
+        answer=_answer(finding),
+        steps=[_step(step, finding.by_itself, names) for step in finding.steps],
+        present_answer=_answer(of.present) if of.present else None,
+        newly_refused=of.newly_refused,
+    )
+
+
+def _answer(of: Finding) -> pb.CheckAnswer:
+    made = pb.CheckAnswer()
+    fill(made, of.verdict, of.registration, of.policy, ALL)
+    made.policy_id = _shown(made.policy_id)
+    return made
+
+
+def _step(of: Step, by_itself: Mapping[str, Verdict], names: Mapping[str, str]) -> pb.PolicyStep:
+    policy_id = of.policy.policy_id
+    made = pb.PolicyStep(
+        policy_id=_shown(policy_id),
+        display_name=names.get(policy_id, ""),
+        matched=of.matched,
+        decides=of.decides,
+        failed=of.failed,
+        missing=of.missing,
+    )
+    if of.decides:
+        made.decision = pb.Decision.ValueType(by_itself[policy_id].decision)
+        made.reason = pb.DecisionReason.ValueType(by_itself[policy_id].reason)
+    return made
+
+
+def _shown(policy_id: str) -> str:
+    """A proposed policy that is new has no id yet."""
+    return "" if policy_id.startswith(NEW) else policy_id
 
 
 def _check_session(of: CheckSession | None) -> pb.CheckSession | None:
@@ -39,14 +128,39 @@ def _staleness(of: Staleness | None) -> pb.Staleness | None:
     return pb.Staleness(mode=pb.StalenessMode.ValueType(of.mode), max_open=max_open)
 
 
-def session(registration: Registration, revoked: bool) -> pb.Session:
+def _schedule(of: tuple[str, ...] | None) -> pb.Schedule | None:
+    if of is None:
+        return None
+    time_zone, *days = of
+    return pb.Schedule(time_zone=time_zone, **dict(zip(DAYS, days, strict=True)))
+
+
+def session(of: Session, names: Mapping[str, str]) -> pb.Session:
+    """With what people call the policies."""
+    registration = of.registration
+    began = registration.authenticate_time
     found = pb.Session(
         registration_id=registration.registration_id,
-        authenticate_time=to_timestamp(registration.authenticate_time),
-        revoked=revoked,
+        authenticate_time=to_timestamp(began),
+        revoked=of.revoked,
+        next_reauthentications=[
+            pb.NextReauthentication(
+                policy_id=policy_id, display_name=names.get(policy_id, ""), time=to_timestamp(began + timeout)
+            )
+            for timeout, policy_id in of.limits
+        ],
     )
     if registration.user_id:
         found.user_id = registration.user_id
     else:
         found.service_token_id = registration.service_token_id
     return found
+
+
+def sign_in(provider: identity.IdentityProvider) -> pb.SignIn:
+    return pb.SignIn(
+        identity_provider_id=provider.identity_provider_id,
+        issuer=provider.issuer,
+        client_ids=provider.client_ids,
+        force_interaction=provider.force_interaction,
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from guardhouse_services.clock import SECOND
+from guardhouse.clock import SECOND
 from guardhouse_services.metrics import Gauge
 from guardhouse_services.session.replica import Replica
 

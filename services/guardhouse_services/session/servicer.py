@@ -2,27 +2,41 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
-from guardhouse.decisions import MAX_VALID_FOR, PolicyAction, PolicyFilter
-from guardhouse.durations import parse_duration, parse_session_timeout
-from guardhouse.errors import DeadlineTooShort, FieldRequired, InvalidField
-from guardhouse.ids import ORGANIZATION, POLICY, REGISTRATION, check_id
+from guardhouse.clock import SECOND, Clock
+from guardhouse.decisions import MAX_VALID_FOR
+from guardhouse.errors import DeadlineTooShort, FieldRequired
+from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.ids import LIST, ORGANIZATION, POLICY, REGISTRATION, USER, check_id
+from guardhouse.policies import ListType
 from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse.times import to_timestamp
 from guardhouse_services import checks
 from guardhouse_services.access import Call
 from guardhouse_services.audit import Audit
-from guardhouse_services.clock import SECOND, Clock
-from guardhouse_services.feed import Feed, Send
+from guardhouse_services.calls import Send, Stream
+from guardhouse_services.feed import Feed
 from guardhouse_services.paging import Pages
-from guardhouse_services.session import checking, messages
-from guardhouse_services.session.domain import CheckSession, Policy, Staleness, StalenessMode, Terms
+from guardhouse_services.session import checking, messages, reading, traffic
+from guardhouse_services.session.domain.lists import ValueList
+from guardhouse_services.session.domain.policies import (
+    Policy,
+    Terms,
+)
 from guardhouse_services.session.usecases import Session
-from guardhouse_services.times import to_timestamp
 
 MAX_CHECKS = 1000
 # No answer holds for longer.
 SEND_SECONDS = MAX_VALID_FOR / SECOND
-PATHS = ("display_name", "description", "enabled", "filter", "action", "check_session", "staleness")
+MAX_ORDERED = 500
+MAX_TRIALS = 100
+POLICY_PATHS = (
+    *("display_name", "description", "enabled", "filter", "action", "check_session", "staleness"),
+    *("precedence", "traffic", "identity", "device_posture", "schedule", "expire_time"),
+)
+LIST_PATHS = ("name", "description", "values")
 
 
 class SessionServicer:
@@ -39,58 +53,184 @@ class SessionServicer:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
         if not request.HasField("policy"):
             raise FieldRequired("policy")
-        policy, token = await self.session.create_policy(call, organization_id, _terms(request.policy))
-        return pb.CreatePolicyResponse(policy=messages.policy(policy), revision_token=token)
+        terms = reading.terms(request.policy, "policy")
+        policy, warnings, token = await self.session.policies.create(call, organization_id, terms)
+        return pb.CreatePolicyResponse(
+            policy=messages.policy(policy), revision_token=token, warnings=map(messages.warning, warnings)
+        )
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, call: Call) -> pb.GetPolicyResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
         policy_id = check_id(request.policy_id, POLICY, "policy_id")
-        return pb.GetPolicyResponse(policy=messages.policy(await self.session.get_policy(organization_id, policy_id)))
+        return pb.GetPolicyResponse(policy=messages.policy(await self.session.policies.get(organization_id, policy_id)))
 
     async def ListPolicies(self, request: pb.ListPoliciesRequest, call: Call) -> pb.ListPoliciesResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
         now = self._clock.now()
         page = self._pages.read(request, now)
-        found = await self.session.list_policies(organization_id, page)
+        found = await self.session.policies.page(organization_id, page)
         shown, token = self._pages.cut(request, page, found, lambda policy: policy.policy_id, now)
         return pb.ListPoliciesResponse(policies=map(messages.policy, shown), next_page_token=token)
 
     async def UpdatePolicy(self, request: pb.UpdatePolicyRequest, call: Call) -> pb.UpdatePolicyResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
         policy_id = check_id(request.policy.policy_id, POLICY, "policy.policy_id")
-        checks.mask(request.update_mask, PATHS)
+        checks.mask(request.update_mask, POLICY_PATHS)
 
         def change(policy: Policy) -> Terms:
             changed = messages.policy(policy)
             request.update_mask.MergeMessage(request.policy, changed, replace_message_field=True)
-            return _terms(changed)
+            return reading.terms(changed, "policy")
 
-        etag = request.policy.etag
-        policy, token = await self.session.update_policy(call, organization_id, policy_id, etag, change)
-        return pb.UpdatePolicyResponse(policy=messages.policy(policy), revision_token=token)
+        policy, warnings, token = await self.session.policies.update(
+            call, organization_id, policy_id, request.policy.etag, change
+        )
+        return pb.UpdatePolicyResponse(
+            policy=messages.policy(policy), revision_token=token, warnings=map(messages.warning, warnings)
+        )
 
     async def DeletePolicy(self, request: pb.DeletePolicyRequest, call: Call) -> pb.DeletePolicyResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
         policy_id = check_id(request.policy_id, POLICY, "policy_id")
-        policy, token = await self.session.delete_policy(
+        policy, token = await self.session.policies.delete(
             call, organization_id, policy_id, request.etag, validate_only=request.validate_only
         )
         return pb.DeletePolicyResponse(policy=messages.policy(policy) if policy else None, revision_token=token)
 
+    async def ReorderPolicies(self, request: pb.ReorderPoliciesRequest, call: Call) -> pb.ReorderPoliciesResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        checks.count(request.policy_ids, "policy_ids", MAX_ORDERED, least=2)
+        policy_ids = reading.policy_ids(request.policy_ids, "policy_ids")
+        policies, token = await self.session.policies.reorder(call, organization_id, policy_ids)
+        return pb.ReorderPoliciesResponse(policies=map(messages.policy, policies), revision_token=token)
+
+    async def TestPolicies(self, request: pb.TestPoliciesRequest, call: Call) -> pb.TestPoliciesResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        checks.count(request.tests, "tests", MAX_TRIALS)
+        time = checks.timestamp(request.time, "time") if request.HasField("time") else None
+        trials = [reading.trial(test, f"tests[{place}]") for place, test in enumerate(request.tests)]
+        proposal = reading.proposal(request, self.session.policies.check, self.session.replica.max_open)
+        outcomes, fresh_as_of = await self.session.trials.run(organization_id, trials, time, proposal)
+        names = {**self.session.replica.policy_state(organization_id).names, **proposal.names}
+        return pb.TestPoliciesResponse(
+            results=[messages.outcome(outcome, names) for outcome in outcomes], fresh_as_of=to_timestamp(fresh_as_of)
+        )
+
+    async def CreateList(self, request: pb.CreateListRequest, call: Call) -> pb.CreateListResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        if not request.HasField("list"):
+            raise FieldRequired("list")
+        sent = request.list
+        name = reading.list_name(sent.name)
+        description = checks.text(sent.description, "list.description", 500, required=False)
+        type_ = ListType(checks.choice(sent.type, list(ListType), "list.type"))
+        values = reading.list_values(sent.values, type_)
+
+        def draft(list_id: str, now: int) -> ValueList:
+            return ValueList(list_id, name, description, type_, values, len(values), now, now)
+
+        made, token = await self.session.lists.create(call, organization_id, draft)
+        return pb.CreateListResponse(list=messages.value_list(made), revision_token=token)
+
+    async def GetList(self, request: pb.GetListRequest, call: Call) -> pb.GetListResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        list_id = check_id(request.list_id, LIST, "list_id")
+        return pb.GetListResponse(list=messages.value_list(await self.session.lists.get(organization_id, list_id)))
+
+    async def ListLists(self, request: pb.ListListsRequest, call: Call) -> pb.ListListsResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found = await self.session.lists.page(organization_id, page)
+        shown, token = self._pages.cut(request, page, found, lambda it: it.list_id, now)
+        return pb.ListListsResponse(lists=map(messages.value_list, shown), next_page_token=token)
+
+    async def UpdateList(self, request: pb.UpdateListRequest, call: Call) -> pb.UpdateListResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        sent = request.list
+        list_id = check_id(sent.list_id, LIST, "list.list_id")
+        mask = checks.mask(request.update_mask, LIST_PATHS)
+        changes: dict[str, Any] = {}
+        if "name" in mask:
+            changes["name"] = reading.list_name(sent.name)
+        if "description" in mask:
+            changes["description"] = checks.text(sent.description, "list.description", 500, required=False)
+
+        def change(found: ValueList, now: int) -> ValueList:
+            changed = replace(found, **changes, update_time=now)
+            if "values" not in mask:
+                return changed
+            values = reading.list_values(sent.values, found.type)
+            return replace(changed, values=values, value_count=len(values))
+
+        made, token = await self.session.lists.update(call, organization_id, list_id, sent.etag, change)
+        return pb.UpdateListResponse(list=messages.value_list(made), revision_token=token)
+
+    async def DeleteList(self, request: pb.DeleteListRequest, call: Call) -> pb.DeleteListResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        list_id = check_id(request.list_id, LIST, "list_id")
+        gone, token = await self.session.lists.delete(
+            call, organization_id, list_id, request.etag, validate_only=request.validate_only
+        )
+        return pb.DeleteListResponse(list=messages.value_list(gone), revision_token=token)
+
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> pb.GetSessionResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
         registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
-        registration, revoked = await self.session.get_session(organization_id, registration_id)
-        return pb.GetSessionResponse(session=messages.session(registration, revoked))
+        found = await self.session.sessions.get(organization_id, registration_id)
+        names = self.session.replica.policy_state(organization_id).names
+        return pb.GetSessionResponse(session=messages.session(found, names))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> pb.ListSessionsResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        user_id = check_id(request.user_id, USER, "user_id") if request.user_id else ""
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found = await self.session.sessions.page(organization_id, page, user_id, request.only_expired)
+        shown, token = self._pages.cut(request, page, found, lambda registration_id: registration_id, now)
+        names = self.session.replica.policy_state(organization_id).names
+        sessions = [messages.session(it, names) for it in self.session.sessions.show(organization_id, shown)]
+        return pb.ListSessionsResponse(sessions=sessions, next_page_token=token)
+
+    async def StartReauthentication(
+        self, request: pb.StartReauthenticationRequest, call: Call
+    ) -> pb.StartReauthenticationResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
+        provider, challenge, expire_time = await self.session.sessions.start(organization_id, registration_id)
+        return pb.StartReauthenticationResponse(
+            sign_in=messages.sign_in(provider) if provider is not None else None,
+            challenge=challenge,
+            expire_time=to_timestamp(expire_time),
+        )
 
     async def Reauthenticate(self, request: pb.ReauthenticateRequest, call: Call) -> pb.ReauthenticateResponse:
+        recorded = await self._reauthenticate(request, call)
+        return pb.ReauthenticateResponse(
+            authenticate_time=recorded.authenticate_time, revision_token=recorded.revision_token
+        )
+
+    async def RefreshIdentity(self, request: pb.RefreshIdentityRequest, call: Call) -> pb.RefreshIdentityResponse:
+        recorded = await self._reauthenticate(request, call, "refresh ")
+        return pb.RefreshIdentityResponse(
+            authenticate_time=recorded.authenticate_time,
+            revision_token=recorded.revision_token,
+            email=recorded.user.email,
+            display_name=recorded.user.display_name,
+            groups=recorded.user.groups,
+        )
+
+    async def _reauthenticate(
+        self, request: pb.ReauthenticateRequest | pb.RefreshIdentityRequest, call: Call, purpose: str = ""
+    ) -> identity.RecordAuthenticationResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
         registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
         checks.request_id(request.request_id, required=True)
         if request.credential.WhichOneof("kind") is None:
             raise FieldRequired("credential")
-        time, token = await self.session.reauthenticate(call, organization_id, registration_id, request.credential)
-        return pb.ReauthenticateResponse(authenticate_time=to_timestamp(time), revision_token=token)
+        return await self.session.sessions.reauthenticate(
+            call, organization_id, registration_id, request.credential, request.challenge, purpose
+        )
 
     async def CheckSession(self, request: pb.CheckSessionRequest, call: Call) -> checking.Reply:
         replica, response = self.session.replica, pb.CheckSessionResponse()
@@ -110,6 +250,18 @@ class SessionServicer:
                 raise DeadlineTooShort(
                     f"an answer was not taken in {SEND_SECONDS:.0f} s, and holds no longer"
                 ) from None
+
+    async def CheckTraffic(self, request: pb.CheckTrafficRequest, call: Call) -> checking.Reply:
+        replica, response = self.session.replica, pb.CheckTrafficResponse()
+        return traffic.answer(replica, request.organization_id, (request,), response, traffic.alone, checking.ALL)
+
+    async def BatchCheckTraffic(self, request: pb.BatchCheckTrafficRequest, call: Call) -> checking.Reply:
+        checks.count(request.items, "items", MAX_CHECKS)
+        wants = checking.wants(request.read_mask) if request.read_mask.paths else traffic.IN_A_BATCH
+        replica, response = self.session.replica, pb.BatchCheckTrafficResponse()
+        return traffic.answer(
+            replica, request.organization_id, request.items, response, traffic.in_a_batch, wants, "items[{}]."
+        )
 
     def _check(
         self,
@@ -131,41 +283,5 @@ class SessionServicer:
         answer: pb.GetAuditCheckpointResponse = await self._audit.get_checkpoint(request)
         return answer
 
-    async def Watch(self, requests: AsyncIterator[pb.WatchRequest], send: Send) -> None:
-        await self._feed.watch(requests, send)
-
-
-def _terms(policy: pb.Policy) -> Terms:
-    """Raises InvalidField."""
-    return Terms(
-        display_name=checks.text(policy.display_name, "policy.display_name", 100),
-        description=checks.text(policy.description, "policy.description", 500, required=False),
-        enabled=policy.enabled,
-        filter=PolicyFilter(checks.choice(policy.filter, list(PolicyFilter), "policy.filter")),
-        action=PolicyAction(checks.choice(policy.action, list(PolicyAction), "policy.action")),
-        check_session=_check_session(policy),
-        staleness=_staleness(policy),
-    )
-
-
-def _check_session(policy: pb.Policy) -> CheckSession | None:
-    if not policy.HasField("check_session"):
-        return None
-    check = policy.check_session
-    if not check.enforce and not check.duration:
-        return CheckSession(enforce=False, duration=None)
-    return CheckSession(check.enforce, parse_session_timeout(check.duration, "policy.check_session.duration"))
-
-
-def _staleness(policy: pb.Policy) -> Staleness | None:
-    if not policy.HasField("staleness"):
-        return None
-    sent, field = policy.staleness, "policy.staleness.max_open"
-    mode = StalenessMode(checks.choice(sent.mode, list(StalenessMode), "policy.staleness.mode"))
-    if mode is StalenessMode.OPEN_BOUNDED:
-        if not sent.max_open:
-            raise FieldRequired(field, f"{field} is required: OPEN_BOUNDED is open for at most that long")
-        return Staleness(mode, parse_duration(sent.max_open, field))
-    if sent.max_open:
-        raise InvalidField(field, f"{field} is for OPEN_BOUNDED only")
-    return Staleness(mode, None)
+    async def Watch(self, requests: AsyncIterator[pb.WatchRequest], stream: Stream) -> None:
+        await self._feed.serve(requests, stream)

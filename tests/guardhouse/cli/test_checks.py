@@ -76,6 +76,41 @@ def test_a_line_that_asks_for_no_check_is_named(run: Run, installation: Scripted
     assert not installation.requests("BatchCheckSessions")
 
 
+TRAFFIC = """
+{"registration_id": "reg_1", "kind": "TRAFFIC_KIND_CONNECTION", "traffic": {"fields": {"net.dst.ip": "10.0.0.1"}}}
+{"address": "100.96.0.1", "kind": 3, "traffic": {"lists": {"app.ids": {"values": ["17"]}}}}
+"""
+
+
+def test_a_file_of_traffic_is_a_table_of_decisions(run: Run, installation: ScriptedServer) -> None:
+    refused = session.CheckAnswer(
+        decision=session.DECISION_BLOCK, reason=session.DECISION_REASON_POLICY_BLOCK, policy_id=POLICY
+    )
+    answer = session.BatchCheckTrafficResponse(answers=[ALLOWED, refused], fresh_as_of=NOON)
+    installation.answers["BatchCheckTraffic"] = answer
+    shown = run("checks traffic-batch -", stdin=TRAFFIC)
+    header, first, second = (line.split() for line in shown.stdout.splitlines())
+    assert header[:5] == ["SUBJECT", "KIND", "DECISION", "REASON", "POLICY"]
+    assert first[:5] == ["reg_1", "connection", "allow", "session-fresh", "-"]
+    assert second[:5] == ["100.96.0.1", "query", "block", "policy-block", POLICY]
+    assert "Fresh as of" in shown.stderr
+    (request,) = installation.requests("BatchCheckTraffic")
+    connection, query = request.items
+    assert connection.traffic == session.Traffic(fields={"net.dst.ip": "10.0.0.1"})
+    assert query.traffic == session.Traffic(lists={"app.ids": session.TrafficValues(values=["17"])})
+    found = json.loads(run("checks traffic-batch - --json --read-mask decision", stdin=TRAFFIC).stdout)
+    assert [each["decision"] for each in found["answers"]] == ["DECISION_ALLOW", "DECISION_BLOCK"]
+    assert list(installation.requests("BatchCheckTraffic")[1].read_mask.paths) == ["decision"]
+
+
+@pytest.mark.parametrize("text", ["", "reg_1 connection\n", '{"registration": "reg_1"}\n', '{"kind": "query"}\n'])
+def test_a_line_that_asks_for_no_traffic_is_named(run: Run, installation: ScriptedServer, text: str) -> None:
+    said = words(run("checks traffic-batch -", exit_code=2, stdin=text).stderr)
+    assert "A line for each check, as JSON" in said
+    assert ("line 1" in said) == bool(text)
+    assert not installation.calls
+
+
 def answer_stream(request: session.StreamCheckSessionsRequest) -> session.StreamCheckSessionsResponse:
     return session.StreamCheckSessionsResponse(nonce=request.nonce, answers=[ALLOWED] * len(request.items))
 
@@ -198,4 +233,5 @@ def test_every_reason_of_a_decision_is_explained() -> None:
     assert {session.DecisionReason.Name(reason) for reason in refusals} == {
         "DECISION_REASON_POLICY_ALLOW",
         "DECISION_REASON_NO_POLICY_MATCHED",
+        "DECISION_REASON_SIGN_IN_HOST",
     }

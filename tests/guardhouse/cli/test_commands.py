@@ -31,6 +31,7 @@ METHODS = {
     "identity.IdentityProviderService.CreateIdentityProvider": "identity-providers add",
     "identity.IdentityProviderService.GetIdentityProvider": "identity-providers show",
     "identity.IdentityProviderService.ListIdentityProviders": "identity-providers list",
+    "identity.IdentityProviderService.UpdateIdentityProvider": "identity-providers update",
     "identity.IdentityProviderService.DeleteIdentityProvider": "identity-providers delete",
     "identity.ServiceTokenService.CreateServiceToken": "service-tokens create",
     "identity.ServiceTokenService.GetServiceToken": "service-tokens show",
@@ -75,29 +76,44 @@ METHODS = {
     "session.PolicyService.ListPolicies": "policies list",
     "session.PolicyService.UpdatePolicy": "policies update",
     "session.PolicyService.DeletePolicy": "policies delete",
+    "session.PolicyService.ReorderPolicies": "policies reorder",
+    "session.PolicyService.TestPolicies": "policies test",
+    "session.ListService.CreateList": "lists create",
+    "session.ListService.GetList": "lists show",
+    "session.ListService.ListLists": "lists list",
+    "session.ListService.UpdateList": "lists update",
+    "session.ListService.DeleteList": "lists delete",
     "session.SessionService.GetSession": "sessions show",
+    "session.SessionService.ListSessions": "sessions list",
+    "session.SessionService.StartReauthentication": "sessions start-reauthentication",
     "session.SessionService.Reauthenticate": "sessions reauthenticate",
+    "session.SessionService.RefreshIdentity": "sessions refresh",
     "session.CheckService.CheckSession": "check",
     "session.CheckService.BatchCheckSessions": "checks batch",
     "session.CheckService.StreamCheckSessions": "checks stream",
+    "session.CheckService.CheckTraffic": "checks traffic",
+    "session.CheckService.BatchCheckTraffic": "checks traffic-batch",
     "session.AuditService.ListAuditRecords": "audit tail",
     "session.AuditService.GetAuditCheckpoint": "audit checkpoint",
 }
-BESIDES = {"status", "audit verify", "explain check", "device show", "device reauthenticate", "policies set-timeout"}
+BESIDES = {
+    *("status", "audit verify", "explain check", "device show", "device reauthenticate"),
+    *("policies set-timeout", "policies import", "policies export"),
+}
 """Commands of several methods, or of one that has its own command as well."""
 
 DOCS = Path(__file__).parents[3] / "docs" / "cli.md"
 
 
 def public_methods() -> set[str]:
-    """What anybody but a service may call."""
+    """What anybody but a service may call, but for the feeds, which are followed and not called."""
     found = set()
     for contract in (identity, registry, ipam, session):
         package = contract.DESCRIPTOR.package.split(".")[1]
         for service in contract.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 rule = method.GetOptions().Extensions[access_pb2.access]
-                if rule.roles or rule.device or rule.anonymous:
+                if (rule.roles or rule.device or rule.anonymous) and method.name != "Watch":
                     found.add(f"{package}.{service.name}.{method.name}")
     return found
 
@@ -136,6 +152,7 @@ def test_seat_limits_are_numbers_or_unlimited(run: Run, installation: ScriptedSe
     assert list(numbered.update_mask.paths) == list(unlimited.update_mask.paths) == ["seat_limit"]
     run("organizations update --seat-limit many", exit_code=2)
     run("organizations update", exit_code=2)
+    run("identity-providers update idp_1", exit_code=2)
 
 
 def test_numbers_that_the_contract_cannot_hold_are_refused(run: Run, installation: ScriptedServer) -> None:
@@ -237,6 +254,11 @@ def test_an_update_names_only_what_changes(run: Run, installation: ScriptedServe
             identity.GetOrganizationResponse(organization=identity.Organization(etag="now")),
             "organization",
         ),
+        (
+            "identity-providers update idp_1 --force-interaction",
+            identity.GetIdentityProviderResponse(identity_provider=identity.IdentityProvider(etag="now")),
+            "identity_provider",
+        ),
     ],
 )
 def test_an_update_is_of_what_was_there_when_it_began(
@@ -283,6 +305,33 @@ def test_who_held_an_address_is_asked_in_local_time(run: Run, installation: Scri
     assert installation.requests("LookupAddress")[0].time == NOON
 
 
+def test_a_row_of_sessions_has_room_for_who_asks_next(run: Run, installation: ScriptedServer) -> None:
+    asked_again = [
+        session.NextReauthentication(policy_id=POLICY, display_name=name, time=NOON) for name in ("Wiki", "Mail")
+    ]
+    listed = session.Session(registration_id=REGISTRATION, user_id=USER, next_reauthentications=asked_again)
+    installation.answers["ListSessions"] = session.ListSessionsResponse(sessions=[listed])
+    shown = run(f"sessions list --user {USER} --expired").stdout
+    assert "Wiki" in shown
+    assert "Mail" not in shown
+    assert "Mail" in run("sessions list --json").stdout
+    filtered, whole = installation.requests("ListSessions")
+    assert (filtered.user_id, filtered.only_expired) == (USER, True)
+    assert (whole.user_id, whole.only_expired) == ("", False)
+
+
+def test_where_to_sign_in_comes_with_a_challenge(run: Run, installation: ScriptedServer) -> None:
+    """Decisions 33 and 34."""
+    sign_in = session.SignIn(issuer="https://idp.example", client_ids=["cli"], force_interaction=True)
+    answer = session.StartReauthenticationResponse(sign_in=sign_in, challenge="1.mac", expire_time=NOON)
+    installation.answers["StartReauthentication"] = answer
+    shown = run(f"sessions start-reauthentication {REGISTRATION}").stdout
+    assert "https://idp.example" in shown
+    assert "1.mac" in shown
+    answer.ClearField("sign_in")
+    assert "a machine signs in nowhere" in run(f"sessions start-reauthentication {REGISTRATION}").stderr.lower()
+
+
 def test_a_registration_reauthenticates_with_a_token_from_a_pipe(run: Run, installation: ScriptedServer) -> None:
     installation.answers["Reauthenticate"] = session.ReauthenticateResponse(authenticate_time=NOON)
     run(f"sessions reauthenticate {REGISTRATION} --id-token-file -", stdin="signed\n")
@@ -311,6 +360,8 @@ LISTS: list[tuple[str, Message]] = [
     ("registrations list", registry.ListRegistrationsResponse(registrations=[registry.Registration()])),
     ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
     ("policies list", session.ListPoliciesResponse(policies=[session.Policy()])),
+    ("lists list", session.ListListsResponse(lists=[session.List()])),
+    ("sessions list", session.ListSessionsResponse(sessions=[session.Session()])),
 ]
 
 
@@ -330,21 +381,54 @@ def test_every_list_is_a_table_of_what_there_is(
 
 
 SEEN = "--seen-after 2026-09-21T14:13:20Z --seen-before 2026-09-21T14:14:20Z"
+MATCHING = (
+    "--traffic 'dns.fqdn in $wiki' --identity 'identity.name == \"Eve\"'"
+    " --device-posture 'any(device_posture.checks.passed[*] in {\"disk\"})'"
+)
+HOURS = (
+    "--time-zone Europe/Berlin --schedule mon-wed,fri=08:00-12:00 --schedule Friday=13:00-17:00"
+    " --schedule sat-mon=22:00-24:00"
+)
 COMMANDS: list[tuple[str, Message]] = [
     (
-        "organizations create Example --seat-limit 5",
-        identity.CreateOrganizationRequest(organization=identity.Organization(display_name="Example", seat_limit=5)),
+        "organizations create Example --seat-limit 5 --default-action block",
+        identity.CreateOrganizationRequest(
+            organization=identity.Organization(
+                display_name="Example", seat_limit=5, default_action=identity.DEFAULT_ACTION_BLOCK
+            )
+        ),
+    ),
+    (
+        "organizations update --default-action allow --etag e1",
+        identity.UpdateOrganizationRequest(
+            organization_id=ORGANIZATION,
+            organization=identity.Organization(default_action=identity.DEFAULT_ACTION_ALLOW, etag="e1"),
+            update_mask=FieldMask(paths=["default_action"]),
+        ),
     ),
     ("organizations show", identity.GetOrganizationRequest(organization_id=ORGANIZATION)),
     ("keys revoke key_1 --yes", identity.RevokeApiKeyRequest(organization_id=ORGANIZATION, api_key_id="key_1")),
     ("keys revoke key_1 --yes --installation", identity.RevokeApiKeyRequest(api_key_id="key_1")),
     (
-        "identity-providers add Sign-in --issuer https://idp.example --client-id a --client-id b",
+        "identity-providers add Sign-in --issuer https://idp.example --client-id a --client-id b --force-interaction",
         identity.CreateIdentityProviderRequest(
             organization_id=ORGANIZATION,
             identity_provider=identity.IdentityProvider(
-                display_name="Sign-in", issuer="https://idp.example", client_ids=["a", "b"]
+                display_name="Sign-in",
+                issuer="https://idp.example",
+                client_ids=["a", "b"],
+                force_interaction=True,
             ),
+        ),
+    ),
+    (
+        "identity-providers update idp_1 --name SSO --client-id c --no-force-interaction --etag e1",
+        identity.UpdateIdentityProviderRequest(
+            organization_id=ORGANIZATION,
+            identity_provider=identity.IdentityProvider(
+                identity_provider_id="idp_1", display_name="SSO", client_ids=["c"], etag="e1"
+            ),
+            update_mask=FieldMask(paths=["display_name", "client_ids", "force_interaction"]),
         ),
     ),
     (
@@ -499,6 +583,98 @@ COMMANDS: list[tuple[str, Message]] = [
         ),
     ),
     (
+        f"policies create Pages --filter dns --precedence 7 {MATCHING} {HOURS} --expire-time 2026-09-21T14:13:20Z",
+        session.CreatePolicyRequest(
+            organization_id=ORGANIZATION,
+            policy=session.Policy(
+                display_name="Pages",
+                enabled=True,
+                filter=session.POLICY_FILTER_DNS,
+                action=session.POLICY_ACTION_ALLOW,
+                precedence=7,
+                traffic="dns.fqdn in $wiki",
+                identity='identity.name == "Eve"',
+                device_posture='any(device_posture.checks.passed[*] in {"disk"})',
+                schedule=session.Schedule(
+                    time_zone="Europe/Berlin",
+                    monday="08:00-12:00,22:00-24:00",
+                    tuesday="08:00-12:00",
+                    wednesday="08:00-12:00",
+                    friday="08:00-12:00,13:00-17:00",
+                    saturday="22:00-24:00",
+                    sunday="22:00-24:00",
+                ),
+                expire_time=NOON,
+            ),
+        ),
+    ),
+    (
+        f"policies update {POLICY} --precedence 9 --no-traffic --no-schedule --identity 'identity.name == 1' --etag e1",
+        session.UpdatePolicyRequest(
+            organization_id=ORGANIZATION,
+            policy=session.Policy(policy_id=POLICY, etag="e1", precedence=9, identity="identity.name == 1"),
+            update_mask=FieldMask(paths=["precedence", "identity", "traffic", "schedule"]),
+        ),
+    ),
+    (
+        "policies reorder pol_2 pol_1",
+        session.ReorderPoliciesRequest(organization_id=ORGANIZATION, policy_ids=["pol_2", "pol_1"]),
+    ),
+    (
+        "lists create wiki 10.0.0.1 10.0.0.0/8 --type ip --description Pages",
+        session.CreateListRequest(
+            organization_id=ORGANIZATION,
+            list=session.List(
+                name="wiki", description="Pages", type=session.LIST_TYPE_IP, values=["10.0.0.1", "10.0.0.0/8"]
+            ),
+        ),
+    ),
+    ("lists show lst_1", session.GetListRequest(organization_id=ORGANIZATION, list_id="lst_1")),
+    (
+        "lists update lst_1 --name wiki --etag e1",
+        session.UpdateListRequest(
+            organization_id=ORGANIZATION,
+            list=session.List(list_id="lst_1", name="wiki", etag="e1"),
+            update_mask=FieldMask(paths=["name"]),
+        ),
+    ),
+    (
+        "lists update lst_1 --replace 443 8000..8080 --etag e1",
+        session.UpdateListRequest(
+            organization_id=ORGANIZATION,
+            list=session.List(list_id="lst_1", values=["443", "8000..8080"], etag="e1"),
+            update_mask=FieldMask(paths=["values"]),
+        ),
+    ),
+    (
+        "lists delete lst_1 -y --etag e1",
+        session.DeleteListRequest(organization_id=ORGANIZATION, list_id="lst_1", etag="e1"),
+    ),
+    (
+        f"checks traffic {REGISTRATION} --kind request net.protocol=a=b app.ids[*]=17 app.statuses=a app.statuses=b",
+        session.CheckTrafficRequest(
+            organization_id=ORGANIZATION,
+            registration_id=REGISTRATION,
+            kind=session.TRAFFIC_KIND_REQUEST,
+            traffic=session.Traffic(
+                fields={"net.protocol": "a=b"},
+                lists={
+                    "app.ids": session.TrafficValues(values=["17"]),
+                    "app.statuses": session.TrafficValues(values=["a", "b"]),
+                },
+            ),
+        ),
+    ),
+    (
+        "checks traffic 100.96.0.1 --kind connection",
+        session.CheckTrafficRequest(
+            organization_id=ORGANIZATION,
+            address="100.96.0.1",
+            kind=session.TRAFFIC_KIND_CONNECTION,
+            traffic=session.Traffic(),
+        ),
+    ),
+    (
         "policies create Open --action block",
         session.CreatePolicyRequest(
             organization_id=ORGANIZATION,
@@ -513,6 +689,24 @@ COMMANDS: list[tuple[str, Message]] = [
     (
         f"sessions show {REGISTRATION}",
         session.GetSessionRequest(organization_id=ORGANIZATION, registration_id=REGISTRATION),
+    ),
+    (
+        f"sessions refresh {REGISTRATION} --id-token signed --challenge 1.mac",
+        session.RefreshIdentityRequest(
+            organization_id=ORGANIZATION,
+            registration_id=REGISTRATION,
+            credential=Credential(id_token="signed"),
+            challenge="1.mac",
+        ),
+    ),
+    (
+        f"sessions reauthenticate {REGISTRATION} --id-token signed --challenge 1.mac",
+        session.ReauthenticateRequest(
+            organization_id=ORGANIZATION,
+            registration_id=REGISTRATION,
+            credential=Credential(id_token="signed"),
+            challenge="1.mac",
+        ),
     ),
 ]
 

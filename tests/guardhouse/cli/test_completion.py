@@ -62,6 +62,9 @@ def test_ids_are_completed_from_the_server(offered: Offered, installation: Scrip
     assert offered(f"-o {ORGANIZATION} policies show pol_4") == {POLICY}
     assert offered(f"-o {ORGANIZATION} check reg_1 pol_5") == {"pol_5"}
     assert {request.organization_id for request in installation.requests("ListPolicies")} == {ORGANIZATION}
+    one = session.List(list_id="lst_1", name="wiki")
+    installation.answers["ListLists"] = session.ListListsResponse(lists=[one])
+    assert offered(f"-o {ORGANIZATION} lists show ls") == {"lst_1"}
 
 
 @pytest.mark.usefixtures("profile")

@@ -63,7 +63,7 @@ def test_every_command_that_destroys_can_be_told_yes() -> None:
         options = {parameter.name for parameter in command.params}
         assert destroys == ("yes" in options), name
         # Leave has no rehearsal in the contract.
-        reversible = verb in ("revoke", "unrevoke", "set-timeout")
+        reversible = verb in ("revoke", "unrevoke", "set-timeout", "import")
         assert (destroys or reversible) == ("dry_run" in options) or verb == "leave", name
 
 

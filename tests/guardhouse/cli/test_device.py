@@ -122,6 +122,18 @@ async def test_a_machine_lives_by_what_enrolling_has_kept(
     assert "guardhouse enroll" in (await run_plane("device show", exit_code=1)).stderr
 
 
+def test_a_heartbeat_says_what_is_known_of_the_posture(run: Run, installation: ScriptedServer) -> None:
+    """Decision 32a: one that says nothing leaves it as it was."""
+    DeviceRegistry(installation)
+    run("enroll --id-token signed")
+    installation.answers["Heartbeat"] = registry.HeartbeatResponse()
+    run("device heartbeat")
+    run("device heartbeat --passed disk --failed firewall --failed updates")
+    silent, said = installation.requests("Heartbeat")
+    assert not silent.HasField("posture")
+    assert said.posture == registry.DevicePosture(passed=["disk"], failed=["firewall", "updates"])
+
+
 async def test_a_rotation_whose_answer_was_lost_is_finished_by_the_next(
     run_plane: RunPlane, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from guardhouse.expressions import NamedList, Traffic, Type, read_traffic
-from guardhouse.policies import REQUEST, GatewayPolicy, PolicySet
+from guardhouse.policies import REQUEST, GatewayPolicy, PolicySet, Schedule
 from guardhouse.policies.rows import REMEMBERED
-from tests.guardhouse.policies.writing import BLOCK, HTTP, L4, written
+from tests.guardhouse.policies.writing import BLOCK, DNS, HTTP, L4, written
 
 LISTS = {
     "networks": NamedList.of(Type.ADDRESS, (f"10.{place >> 8}.{place & 255}.0/25" for place in range(5_000))),
@@ -129,3 +129,16 @@ def test_what_is_remembered_has_a_bound(values: str) -> None:
         assert full < 1_000 * REMEMBERED
     finally:
         tracemalloc.stop()
+
+
+def test_what_is_in_force_is_found_anew_only_when_it_may_have_changed() -> None:
+    """And policies without a schedule or an expiry cost nothing."""
+    day = 24 * 3_600 * 1_000_000
+    hours = Schedule.read("UTC", *["08:00-17:00"] * 7)
+    dns = [written("pol_office", filter_=DNS, schedule=hours), written("pol_short", filter_=DNS, expire_time=3 * day)]
+    compiled = PolicySet.compile([*policies(50), *dns], LISTS)
+    few = PolicySet.compile(dns)
+    anew = calls(lambda: few.time_mask(0))
+    assert calls(lambda: compiled.time_mask(0)) == anew
+    assert calls(lambda: compiled.time_mask(8 * day // 24 - 1)) * 4 < anew
+    assert calls(lambda: compiled.time_mask(8 * day // 24)) * 2 > anew

@@ -120,6 +120,6 @@ def test_the_trace_tells_what_match_does() -> None:
             traffic = read_traffic(drawing.facts(chance, *scopes))
             identity, posture = people_and_device(chance)
             who = compiled.identity_mask(identity) & compiled.posture_mask(posture)
-            steps = list(compiled.trace(filters, traffic, identity, posture))
+            steps = list(compiled.trace(filters, traffic, identity, posture, 0))
             assert [step.policy for step in steps if step.decides] == list(compiled.match(filters, traffic, who))
             assert len(steps) == sum(it.policy.filter in filters for it in written)

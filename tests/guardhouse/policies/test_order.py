@@ -177,16 +177,18 @@ def test_an_edit_is_a_new_set_that_obeys_it() -> None:
     policy = written("pol_1", 'http.request.host matches "^wiki" or http.request.host in $hosts', filter_=HTTP)
     before = PolicySet.compile([policy], lists)
 
-    def decides(policies: list[GatewayPolicy], lists: dict[str, NamedList]) -> bool:
-        after = PolicySet.compile(policies, lists, previous=before)
+    def decides(policies: list[GatewayPolicy], lists: dict[str, NamedList], previous: PolicySet = before) -> bool:
+        after = PolicySet.compile(policies, lists, previous=previous)
         return after.first_match(HTTP, host, after.identity_mask({}) & after.posture_mask({})) is not None
 
     assert decides([policy], lists)
     assert not decides([], lists)
     assert not decides([written("pol_1", 'http.request.host matches "^files"', filter_=HTTP)], lists)
-    assert not decides([written("pol_1", "http.request.host in $hosts", filter_=HTTP)], lists)
+    in_list = [written("pol_1", "http.request.host in $hosts", filter_=HTTP)]
+    assert not decides(in_list, lists)
     wiki = {"hosts": NamedList.of(Type.HOST, ["wiki.example.com"])}
-    assert decides([written("pol_1", "http.request.host in $hosts", filter_=HTTP)], wiki)
+    assert decides(in_list, wiki)
+    assert decides(in_list, wiki, PolicySet.compile(in_list, lists))
     with pytest.raises(PolicyInvalid, match="there is no list"):
         decides([policy], {})
     assert before.first_match(HTTP, host, before.identity_mask({}) & before.posture_mask({})) == policy.policy
@@ -228,9 +230,9 @@ def test_the_trace_says_of_every_policy_why_it_did_not_match() -> None:
     ]
     compiled = PolicySet.compile(policies, {"a": NamedList.of(Type.TEXT, ["x"])})
     identity = read_traffic({"identity.email": "jane+news@example.com"})
-    steps = list(compiled.trace(REQUEST, read_traffic(WIKI), identity, {}))
+    steps = list(compiled.trace(REQUEST, read_traffic(WIKI), identity, {}, 0))
     assert [(step.policy.policy_id, step.matched, step.decides, step.failed, step.missing) for step in steps] == [
-        ("pol_off", False, False, (), ()),
+        ("pol_off", False, False, ("enabled",), ()),
         ("pol_host", False, False, ("traffic", "identity"), ("net.sni.host",)),
         ("pol_not", False, False, ("device_posture",), ("net.sni.host", "device_posture.checks.passed")),
         ("pol_ten", True, True, (), ()),
@@ -244,12 +246,12 @@ def test_a_set_keeps_the_lists_that_it_was_compiled_with() -> None:
     lists = {"wiki": NamedList.of(Type.ADDRESS, ["10.1.0.0/16"])}
     compiled = PolicySet.compile([written("pol_wiki", "net.dst.ip in $wiki")], lists)
     lists.clear()
-    (step,) = compiled.trace(CONNECTION, read_traffic(WIKI), {}, {})
+    (step,) = compiled.trace(CONNECTION, read_traffic(WIKI), {}, {}, 0)
     assert step.decides
 
 
 def test_behind_a_policy_that_blocks_the_trace_goes_on_but_nothing_decides() -> None:
     policies = [written("pol_block", action=BLOCK), written("pol_http", filter_=HTTP)]
-    first, second = PolicySet.compile(policies).trace((PolicyFilter.L4, PolicyFilter.HTTP), {}, {}, {})
+    first, second = PolicySet.compile(policies).trace((PolicyFilter.L4, PolicyFilter.HTTP), {}, {}, {}, 0)
     assert first == Step(policies[0].policy, True, True, (), ())
     assert second == Step(policies[1].policy, True, False, (), ())

@@ -5,7 +5,7 @@ from typing import Any
 
 from guardhouse.decisions import Policy, PolicyAction, PolicyFilter
 from guardhouse.expressions import NamedList, read_traffic
-from guardhouse.policies import CONNECTION, GatewayPolicy, PolicySet
+from guardhouse.policies import CONNECTION, GatewayPolicy, PolicySet, Schedule
 
 L4, HTTP, DNS = PolicyFilter
 ALLOW, BLOCK = PolicyAction
@@ -21,9 +21,11 @@ def written(
     identity: str = "",
     device_posture: str = "",
     enabled: bool = True,
+    schedule: Schedule | None = None,
+    expire_time: int | None = None,
 ) -> GatewayPolicy:
     policy = Policy(policy_id, enabled, filter_, action, None)
-    return GatewayPolicy(policy, precedence, traffic, identity, device_posture)
+    return GatewayPolicy(policy, precedence, traffic, identity, device_posture, schedule, expire_time)
 
 
 def matched(

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse.common.v1 import access_pb2
 from guardhouse.errors import (
     ApiKeyNotFound,
     EnrollmentPolicyNotFound,
+    EtagMismatch,
+    FieldRequired,
     GuardhouseError,
     IdentityProviderExists,
     IdentityProviderNotFound,
@@ -74,13 +77,35 @@ async def test_organizations_are_told_to_the_whole_installation(world: World) ->
 async def test_only_what_the_mask_names_is_changed(world: World) -> None:
     organizations, call = world.identity.organizations, world.call(world.organization)
     await world.limit(7)
-    changed, _ = await organizations.update(call, world.organization, frozenset({"display_name"}), "Renamed", None)
+    changed, _ = await organizations.update(call, world.organization, {"display_name": "Renamed"})
     assert (changed.display_name, changed.seat_limit) == ("Renamed", 7)
     await world.limit(None)
     found = await organizations.get(world.organization)
     assert (found.display_name, found.seat_limit) == ("Renamed", None)
     (event,) = (await world.events(""))[-1]
     assert not event.organization.HasField("seat_limit")
+
+
+async def test_what_no_policy_covers_is_allowed_until_it_is_said_to_be_blocked(world: World, desk: Desk) -> None:
+    """Decision 29: whoever follows is told, and it stays when something else is changed."""
+    key = {"organization_id": world.organization}
+    made = (await desk.send(pb.GetOrganizationRequest(**key))).organization
+    assert made.default_action == pb.DEFAULT_ACTION_ALLOW
+    block = pb.Organization(default_action=pb.DEFAULT_ACTION_BLOCK)
+    update = pb.UpdateOrganizationRequest(**key, organization=block, update_mask=FieldMask(paths=["default_action"]))
+    changed = (await desk.send(update)).organization
+    assert (changed.default_action, changed.display_name) == (pb.DEFAULT_ACTION_BLOCK, made.display_name)
+    assert (await world.events(""))[-1][0].organization == changed
+    await world.limit(7)
+    assert (await world.events(""))[-1][0].organization.default_action == pb.DEFAULT_ACTION_BLOCK
+    draft = pb.Organization(display_name="Strict", default_action=pb.DEFAULT_ACTION_BLOCK)
+    strict = (await desk.send(pb.CreateOrganizationRequest(organization=draft))).organization
+    assert strict.default_action == pb.DEFAULT_ACTION_BLOCK
+    for unfit, kind in ((pb.DEFAULT_ACTION_UNSPECIFIED, FieldRequired), (3, InvalidField)):
+        update.organization.default_action = unfit  # type: ignore[assignment]  # it is no value
+        with pytest.raises(kind) as error:
+            await desk.send(update)
+        assert error.value.field == "organization.default_action"
 
 
 async def test_the_limit_cannot_go_below_the_seats_in_use(world: World) -> None:
@@ -102,7 +127,7 @@ async def test_an_unknown_organization_is_not_found_anywhere(world: World) -> No
     provider = IdentityProvider("", "Issuer", ISSUER, ("guardhouse",), 0)
     for work in (
         identity.organizations.get(unknown),
-        identity.organizations.update(call, unknown, frozenset({"display_name"}), "X", None),
+        identity.organizations.update(call, unknown, {"display_name": "X"}),
         identity.organizations.seats(unknown),
         identity.api_keys.create(call, unknown, "Key", ADMIN, None),
         identity.identity_providers.create(call, unknown, provider),
@@ -235,6 +260,44 @@ async def test_a_provider_comes_and_goes(world: World) -> None:
     made, _ = await providers.create(world.call(world.organization), world.organization, draft)
     assert await providers.get(world.organization, made.identity_provider_id) == made
     check_id(made.identity_provider_id, IDENTITY_PROVIDER, "id")
+
+
+async def test_a_provider_keeps_what_an_update_does_not_name(world: World, desk: Desk) -> None:
+    """Its issuer cannot be changed at all: users are of it (decision 1)."""
+    provider = pb.IdentityProvider(display_name="SSO", issuer="https://sso.example.com", client_ids=["a"])
+    create = pb.CreateIdentityProviderRequest(organization_id=world.organization, identity_provider=provider)
+    made = (await desk.send(create)).identity_provider
+    assert (made.force_interaction, made.update_time) == (False, made.create_time)
+    world.clock.advance(1)
+    update = pb.UpdateIdentityProviderRequest(
+        organization_id=world.organization,
+        identity_provider=pb.IdentityProvider(
+            identity_provider_id=made.identity_provider_id, force_interaction=True, etag=made.etag
+        ),
+        update_mask=FieldMask(paths=["force_interaction"]),
+    )
+    forced = (await desk.send(update)).identity_provider
+    assert forced.force_interaction
+    assert (forced.display_name, forced.issuer, list(forced.client_ids)) == ("SSO", made.issuer, ["a"])
+    assert forced.create_time == made.create_time
+    assert forced.update_time.ToMicroseconds() > made.update_time.ToMicroseconds()
+    assert (await world.events())[-1][0].identity_provider == forced
+    with pytest.raises(EtagMismatch):
+        await desk.send(update)
+    update.identity_provider.MergeFrom(pb.IdentityProvider(display_name="Other", client_ids=["b", "c"], etag=""))
+    update.identity_provider.ClearField("etag")
+    update.update_mask.paths[:] = ["display_name", "client_ids"]
+    renamed = (await desk.send(update)).identity_provider
+    assert (renamed.display_name, list(renamed.client_ids), renamed.force_interaction) == ("Other", ["b", "c"], True)
+    update.update_mask.paths[:] = ["issuer"]
+    with pytest.raises(InvalidField):
+        await desk.send(update)
+    with pytest.raises(EtagMismatch):
+        await desk.send(
+            pb.DeleteIdentityProviderRequest(
+                organization_id=world.organization, identity_provider_id=made.identity_provider_id, etag=forced.etag
+            )
+        )
 
 
 # Service tokens

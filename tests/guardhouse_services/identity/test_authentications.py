@@ -2,8 +2,11 @@
 
 import pytest
 
+from guardhouse.clock import MINUTE, SECOND
 from guardhouse.errors import (
+    ChallengeInvalid,
     DifferentUser,
+    FieldRequired,
     IdTokenInvalid,
     RegistrationNotFound,
     RequestIdReused,
@@ -11,12 +14,12 @@ from guardhouse.errors import (
     UserRemoved,
 )
 from guardhouse.identity.v1 import identity_pb2 as pb
-from guardhouse_services.clock import SECOND
+from guardhouse.times import from_timestamp
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import ServiceTokenSecret
 from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
 from guardhouse_services.identity.domain.enrollments import Registration
-from guardhouse_services.times import from_timestamp
+from tests.guardhouse_services.desk import Desk
 from tests.guardhouse_services.identity.world import World, deleted, registered
 
 
@@ -117,6 +120,80 @@ async def test_a_service_token_authenticates_silently(world: World) -> None:
     fact, user = await newest(world)
     assert user is None
     assert fact.registration_id == robot.intent_id
+
+
+async def test_an_old_sign_in_does_not_count_where_interaction_is_forced(world: World) -> None:
+    """Decision 33: auth_time must be later than it was asked for. It is told in whole seconds, so one in the same
+    second may be older and does not count; a refusal leaves the timer alone."""
+    world.clock.stop()
+    intent = await world.enroll("ada")
+    await world.force_interaction()
+    world.clock.advance(3600)
+    asked = world.clock.now() // SECOND * SECOND + SECOND // 2
+    world.clock.advance(5)
+    before = await world.revision()
+    for auth_time in (None, asked - MINUTE, asked // SECOND * SECOND, asked):
+        with pytest.raises(IdTokenInvalid):
+            await world.authenticate(intent, world.sign_in("ada", auth_time=auth_time), asked_time=asked)
+    with pytest.raises(FieldRequired) as error:
+        await world.authenticate(intent, world.sign_in("ada", auth_time=world.clock.now()))
+    assert error.value.field == "asked_time"
+    assert await world.revision() == before
+    anew = world.sign_in("ada", auth_time=asked // SECOND * SECOND + SECOND)
+    assert await world.authenticate(intent, anew, asked_time=asked) == world.clock.now()
+
+
+async def test_a_silent_sign_in_counts_where_interaction_is_not_forced(world: World) -> None:
+    """Decision 27, also when it was said when it was asked for; and decision 33 is about re-authentication only."""
+    await world.force_interaction()
+    intent = await world.enroll("ada", auth_time=0)
+    await world.force_interaction(forced=False)
+    asked = world.clock.now()
+    for asked_time in (None, asked):
+        await world.authenticate(intent, world.sign_in("ada", auth_time=asked - 3600 * SECOND), asked_time=asked_time)
+
+
+async def test_what_was_asked_for_too_long_ago_is_asked_for_again(world: World) -> None:
+    """Decision 33: within ten minutes; what was recorded then is answered all the same (invariant I-07)."""
+    world.clock.stop()
+    intent = await world.enroll("ada")
+    asked = world.clock.now()
+    world.clock.advance(600)
+    token = world.sign_in("ada", auth_time=world.clock.now())
+    first = await world.authenticate(intent, token, "r", asked)
+    world.clock.advance(1)
+    assert await world.authenticate(intent, token, "r", asked) == first
+    for unfit in (asked, world.clock.now() + 61 * SECOND):
+        with pytest.raises(ChallengeInvalid) as error:
+            await world.authenticate(intent, world.sign_in("ada"), asked_time=unfit)
+        assert error.value.field == "asked_time"
+
+
+async def test_the_answer_says_who_the_provider_says_it_is(world: World, desk: Desk) -> None:
+    """Decision 9: the newest e-mail, name and groups; and so for a repeated request. A machine is nobody."""
+    intent = await world.enroll("ada", groups=("old",))
+    request = pb.RecordAuthenticationRequest(
+        organization_id=world.organization,
+        registration_id=intent.intent_id,
+        user_id=intent.user_id,
+        request_id="r",
+    )
+    request.credential.id_token = world.sign_in("ada", email="lovelace@example.com", groups=("new",)).compact
+    answer = await desk.send(request)
+    assert (answer.user.email, list(answer.user.groups)) == ("lovelace@example.com", ["new"])
+    assert await desk.send(request) == answer
+    _, secret = await world.service_token()
+    await world.allow(Rule(RuleKind.ANY_SERVICE_TOKEN), decision=Decision.SERVICE_AUTH, precedence=1)
+    robot = await world.enroll(secret)
+    request = pb.RecordAuthenticationRequest(
+        organization_id=world.organization,
+        registration_id=robot.intent_id,
+        service_token_id=robot.service_token_id,
+        request_id="s",
+    )
+    request.credential.service_token.client_id = secret.client_id
+    request.credential.service_token.client_secret = secret.client_secret
+    assert not (await desk.send(request)).HasField("user")
 
 
 async def test_a_token_authenticates_one_registration_for_one_request(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from guardhouse.clock import HOUR, SECOND
 from guardhouse.errors import (
     EnrollmentAborted,
     EnrollmentRefused,
@@ -11,7 +12,6 @@ from guardhouse.errors import (
     ServiceTokenInvalid,
     UserNotFound,
 )
-from guardhouse_services.clock import HOUR, SECOND
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import ServiceTokenSecret

@@ -16,34 +16,41 @@ from tests.guardhouse_services.identity.world import World, outcome
 
 
 def update(resource: Any, name: str, etag: str = "", request_id: str = "") -> Any:
-    """A request that renames the organization or policy."""
+    """A request that renames the organization, provider or policy."""
     mask = FieldMask(paths=["display_name"])
     if isinstance(resource, pb.Organization):
         draft = pb.Organization(display_name=name, etag=etag)
         return pb.UpdateOrganizationRequest(
             organization_id=resource.organization_id, organization=draft, update_mask=mask, request_id=request_id
         )
+    if isinstance(resource, pb.IdentityProvider):
+        provider = pb.IdentityProvider(identity_provider_id=resource.identity_provider_id, display_name=name, etag=etag)
+        return pb.UpdateIdentityProviderRequest(identity_provider=provider, update_mask=mask, request_id=request_id)
     policy = pb.EnrollmentPolicy(enrollment_policy_id=resource.enrollment_policy_id, display_name=name, etag=etag)
     return pb.UpdateEnrollmentPolicyRequest(enrollment_policy=policy, update_mask=mask, request_id=request_id)
 
 
-@pytest.fixture(params=["organization", "enrollment policy"])
+@pytest.fixture(params=["organization", "identity provider", "enrollment policy"])
 async def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 class Resource:
-    """An organization or a policy, behind the desk."""
+    """An organization, its provider or its policy, behind the desk."""
 
     def __init__(self, world: World, desk: Desk, kind: str) -> None:
         self._world = world
         self._desk = desk
-        self._is_organization = kind == "organization"
+        self._kind = kind
 
     async def get(self) -> Any:
         organization_id = self._world.organization
-        if self._is_organization:
+        if self._kind == "organization":
             return (await self._desk.send(pb.GetOrganizationRequest(organization_id=organization_id))).organization
+        if self._kind == "identity provider":
+            providers = pb.ListIdentityProvidersRequest(organization_id=organization_id)
+            (provider,) = (await self._desk.send(providers)).identity_providers
+            return provider
         listing = pb.ListEnrollmentPoliciesRequest(organization_id=organization_id)
         (policy,) = (await self._desk.send(listing)).enrollment_policies
         return policy
@@ -52,7 +59,7 @@ class Resource:
         request = update(await self.get(), name, etag, request_id)
         request.organization_id = self._world.organization
         answer = await self._desk.send(request)
-        return answer.organization if self._is_organization else answer.enrollment_policy
+        return getattr(answer, self._kind.replace(" ", "_"))
 
 
 @pytest.fixture
@@ -132,8 +139,7 @@ async def test_a_change_that_waited_for_another_keeps_all_of_it(world: World, en
         other.execute(sa.update(store.metadata.tables["organization"]).where(of).values(update_time=1))
         pool = store.metadata.tables["seat_pool"]
         other.execute(sa.update(pool).where(pool.c.organization_id == world.organization).values(purchased=7))
-        mask = frozenset({"display_name"})
-        renaming = asyncio.ensure_future(organizations.update(call, world.organization, mask, "Renamed", None))
+        renaming = asyncio.ensure_future(organizations.update(call, world.organization, {"display_name": "Renamed"}))
         await asyncio.sleep(0.3)
         assert not renaming.done()
     changed, _ = await renaming

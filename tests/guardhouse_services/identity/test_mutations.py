@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from guardhouse.clock import MINUTE, SECOND
 from guardhouse.common.v1 import access_pb2
 from guardhouse.common.v1.audit_pb2 import AuditRecord
 from guardhouse.common.v1.credential_pb2 import Credential
@@ -26,7 +27,6 @@ from guardhouse.errors import (
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import API_KEY, ENROLLMENT_POLICY, USER, new_id
 from guardhouse.registry.v1 import registry_pb2
-from guardhouse_services.clock import MINUTE, SECOND
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import IdToken, ServiceTokenSecret
 from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
@@ -75,6 +75,9 @@ MUTATIONS = {
     "CreateIdentityProvider": Expected(
         named("identity_provider", "identity_provider_id"), change=renamed("identity_provider", "display_name")
     ),
+    "UpdateIdentityProvider": Expected(
+        named("identity_provider", "identity_provider_id"), change=renamed("identity_provider", "display_name")
+    ),
     "DeleteIdentityProvider": Expected(named("identity_provider_id"), change=renamed("identity_provider_id")),
     "CreateServiceToken": Expected(named("service_token", "service_token_id"), change=renamed("display_name")),
     "DeleteServiceToken": Expected(named("service_token_id"), change=renamed("service_token_id")),
@@ -114,10 +117,18 @@ async def story(world: World) -> Story:
     yield pb.RevokeApiKeyRequest(organization_id=organization_id, api_key_id=made.api_key.api_key_id)
     provider = pb.IdentityProvider(display_name="SSO", issuer="https://sso.example.com", client_ids=["a", "b"])
     made = yield pb.CreateIdentityProviderRequest(organization_id=organization_id, identity_provider=provider)
-    gone = yield pb.DeleteIdentityProviderRequest(
-        organization_id=organization_id, identity_provider_id=made.identity_provider.identity_provider_id
+    provider.MergeFrom(pb.IdentityProvider(identity_provider_id=made.identity_provider.identity_provider_id))
+    changed = yield pb.UpdateIdentityProviderRequest(
+        organization_id=organization_id,
+        identity_provider=provider,
+        update_mask=FieldMask(paths=["display_name", "force_interaction"]),
     )
-    assert gone.identity_provider == made.identity_provider
+    gone = yield pb.DeleteIdentityProviderRequest(
+        organization_id=organization_id,
+        identity_provider_id=changed.identity_provider.identity_provider_id,
+        etag=changed.identity_provider.etag,
+    )
+    assert gone.identity_provider == changed.identity_provider
     made = yield pb.CreateServiceTokenRequest(organization_id=organization_id, display_name="Robot")
     assert made.client_secret
     gone = yield pb.DeleteServiceTokenRequest(

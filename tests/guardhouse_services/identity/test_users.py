@@ -305,7 +305,7 @@ async def test_a_repeated_removal_is_one(world: World) -> None:
 
 async def test_a_large_removal_is_several_consecutive_revisions(world: World) -> None:
     """Every event of it carries the first, by which it is ordered."""
-    people = [Person(ISSUER, f"user{number}", NOBODY, 0, b"") for number in range(501)]
+    people = [Person(ISSUER, f"user{number}", NOBODY, 0, None, b"") for number in range(501)]
 
     def enroll(tx: Transaction) -> None:
         for person in people:

@@ -9,14 +9,15 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from guardhouse.clock import HOUR, SECOND
 from guardhouse.common.v1 import access_pb2
 from guardhouse.errors import IdTokenInvalid
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import LEASE, ORGANIZATION, REGISTRATION, new_id
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse.times import to_timestamp
 from guardhouse_services.access import Call, Caller, RequestKey
-from guardhouse_services.clock import HOUR, SECOND
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database, Transaction, change
 from guardhouse_services.follower import Effects
@@ -31,7 +32,6 @@ from guardhouse_services.identity.usecases import Identity, effects
 from guardhouse_services.identity.usecases.snapshot import snapshot
 from guardhouse_services.migrate import migrate
 from guardhouse_services.paging import Page
-from guardhouse_services.times import to_timestamp
 from tests.clock import FakeClock
 
 T = TypeVar("T")
@@ -82,7 +82,16 @@ class World:
 
     async def limit(self, seats: int | None) -> None:
         call = self.call(self.organization)
-        await self.identity.organizations.update(call, self.organization, frozenset({"seat_limit"}), "", seats)
+        await self.identity.organizations.update(call, self.organization, {"seat_limit": seats})
+
+    async def force_interaction(self, forced: bool = True) -> None:
+        (provider,) = await self.identity.identity_providers.page(self.organization, EVERYBODY)
+        await self.identity.identity_providers.update(
+            self.call(self.organization),
+            self.organization,
+            provider.identity_provider_id,
+            {"force_interaction": forced},
+        )
 
     async def allow(
         self,
@@ -114,6 +123,7 @@ class World:
         age: float = 0,
         issuer: str = ISSUER,
         display_name: str = "",
+        auth_time: int | None = None,
     ) -> IdToken:
         """A new ID token, issued `age` seconds ago."""
         claims = {
@@ -123,6 +133,7 @@ class World:
             "name": display_name or name.title(),
             "groups": list(groups),
             "iat": self.clock.now() - round(age * SECOND),
+            "auth_time": auth_time,
             "jti": secrets.token_hex(8),
         }
         payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
@@ -141,7 +152,7 @@ class World:
             name=claims["name"],
             groups=tuple(claims["groups"]),
             issue_time=claims["iat"],
-            auth_time=None,
+            auth_time=claims["auth_time"],
             token_hash=hashlib.sha256(compact.encode()).digest(),
         )
 
@@ -208,11 +219,17 @@ class World:
 
     # What session does
 
-    async def authenticate(self, intent: Intent, credential: IdToken | ServiceTokenSecret, request_id: str = "") -> int:
+    async def authenticate(
+        self,
+        intent: Intent,
+        credential: IdToken | ServiceTokenSecret,
+        request_id: str = "",
+        asked_time: int | None = None,
+    ) -> int:
         call = self.call(self.organization, request_id, method="RecordAuthentication")
         holder = Registration(intent.intent_id, intent.user_id, intent.service_token_id)
-        time, _ = await self.identity.authentications.record(
-            call, self.organization, intent.intent_id, holder, credential
+        time, _, _ = await self.identity.authentications.record(
+            call, self.organization, intent.intent_id, holder, credential, asked_time=asked_time
         )
         return time
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from guardhouse.clock import SECOND
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.times import to_timestamp
 from guardhouse_services.access import Call, Caller, RequestKey
-from guardhouse_services.clock import SECOND
 from guardhouse_services.database import Database, Transaction, change
 from guardhouse_services.directory import Directory
 from guardhouse_services.follower import Effects
@@ -18,7 +19,6 @@ from guardhouse_services.ipam import store
 from guardhouse_services.ipam.domain import Lease, State, parse_network, parse_quarantine
 from guardhouse_services.ipam.usecases import Ipam, apply, missing, seen, snapshot
 from guardhouse_services.migrate import migrate
-from guardhouse_services.times import to_timestamp
 from tests.clock import FakeClock
 
 HOUR = 3600

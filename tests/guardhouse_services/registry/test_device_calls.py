@@ -17,7 +17,7 @@ from tests.system.people import World
 async def test_the_life_of_a_device(plane: Plane) -> None:
     """It enrolls with one kind of key, changes to the other, says that it lives, and leaves for good."""
     world = World(plane, plane.organization)
-    about = {"organization_id": world.organization_id}
+    about: dict[str, Any] = {"organization_id": world.organization_id}
     info = await world.enrollment.GetEnrollmentInfo(pb.GetEnrollmentInfoRequest(**about))
     claims = pb.DeviceClaims(hardware_id="laptop", platform=pb.PLATFORM_LINUX)
     private, p256 = keys.SECP256R1.new_private_key(), keys.SECP256R1
@@ -72,7 +72,10 @@ async def test_the_life_of_a_device(plane: Plane) -> None:
 async def test_the_last_heartbeats_survive_a_restart(plane: Plane) -> None:
     world = World(plane, plane.organization)
     made = await world.enroll("alice")
-    about = {"organization_id": plane.organization, "registration_id": made.registration.registration_id}
+    about: dict[str, Any] = {
+        "organization_id": plane.organization,
+        "registration_id": made.registration.registration_id,
+    }
     await plane.stub(rpc.RegistrationServiceStub, made.token).Heartbeat(pb.HeartbeatRequest(**about))
     await plane.stop("registry")
     await plane.start("registry")

@@ -8,9 +8,9 @@ import pytest
 
 from guardhouse.errors import InvalidField, PageTokenInvalid
 from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse.times import to_timestamp
 from guardhouse_services.registry.domain import SECOND, Cursor, Range, State
 from guardhouse_services.registry.servicer import RegistryServicer
-from guardhouse_services.times import to_timestamp
 from tests.guardhouse_services.registry.world import World, machine, name, user
 
 ORDERS = ("", "create_time", "create_time desc", "seen_time", "seen_time desc")

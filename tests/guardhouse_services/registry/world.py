@@ -17,6 +17,7 @@ from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import DEVICE, LEASE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, new_id
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse.times import to_timestamp
 from guardhouse_services.access import ANONYMOUS, Call, Caller, RequestKey
 from guardhouse_services.audit import audit_record
 from guardhouse_services.credentials import MasterKey
@@ -29,6 +30,7 @@ from guardhouse_services.registry.domain import (
     Claims,
     Device,
     DeviceFilter,
+    PostureChecks,
     Range,
     Registration,
     RegistrationFilter,
@@ -43,7 +45,6 @@ from guardhouse_services.registry.usecases.proofs import Proofs
 from guardhouse_services.registry.usecases.rotations import Rotation
 from guardhouse_services.registry.usecases.snapshot import snapshot
 from guardhouse_services.requests import request
-from guardhouse_services.times import to_timestamp
 from tests.clock import FakeClock
 
 T = TypeVar("T")
@@ -389,10 +390,20 @@ class World:
         call = self.device_call(enrolled, "Leave", request_id, body)
         return await self.registry.registrations.leave(call, self.organization, name(enrolled))
 
-    async def beat(self, *enrolled: Enrolled, os_version: str = "", client_version: str = "") -> None:
-        """Heartbeats of these, written at once."""
+    def take(
+        self,
+        *enrolled: Enrolled,
+        os_version: str = "",
+        client_version: str = "",
+        checks: PostureChecks | None = None,
+    ) -> None:
+        """Heartbeats of these, which wait to be written."""
         for it in enrolled:
-            self.registry.heartbeats.take(self.organization, name(it), os_version, client_version)
+            self.registry.heartbeats.take(self.organization, name(it), os_version, client_version, checks)
+
+    async def beat(self, *enrolled: Enrolled, **said: Any) -> None:
+        """Heartbeats of these, written at once."""
+        self.take(*enrolled, **said)
         await self.registry.heartbeats.flush()
 
     async def begin(self, holder: str = "", hardware: str = "", **kwargs: Any) -> Enrollment:

@@ -11,20 +11,20 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse import decisions
+from guardhouse.clock import SECOND
 from guardhouse.durations import format_duration
 from guardhouse.errors import DeadlineTooShort, DurationInvalid, FieldRequired, InvalidField
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.replica import PolicyState, parse_max_staleness
 from guardhouse.session.v1 import session_pb2 as pb
-from guardhouse_services.clock import SECOND
+from guardhouse.times import from_timestamp, to_duration, to_timestamp
 from guardhouse_services.follower import Freshness
 from guardhouse_services.session import checking
 from guardhouse_services.session import servicer as servicers
-from guardhouse_services.session.domain import StalenessMode
-from guardhouse_services.session.replica import PolicyState, parse_max_staleness
+from guardhouse_services.session.domain.policies import StalenessMode
 from guardhouse_services.session.servicer import SessionServicer
 from guardhouse_services.session.usecases import Session
-from guardhouse_services.times import from_timestamp, to_duration, to_timestamp
 from tests.clock import FakeClock
 from tests.guardhouse_services.session.world import (
     ALICE,
@@ -77,7 +77,7 @@ async def world(clock: FakeClock) -> AsyncIterator[World]:
 def servicer(world: World) -> SessionServicer:
     # A check touches no database, no feed of its own and no other service.
     nothing: Any = None
-    session = Session(world.clock, nothing, world.directory, world.replica, nothing)
+    session = Session(world.clock, nothing, world.directory, world.replica, nothing, nothing)
     return SessionServicer(world.clock, session, nothing, nothing, nothing)
 
 
@@ -748,6 +748,7 @@ async def test_an_answer_that_was_kept_is_the_one_that_would_be_decided(
     """Whatever happens between two checks, the second says what it would say if nobody had asked before."""
     # Two answers at one time are to be compared.
     monkeypatch.setattr(clock, "steady", clock.now)
+    monkeypatch.setattr(world.replica, "_steady", clock.now)
     dice = random.Random(0)
     began = await enrolled(world)
     world.registry.publish(registration(began, PHONE, user_id=BOB), registration(began, TABLET, "", MACHINE))

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.message import Message
 
 from guardhouse import revisions
-from guardhouse.common.v1.audit_pb2 import AuditRecord
+from guardhouse.clock import SECOND
 from guardhouse.errors import (
     DurationInvalid,
     EtagMismatch,
@@ -24,92 +22,19 @@ from guardhouse.errors import (
     PolicyNotFound,
     RequestIdReused,
 )
+from guardhouse.following import Follower, View
+from guardhouse.replica import PolicyState
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import requests
-from guardhouse_services.access import Call
-from guardhouse_services.audit import Audit
-from guardhouse_services.clock import SECOND
-from guardhouse_services.config import Settings
-from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.feed import Feed
-from guardhouse_services.follower import Follower, View
 from guardhouse_services.migrate import migrate
-from guardhouse_services.paging import Pages
-from guardhouse_services.session.domain import Staleness, StalenessMode
-from guardhouse_services.session.replica import PolicyState
-from guardhouse_services.session.servicer import SessionServicer
-from guardhouse_services.session.usecases import Session, check_quarantine, snapshot
+from guardhouse_services.session.domain.policies import Staleness, StalenessMode
+from guardhouse_services.session.usecases import check_quarantine, snapshot
 from tests.clock import FakeClock
-from tests.conftest import DatabaseUrl
 from tests.guardhouse_services.session import world as facts
+from tests.guardhouse_services.session.service import Service, wanted
 from tests.guardhouse_services.session.world import NO_POLICY, ORGANIZATION, OTHER_ORGANIZATION, World
-
-Reply = Any
-
-
-class Service:
-    """The policy methods of one replica, called as the listener would."""
-
-    def __init__(self, clock: FakeClock, database: Database, world: World) -> None:
-        nothing: Any = None
-        session = Session(clock, database, world.directory, world.replica, nothing)
-        master_key = MasterKey(bytes(32))
-        self.feed = Feed(database, pb, snapshot)
-        audit = Audit(clock, database, "session", pb, master_key, Settings())
-        self.servicer = SessionServicer(clock, session, Pages(master_key), self.feed, audit)
-        self.database = database
-        self.world = world
-
-    async def __call__(self, request: Message, request_id: str = "") -> Reply:
-        body = request.SerializeToString(deterministic=True)
-        method = type(request).__name__.removesuffix("Request")
-        organization_id: str = request.organization_id  # type: ignore[attr-defined]
-        made: Call = facts.call(method, request_id, hashlib.sha256(body).digest(), organization_id)
-        return await getattr(self.servicer, method)(request, made)
-
-    async def create(self, request_id: str = "", organization_id: str = ORGANIZATION, **fields: Any) -> Reply:
-        request = pb.CreatePolicyRequest(organization_id=organization_id, policy=wanted(**fields))
-        return await self(request, request_id)
-
-    async def update(self, policy_id: str, *paths: str, request_id: str = "", **fields: Any) -> Reply:
-        request = pb.UpdatePolicyRequest(
-            organization_id=ORGANIZATION,
-            policy=pb.Policy(policy_id=policy_id, **fields),
-            update_mask=FieldMask(paths=paths),
-        )
-        return await self(request, request_id)
-
-    async def delete(
-        self, policy_id: str, request_id: str = "", organization_id: str = ORGANIZATION, **fields: Any
-    ) -> Reply:
-        request = pb.DeletePolicyRequest(organization_id=organization_id, policy_id=policy_id, **fields)
-        return await self(request, request_id)
-
-    async def get(self, policy_id: str, organization_id: str = ORGANIZATION) -> pb.Policy:
-        reply = await self(pb.GetPolicyRequest(organization_id=organization_id, policy_id=policy_id))
-        found: pb.Policy = reply.policy
-        return found
-
-    async def names(self) -> list[str]:
-        reply = await self(pb.ListPoliciesRequest(organization_id=ORGANIZATION))
-        return [policy.display_name for policy in reply.policies]
-
-    async def records(self) -> list[AuditRecord]:
-        return list((await self(pb.ListAuditRecordsRequest(organization_id=ORGANIZATION))).records)
-
-    async def revision(self) -> int:
-        return await self.database.read(lambda tx: tx.revision(ORGANIZATION))
-
-
-def wanted(**fields: Any) -> pb.Policy:
-    values = {
-        "display_name": "Intranet",
-        "enabled": True,
-        "filter": pb.POLICY_FILTER_L4,
-        "action": pb.POLICY_ACTION_ALLOW,
-    }
-    return pb.Policy(**{**values, **fields})
 
 
 def opened(max_open: str) -> pb.Staleness:
@@ -118,15 +43,6 @@ def opened(max_open: str) -> pb.Staleness:
 
 def hours(number: int) -> pb.CheckSession:
     return pb.CheckSession(enforce=True, duration=f"{number}h")
-
-
-@pytest.fixture
-async def service(database_url: DatabaseUrl, clock: FakeClock) -> AsyncIterator[Service]:
-    database = Database(database_url("session"), clock, "session", pb.Change)
-    migrate(database.engine, "session")
-    async with World(clock) as world:
-        yield Service(clock, database, world)
-    database.close()
 
 
 async def test_a_policy_is_kept_as_it_was_created(service: Service, clock: FakeClock) -> None:

@@ -10,16 +10,20 @@ import grpc.aio
 import pytest
 
 from guardhouse.channel import AioChannel, Policy
+from guardhouse.clock import SECOND
 from guardhouse.common.v1 import credential_pb2
 from guardhouse.errors import (
+    ChallengeInvalid,
     CredentialsInvalid,
     DatabaseUnavailable,
     DifferentUser,
     FieldRequired,
     GuardhouseError,
+    IdentityProviderNotFound,
     IdentityProviderUnavailable,
     IdTokenInvalid,
     InvalidField,
+    OrganizationNotFound,
     RegistrationNotFound,
     RegistrationRevoked,
     ServiceTokenInvalid,
@@ -32,17 +36,20 @@ from guardhouse.identity.v1 import identity_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.status import DETAILS_KEY, to_status
+from guardhouse.times import from_timestamp, to_timestamp
 from guardhouse_services.access import Caller
 from guardhouse_services.calls import Callers
-from guardhouse_services.clock import SECOND
-from guardhouse_services.credentials import REGISTRATION_PREFIX, format_secret, hash_secret
+from guardhouse_services.credentials import REGISTRATION_PREFIX, MasterKey, format_secret, hash_secret
+from guardhouse_services.paging import Pages
 from guardhouse_services.rate_limit import RateLimit
 from guardhouse_services.session.servicer import SessionServicer
-from guardhouse_services.session.usecases import Session
-from guardhouse_services.times import from_timestamp, to_timestamp
+from guardhouse_services.session.usecases import Session, sessions
 from tests.clock import FakeClock
 from tests.guardhouse_services.session.world import (
     ALICE,
+    BOB,
+    HOUR,
+    HOURLY,
     LAPTOP,
     MACHINE,
     MAX_STALENESS,
@@ -50,9 +57,12 @@ from tests.guardhouse_services.session.world import (
     ORGANIZATION,
     OTHER_ORGANIZATION,
     PHONE,
+    TABLET,
+    UNLIMITED,
     World,
     authentication,
     call,
+    policy,
     registration,
     user,
 )
@@ -74,6 +84,7 @@ class Identity(identity_pb2_grpc.AuthenticationServiceServicer):
     def __init__(self) -> None:
         self.requests: list[identity.RecordAuthenticationRequest] = []
         self.authenticate_time = 0
+        self.user: identity.User | None = None
         self.error: GuardhouseError | None = None
 
     async def RecordAuthentication(
@@ -84,7 +95,7 @@ class Identity(identity_pb2_grpc.AuthenticationServiceServicer):
             details = ((DETAILS_KEY, to_status(self.error, "trace").SerializeToString()),)
             await context.abort(grpc.StatusCode[self.error.code], self.error.message, details)
         return identity.RecordAuthenticationResponse(
-            authenticate_time=to_timestamp(self.authenticate_time), revision_token="token"
+            authenticate_time=to_timestamp(self.authenticate_time), revision_token="token", user=self.user
         )
 
 
@@ -103,17 +114,34 @@ class Plane:
         credential: credential_pb2.Credential = ID_TOKEN,
         request_id: str = "r1",
         caller: Caller | None = None,
+        challenge: str = "",
     ) -> pb.ReauthenticateResponse:
         request = pb.ReauthenticateRequest(
             organization_id=ORGANIZATION,
             registration_id=registration_id,
             credential=credential,
             request_id=request_id,
+            challenge=challenge,
         )
         made = call("Reauthenticate", request_id)
         if caller is not None:
             made = type(made)(caller, made.method, made.trace_id, made.key)
         return await self.servicer.Reauthenticate(request, made)
+
+    async def refresh(self, credential: credential_pb2.Credential = ID_TOKEN) -> pb.RefreshIdentityResponse:
+        request = pb.RefreshIdentityRequest(
+            organization_id=ORGANIZATION, registration_id=LAPTOP, credential=credential, request_id="r1"
+        )
+        return await self.servicer.RefreshIdentity(request, call("RefreshIdentity", "r1"))
+
+    async def start(self, registration_id: str = LAPTOP) -> pb.StartReauthenticationResponse:
+        request = pb.StartReauthenticationRequest(organization_id=ORGANIZATION, registration_id=registration_id)
+        return await self.servicer.StartReauthentication(request, call("StartReauthentication"))
+
+    async def listed(self, **fields: Any) -> pb.ListSessionsResponse:
+        request = pb.ListSessionsRequest(organization_id=ORGANIZATION)
+        request.MergeFrom(pb.ListSessionsRequest(**fields))
+        return await self.servicer.ListSessions(request, call("ListSessions"))
 
     async def session(self, registration_id: str = LAPTOP) -> pb.Session:
         request = pb.GetSessionRequest(organization_id=ORGANIZATION, registration_id=registration_id)
@@ -132,10 +160,10 @@ async def plane(clock: FakeClock) -> AsyncIterator[Plane]:
         stack.push_async_callback(channel.close)
         stub: Any = identity_pb2_grpc.AuthenticationServiceStub(channel)
         nothing: Any = None
-        session = Session(clock, nothing, world.directory, world.replica, stub.RecordAuthentication)
-        yield Plane(
-            world, peer, SessionServicer(clock, session, nothing, nothing, nothing), lambda: grpc_server.stop(0)
-        )
+        key = MasterKey(b"k" * 32)
+        session = Session(clock, nothing, world.directory, world.replica, stub.RecordAuthentication, key)
+        servicer = SessionServicer(clock, session, Pages(key), nothing, nothing)
+        yield Plane(world, peer, servicer, lambda: grpc_server.stop(0))
     await grpc_server.stop(0)
 
 
@@ -339,6 +367,203 @@ async def test_a_reauthentication_says_what_it_lacks(plane: Plane) -> None:
             await plane.reauthenticate(registration_id)
         assert invalid.value.field == "registration_id"
     assert not plane.identity.requests
+
+
+SSO = "https://sso.example.com"
+
+
+def provider(**fields: Any) -> identity.Event:
+    values = {"identity_provider_id": "idp_1", "issuer": SSO, "client_ids": ["laptops"], **fields}
+    return identity.Event(identity_provider=identity.IdentityProvider(**values))
+
+
+async def of_sso(plane: Plane) -> None:
+    """Alice enrolled there."""
+    made = user()
+    made.user.user.issuer = SSO
+    plane.world.identity.publish(made)
+    await plane.world.settle()
+
+
+async def test_who_re_authenticates_is_told_where(plane: Plane) -> None:
+    """Decision 27: at the provider that enrolled them, whichever others there are. A challenge lives ten minutes."""
+    await enrolled(plane)
+    await of_sso(plane)
+    other = provider(identity_provider_id="idp_0", issuer="https://other.example.com")
+    plane.world.identity.publish(other, provider(force_interaction=True))
+    await plane.world.settle()
+    now = plane.world.clock.now()
+    answer = await plane.start()
+    expected = pb.SignIn(identity_provider_id="idp_1", issuer=SSO, client_ids=["laptops"], force_interaction=True)
+    assert answer.sign_in == expected
+    assert 0 <= from_timestamp(answer.expire_time) - now - 600 * SECOND < 60 * SECOND
+    plane.world.identity.publish(identity.Event(identity_provider_deleted="idp_1"))
+    await plane.world.settle()
+    with pytest.raises(IdentityProviderNotFound):
+        await plane.start()
+
+
+async def test_a_machine_signs_in_nowhere(plane: Plane) -> None:
+    """Decision 34."""
+    await enrolled(plane, service_token_id=MACHINE)
+    answer = await plane.start()
+    assert not answer.HasField("sign_in")
+    assert answer.challenge
+
+
+async def test_who_cannot_re_authenticate_is_told_so_before_signing_in(plane: Plane) -> None:
+    """Decisions 5 and 16."""
+    await enrolled(plane, authorized=10)
+    plane.world.identity.publish(user(removed=10))
+    plane.world.registry.publish(registration(plane.world.clock.now(), PHONE, user_id=BOB, revoked=True))
+    plane.world.identity.publish(user(BOB))
+    await plane.world.settle()
+    for registration_id, kind in ((LAPTOP, UserRemoved), (PHONE, RegistrationRevoked)):
+        with pytest.raises(kind):
+            await plane.start(registration_id)
+
+
+async def test_identity_is_told_when_the_challenge_was_made(plane: Plane, clock: FakeClock) -> None:
+    """Decision 33: to the microsecond, because it is compared with what a provider says; without one nothing is."""
+    clock.stop()
+    clock.advance(0.123456)
+    await enrolled(plane)
+    await of_sso(plane)
+    plane.world.identity.publish(provider())
+    await plane.world.settle()
+    asked, challenge = clock.now(), (await plane.start()).challenge
+    clock.advance(5)
+    await plane.reauthenticate(challenge=challenge)
+    await plane.reauthenticate(request_id="r2")
+    with_one, without = plane.identity.requests
+    assert from_timestamp(with_one.asked_time) == asked
+    assert not without.HasField("asked_time")
+
+
+async def test_a_challenge_is_of_its_registration_only(plane: Plane) -> None:
+    """Decision 33: nor can its time be changed, or another spelling made of it."""
+    await enrolled(plane, service_token_id=MACHINE)
+    plane.world.registry.publish(registration(plane.world.clock.now(), PHONE, service_token_id=MACHINE))
+    await plane.world.settle()
+    challenge = (await plane.start()).challenge
+    time, _, mac = challenge.partition(".")
+    unfit = [
+        (await plane.start(PHONE)).challenge,
+        f"{int(time) - 1}.{mac}",
+        f"0{challenge}",
+        time,
+        "x",
+        f"{'9' * 5000}.",
+    ]
+    for wrong in unfit:
+        with pytest.raises(ChallengeInvalid) as caught:
+            await plane.reauthenticate(challenge=wrong)
+        assert caught.value.field == "challenge"
+    assert not plane.identity.requests
+
+
+@pytest.mark.parametrize("error", [ChallengeInvalid("asked_time", "too late"), FieldRequired("asked_time", "say when")])
+async def test_what_identity_lacks_is_the_challenge(plane: Plane, error: InvalidField) -> None:
+    """Decision 33."""
+    await enrolled(plane)
+    plane.identity.error = error
+    with pytest.raises(type(error), match="StartReauthentication") as caught:
+        await plane.reauthenticate()
+    assert caught.value.field == "challenge"
+    plane.identity.error = FieldRequired("actor")
+    with pytest.raises(FieldRequired) as other:
+        await plane.reauthenticate()
+    assert other.value.field == "actor"
+
+
+async def test_refreshing_answers_who_somebody_is_now(plane: Plane) -> None:
+    """Decisions 9 and 27: it re-authenticates as well, in a request of its own."""
+    began = await enrolled(plane)
+    plane.identity.authenticate_time = began + SECOND
+    plane.identity.user = identity.User(email="ada@example.com", display_name="Ada", groups=["ops", "dev"])
+    answer = await plane.refresh()
+    assert answer == pb.RefreshIdentityResponse(
+        authenticate_time=to_timestamp(began + SECOND),
+        revision_token="token",
+        email="ada@example.com",
+        display_name="Ada",
+        groups=["ops", "dev"],
+    )
+    await plane.reauthenticate()
+    refreshed, reauthenticated = plane.identity.requests
+    assert refreshed.request_id != reauthenticated.request_id
+    reauthenticated.request_id = refreshed.request_id
+    assert refreshed == reauthenticated
+
+
+async def test_a_session_says_when_its_holder_is_asked_again_and_by_which_policy(plane: Plane) -> None:
+    """Decision 28: soonest first, at most twenty; by no policy that enforces nothing or covers nothing."""
+    began = await enrolled(plane)
+    never = pb.POLICY_ACTION_BLOCK
+    plane.world.own.publish(
+        policy(HOURLY, display_name="Wiki"),
+        policy(UNLIMITED, ""),
+        policy("pol_" + "3" * 32, "5m", enabled=False),
+        policy("pol_" + "4" * 32, "5m", action=never),
+        policy("pol_" + "5" * 32, "30m", display_name="Mail"),
+    )
+    await plane.world.settle()
+    asked = (await plane.session()).next_reauthentications
+    assert [(it.policy_id, it.display_name, from_timestamp(it.time) - began) for it in asked] == [
+        ("pol_" + "5" * 32, "Mail", HOUR // 2),
+        (HOURLY, "Wiki", HOUR),
+    ]
+    plane.world.own.publish(*(policy(f"pol_{number:032}", f"{number + 1}h") for number in range(30)))
+    await plane.world.settle()
+    asked = (await plane.session()).next_reauthentications
+    assert len(asked) == 20
+    assert from_timestamp(asked[-1].time) - began == 18 * HOUR
+
+
+async def test_sessions_are_listed_in_pages(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By registration, whatever the order in which they came, and a few at a time, so that nobody waits for it."""
+    monkeypatch.setattr(sessions, "SLICE", 3)
+    now = plane.world.clock.now()
+    ids = [f"reg_{number:032}" for number in range(10)]
+    plane.world.identity.publish(user(), user(BOB))
+    plane.world.registry.publish(
+        *(
+            registration(now, ids[place], user_id=BOB if place % 2 else ALICE)
+            for place in (7, 2, 9, 0, 4, 1, 3, 8, 5, 6)
+        )
+    )
+    await plane.world.settle()
+    for of, expected in (("", ids), (BOB, ids[1::2])):
+        found, token = [], ""
+        while True:
+            page = await plane.listed(page_size=2, page_token=token, user_id=of)
+            assert len(page.sessions) <= 2
+            found += [it.registration_id for it in page.sessions]
+            if not (token := page.next_page_token):
+                break
+        assert found == expected
+    with pytest.raises(OrganizationNotFound):
+        await plane.servicer.ListSessions(pb.ListSessionsRequest(organization_id="org_" + "9" * 32), call())
+
+
+async def test_expired_sessions_are_those_that_some_policy_refuses(plane: Plane, clock: FakeClock) -> None:
+    """Decisions 27, 28 and 35."""
+    clock.stop()
+    now = await enrolled(plane)
+    plane.world.registry.publish(registration(now - HOUR, PHONE), registration(now - HOUR + 1, TABLET, user_id=BOB))
+    plane.world.identity.publish(user(BOB))
+    await plane.world.settle()
+
+    async def expired() -> list[str]:
+        return [it.registration_id for it in (await plane.listed(only_expired=True)).sessions]
+
+    assert await expired() == []
+    plane.world.own.publish(policy(HOURLY))
+    await plane.world.settle()
+    assert await expired() == [PHONE]
+    plane.world.identity.publish(user(BOB, revoked=10))
+    await plane.world.settle()
+    assert await expired() == [PHONE, TABLET]
 
 
 async def authenticate(plane: Plane, bearer: str) -> Caller:

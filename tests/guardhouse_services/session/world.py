@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 
 from guardhouse import revisions
+from guardhouse.clock import SECOND, Clock
 from guardhouse.common.v1 import access_pb2, feed_pb2
+from guardhouse.following import Follower
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse.times import to_timestamp
 from guardhouse_services.access import Call, Caller, RequestKey
-from guardhouse_services.clock import SECOND, Clock
 from guardhouse_services.directory import Directory
-from guardhouse_services.follower import Follower
 from guardhouse_services.session.replica import IdentityState, Replica
-from guardhouse_services.times import to_timestamp
 
 HOUR = 3600 * SECOND
 MAX_STALENESS = 30 * SECOND
@@ -103,7 +103,7 @@ class World:
         self.own = Link("session", pb)
         self.directory = Directory(clock, IdentityState)
         self.replica = Replica(clock, self.directory, max_staleness, max_open)
-        self.directory.follower = Follower(
+        self.replica.identity = self.directory.follower = Follower(
             "identity", self.identity.watch, identity.WatchRequest, self.directory.view, clock
         )
         self.replica.registry = Follower(

@@ -80,12 +80,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: nobody holds the address. Metadata: address."""
     ERROR_REASON_POLICY_NOT_FOUND: _ErrorReason.ValueType  # 50
     """NOT_FOUND: no such policy in the organization. Metadata: policy_id."""
+    ERROR_REASON_LIST_NOT_FOUND: _ErrorReason.ValueType  # 51
+    """NOT_FOUND: no such list in the organization. Metadata: list_id."""
     ERROR_REASON_KEY_ALREADY_REGISTERED: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS: a live registration holds this public key."""
     ERROR_REASON_IDENTITY_PROVIDER_EXISTS: _ErrorReason.ValueType  # 61
     """ALREADY_EXISTS: the organization has an identity provider with this issuer. Metadata: issuer."""
     ERROR_REASON_PRECEDENCE_TAKEN: _ErrorReason.ValueType  # 62
     """ALREADY_EXISTS: another policy of the organization has this precedence. Metadata: precedence."""
+    ERROR_REASON_LIST_EXISTS: _ErrorReason.ValueType  # 63
+    """ALREADY_EXISTS: another list of the organization has this name. Metadata: name."""
     ERROR_REASON_SEAT_LIMIT_BELOW_USE: _ErrorReason.ValueType  # 70
     """FAILED_PRECONDITION: the seat limit would be below the seats in use. Metadata: used."""
     ERROR_REASON_SERVICE_TOKEN_IN_USE: _ErrorReason.ValueType  # 71
@@ -102,6 +106,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: a revision token is of another epoch of the database. Metadata: service."""
     ERROR_REASON_KEY_NOT_CURRENT: _ErrorReason.ValueType  # 77
     """FAILED_PRECONDITION: the key that was to be replaced is not the registration's key. Metadata: registration_id."""
+    ERROR_REASON_LIST_IN_USE: _ErrorReason.ValueType  # 78
+    """FAILED_PRECONDITION: policies use the list. Metadata: policy_ids."""
     ERROR_REASON_SEATS_EXHAUSTED: _ErrorReason.ValueType  # 80
     """RESOURCE_EXHAUSTED: every purchased seat is taken."""
     ERROR_REASON_SUBNET_EXHAUSTED: _ErrorReason.ValueType  # 81
@@ -201,12 +207,16 @@ ERROR_REASON_ADDRESS_NOT_FOUND: ErrorReason.ValueType  # 49
 """NOT_FOUND: nobody holds the address. Metadata: address."""
 ERROR_REASON_POLICY_NOT_FOUND: ErrorReason.ValueType  # 50
 """NOT_FOUND: no such policy in the organization. Metadata: policy_id."""
+ERROR_REASON_LIST_NOT_FOUND: ErrorReason.ValueType  # 51
+"""NOT_FOUND: no such list in the organization. Metadata: list_id."""
 ERROR_REASON_KEY_ALREADY_REGISTERED: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS: a live registration holds this public key."""
 ERROR_REASON_IDENTITY_PROVIDER_EXISTS: ErrorReason.ValueType  # 61
 """ALREADY_EXISTS: the organization has an identity provider with this issuer. Metadata: issuer."""
 ERROR_REASON_PRECEDENCE_TAKEN: ErrorReason.ValueType  # 62
 """ALREADY_EXISTS: another policy of the organization has this precedence. Metadata: precedence."""
+ERROR_REASON_LIST_EXISTS: ErrorReason.ValueType  # 63
+"""ALREADY_EXISTS: another list of the organization has this name. Metadata: name."""
 ERROR_REASON_SEAT_LIMIT_BELOW_USE: ErrorReason.ValueType  # 70
 """FAILED_PRECONDITION: the seat limit would be below the seats in use. Metadata: used."""
 ERROR_REASON_SERVICE_TOKEN_IN_USE: ErrorReason.ValueType  # 71
@@ -223,6 +233,8 @@ ERROR_REASON_EPOCH_CHANGED: ErrorReason.ValueType  # 76
 """FAILED_PRECONDITION: a revision token is of another epoch of the database. Metadata: service."""
 ERROR_REASON_KEY_NOT_CURRENT: ErrorReason.ValueType  # 77
 """FAILED_PRECONDITION: the key that was to be replaced is not the registration's key. Metadata: registration_id."""
+ERROR_REASON_LIST_IN_USE: ErrorReason.ValueType  # 78
+"""FAILED_PRECONDITION: policies use the list. Metadata: policy_ids."""
 ERROR_REASON_SEATS_EXHAUSTED: ErrorReason.ValueType  # 80
 """RESOURCE_EXHAUSTED: every purchased seat is taken."""
 ERROR_REASON_SUBNET_EXHAUSTED: ErrorReason.ValueType  # 81

@@ -41,6 +41,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _DefaultAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DefaultActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DefaultAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEFAULT_ACTION_UNSPECIFIED: _DefaultAction.ValueType  # 0
+    """Never stored. In a new organization it is ALLOW."""
+    DEFAULT_ACTION_ALLOW: _DefaultAction.ValueType  # 1
+    """They let it through."""
+    DEFAULT_ACTION_BLOCK: _DefaultAction.ValueType  # 2
+    """They refuse it."""
+
+class DefaultAction(_DefaultAction, metaclass=_DefaultActionEnumTypeWrapper):
+    """What gateways do with traffic that no policy covers (decision 29)."""
+
+DEFAULT_ACTION_UNSPECIFIED: DefaultAction.ValueType  # 0
+"""Never stored. In a new organization it is ALLOW."""
+DEFAULT_ACTION_ALLOW: DefaultAction.ValueType  # 1
+"""They let it through."""
+DEFAULT_ACTION_BLOCK: DefaultAction.ValueType  # 2
+"""They refuse it."""
+Global___DefaultAction: _TypeAlias = DefaultAction  # noqa: Y015
+
 class _EnrollmentDecision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -105,6 +129,7 @@ class Organization(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    DEFAULT_ACTION_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """org_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
@@ -113,6 +138,8 @@ class Organization(_message.Message):
     """The seats purchased. Absent: unlimited."""
     etag: _builtins.str
     """See the package. Set by the server."""
+    default_action: Global___DefaultAction.ValueType
+    """What becomes of traffic that no policy covers. A follower that is not told takes it for ALLOW."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
@@ -130,10 +157,11 @@ class Organization(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        default_action: Global___DefaultAction.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "organization_id", b"organization_id", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "default_action", b"default_action", "display_name", b"display_name", "etag", b"etag", "organization_id", b"organization_id", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seat_limit: _TypeAlias = _typing.Literal["seat_limit"]  # noqa: Y015
     _WhichOneofArgType__seat_limit: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit"]  # noqa: Y015
@@ -329,7 +357,9 @@ class UpdateOrganizationRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name and seat_limit; required. seat_limit in the mask and absent in the message makes it unlimited."""
+        """Of display_name, seat_limit and default_action; required. seat_limit in the mask and absent in the message makes it
+        unlimited.
+        """
 
     def __init__(
         self,
@@ -628,18 +658,31 @@ class IdentityProvider(_message.Message):
     ISSUER_FIELD_NUMBER: _builtins.int
     CLIENT_IDS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    FORCE_INTERACTION_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     identity_provider_id: _builtins.str
     """idp_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
     """What people read; 1 to 100 characters."""
     issuer: _builtins.str
-    """The issuer, to the letter: an https URL, or http on a loopback address for development."""
+    """The issuer, to the letter: an https URL, or http on a loopback address for development. It cannot be changed."""
+    force_interaction: _builtins.bool
+    """Whoever re-authenticates must sign in anew: an authentication that was made before it was asked for does not count
+    (decision 33). Enrolling is not affected.
+    """
+    etag: _builtins.str
+    """See the package. Set by the server."""
     @_builtins.property
     def client_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The audiences that are accepted: 1 to 20."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
 
     def __init__(
@@ -650,10 +693,13 @@ class IdentityProvider(_message.Message):
         issuer: _builtins.str = ...,
         client_ids: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        force_interaction: _builtins.bool = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "create_time", b"create_time", "display_name", b"display_name", "identity_provider_id", b"identity_provider_id", "issuer", b"issuer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "force_interaction", b"force_interaction", "identity_provider_id", b"identity_provider_id", "issuer", b"issuer", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -840,6 +886,72 @@ class ListIdentityProvidersResponse(_message.Message):
 Global___ListIdentityProvidersResponse: _TypeAlias = ListIdentityProvidersResponse  # noqa: Y015
 
 @_typing.final
+class UpdateIdentityProviderRequest(_message.Message):
+    """See IdentityProviderService.UpdateIdentityProvider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_PROVIDER_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def identity_provider(self) -> Global___IdentityProvider:
+        """identity_provider_id is required; the rest are the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of display_name, client_ids and force_interaction; required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        identity_provider: Global___IdentityProvider | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identity_provider", b"identity_provider", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_provider", b"identity_provider", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateIdentityProviderRequest: _TypeAlias = UpdateIdentityProviderRequest  # noqa: Y015
+
+@_typing.final
+class UpdateIdentityProviderResponse(_message.Message):
+    """See IdentityProviderService.UpdateIdentityProvider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_PROVIDER_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def identity_provider(self) -> Global___IdentityProvider:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        identity_provider: Global___IdentityProvider | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identity_provider", b"identity_provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_provider", b"identity_provider", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateIdentityProviderResponse: _TypeAlias = UpdateIdentityProviderResponse  # noqa: Y015
+
+@_typing.final
 class DeleteIdentityProviderRequest(_message.Message):
     """See IdentityProviderService.DeleteIdentityProvider."""
 
@@ -849,6 +961,7 @@ class DeleteIdentityProviderRequest(_message.Message):
     IDENTITY_PROVIDER_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     identity_provider_id: _builtins.str
@@ -857,6 +970,8 @@ class DeleteIdentityProviderRequest(_message.Message):
     """See the package."""
     validate_only: _builtins.bool
     """See the package."""
+    etag: _builtins.str
+    """See the package."""
     def __init__(
         self,
         *,
@@ -864,10 +979,11 @@ class DeleteIdentityProviderRequest(_message.Message):
         identity_provider_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_provider_id", b"identity_provider_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "identity_provider_id", b"identity_provider_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2428,6 +2544,7 @@ class RecordAuthenticationRequest(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    ASKED_TIME_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     registration_id: _builtins.str
@@ -2444,6 +2561,12 @@ class RecordAuthenticationRequest(_message.Message):
     def credential(self) -> _credential_pb2.Credential:
         """The proof."""
 
+    @_builtins.property
+    def asked_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for, at most 10 minutes ago. Needed where the provider has force_interaction: the ID token's
+        auth_time must be later (decision 33).
+        """
+
     def __init__(
         self,
         *,
@@ -2454,10 +2577,11 @@ class RecordAuthenticationRequest(_message.Message):
         credential: _credential_pb2.Credential | None = ...,
         request_id: _builtins.str = ...,
         actor: _builtins.str = ...,
+        asked_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_time", b"asked_time", "credential", b"credential", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "credential", b"credential", "holder", b"holder", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "asked_time", b"asked_time", "credential", b"credential", "holder", b"holder", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -2473,21 +2597,27 @@ class RecordAuthenticationResponse(_message.Message):
 
     AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
     @_builtins.property
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
         """Where the timer starts: min(now, iat), never before where it was (decision 27)."""
 
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The person as of now. Absent: it is a machine."""
+
     def __init__(
         self,
         *,
         authenticate_time: _timestamp_pb2.Timestamp | None = ...,
         revision_token: _builtins.str = ...,
+        user: Global___User | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "revision_token", b"revision_token", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -429,6 +429,11 @@ class IdentityProviderServiceStub:
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListIdentityProvidersRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListIdentityProvidersResponse.FromString,
                 _registered_method=True)
+        self.UpdateIdentityProvider = channel.unary_unary(
+                '/guardhouse.identity.v1.IdentityProviderService/UpdateIdentityProvider',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateIdentityProviderRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateIdentityProviderResponse.FromString,
+                _registered_method=True)
         self.DeleteIdentityProvider = channel.unary_unary(
                 '/guardhouse.identity.v1.IdentityProviderService/DeleteIdentityProvider',
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteIdentityProviderRequest.SerializeToString,
@@ -463,9 +468,17 @@ class IdentityProviderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateIdentityProvider(self, request, context):
+        """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteIdentityProvider(self, request, context):
         """Removes a provider: its tokens are refused from now on; users, seats and registrations stay. Callers: ADMIN keys.
-        Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND.
+        Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -488,6 +501,11 @@ def add_IdentityProviderServiceServicer_to_server(servicer, server):
                     servicer.ListIdentityProviders,
                     request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListIdentityProvidersRequest.FromString,
                     response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListIdentityProvidersResponse.SerializeToString,
+            ),
+            'UpdateIdentityProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateIdentityProvider,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateIdentityProviderRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateIdentityProviderResponse.SerializeToString,
             ),
             'DeleteIdentityProvider': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteIdentityProvider,
@@ -577,6 +595,33 @@ class IdentityProviderService:
             '/guardhouse.identity.v1.IdentityProviderService/ListIdentityProviders',
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListIdentityProvidersRequest.SerializeToString,
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListIdentityProvidersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateIdentityProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.IdentityProviderService/UpdateIdentityProvider',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateIdentityProviderRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateIdentityProviderResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1519,7 +1564,7 @@ class AuthenticationServiceServicer:
         Callers: session. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
         USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
-        is not the registration's, and then the timer is untouched.
+        is not the registration's; CHALLENGE_INVALID when it was asked for too long ago. The timer is untouched then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1785,7 +1830,11 @@ class IdentityFeedServiceServicer:
     def Watch(self, request_iterator, context):
         """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
         The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-        Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+        A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
+        a decision needs: of the installation its Organization, never an API key. The revisions stay dense, so a Change may be
+        empty. The stream ends with the key.
+        Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

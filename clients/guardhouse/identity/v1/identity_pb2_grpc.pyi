@@ -216,9 +216,13 @@ class IdentityProviderServiceStub:
     """Gets a provider. Callers: ADMIN and AUDITOR keys. Errors: IDENTITY_PROVIDER_NOT_FOUND."""
     ListIdentityProviders: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListIdentityProvidersRequest, _identity_pb2.ListIdentityProvidersResponse]
     """Lists the providers by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateIdentityProvider: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateIdentityProviderRequest, _identity_pb2.UpdateIdentityProviderResponse]
+    """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
+    """
     DeleteIdentityProvider: _grpc.UnaryUnaryMultiCallable[_identity_pb2.DeleteIdentityProviderRequest, _identity_pb2.DeleteIdentityProviderResponse]
     """Removes a provider: its tokens are refused from now on; users, seats and registrations stay. Callers: ADMIN keys.
-    Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND.
+    Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
     """
 
 @_typing.type_check_only
@@ -235,9 +239,13 @@ class IdentityProviderServiceAsyncStub(IdentityProviderServiceStub):
     """Gets a provider. Callers: ADMIN and AUDITOR keys. Errors: IDENTITY_PROVIDER_NOT_FOUND."""
     ListIdentityProviders: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListIdentityProvidersRequest, _identity_pb2.ListIdentityProvidersResponse]  # type: ignore[assignment]
     """Lists the providers by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateIdentityProvider: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateIdentityProviderRequest, _identity_pb2.UpdateIdentityProviderResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
+    """
     DeleteIdentityProvider: _aio.UnaryUnaryMultiCallable[_identity_pb2.DeleteIdentityProviderRequest, _identity_pb2.DeleteIdentityProviderResponse]  # type: ignore[assignment]
     """Removes a provider: its tokens are refused from now on; users, seats and registrations stay. Callers: ADMIN keys.
-    Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND.
+    Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
     """
 
 class IdentityProviderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -271,13 +279,23 @@ class IdentityProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the providers by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
 
     @_abc_1.abstractmethod
+    def UpdateIdentityProvider(
+        self,
+        request: _identity_pb2.UpdateIdentityProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.UpdateIdentityProviderResponse, _abc.Awaitable[_identity_pb2.UpdateIdentityProviderResponse]]:
+        """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteIdentityProvider(
         self,
         request: _identity_pb2.DeleteIdentityProviderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.DeleteIdentityProviderResponse, _abc.Awaitable[_identity_pb2.DeleteIdentityProviderResponse]]:
         """Removes a provider: its tokens are refused from now on; users, seats and registrations stay. Callers: ADMIN keys.
-        Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND.
+        Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
         """
 
 def add_IdentityProviderServiceServicer_to_server(servicer: IdentityProviderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -650,7 +668,7 @@ class AuthenticationServiceStub:
     Callers: session. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
     USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
-    is not the registration's, and then the timer is untouched.
+    is not the registration's; CHALLENGE_INVALID when it was asked for too long ago. The timer is untouched then.
     """
 
 @_typing.type_check_only
@@ -673,7 +691,7 @@ class AuthenticationServiceAsyncStub(AuthenticationServiceStub):
     Callers: session. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
     USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
-    is not the registration's, and then the timer is untouched.
+    is not the registration's; CHALLENGE_INVALID when it was asked for too long ago. The timer is untouched then.
     """
 
 class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -711,7 +729,7 @@ class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
         Callers: session. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
         USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
-        is not the registration's, and then the timer is untouched.
+        is not the registration's; CHALLENGE_INVALID when it was asked for too long ago. The timer is untouched then.
         """
 
 def add_AuthenticationServiceServicer_to_server(servicer: AuthenticationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -781,7 +799,11 @@ class IdentityFeedServiceStub:
     Watch: _grpc.StreamStreamMultiCallable[_identity_pb2.WatchRequest, _identity_pb2.WatchResponse]
     """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
     The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-    Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+    A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
+    a decision needs: of the installation its Organization, never an API key. The revisions stay dense, so a Change may be
+    empty. The stream ends with the key.
+    Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
     """
 
 @_typing.type_check_only
@@ -792,7 +814,11 @@ class IdentityFeedServiceAsyncStub(IdentityFeedServiceStub):
     Watch: _aio.StreamStreamMultiCallable[_identity_pb2.WatchRequest, _identity_pb2.WatchResponse]  # type: ignore[assignment]
     """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
     The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-    Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+    A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
+    a decision needs: of the installation its Organization, never an API key. The revisions stay dense, so a Change may be
+    empty. The stream ends with the key.
+    Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
     """
 
 class IdentityFeedServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -806,7 +832,11 @@ class IdentityFeedServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_identity_pb2.WatchResponse], _abc.AsyncIterator[_identity_pb2.WatchResponse]]:
         """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
         The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-        Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+        A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
+        a decision needs: of the installation its Organization, never an API key. The revisions stay dense, so a Change may be
+        empty. The stream ends with the key.
+        Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
         """
 
 def add_IdentityFeedServiceServicer_to_server(servicer: IdentityFeedServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

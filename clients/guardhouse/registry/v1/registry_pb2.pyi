@@ -1078,6 +1078,7 @@ class HeartbeatRequest(_message.Message):
     REGISTRATION_ID_FIELD_NUMBER: _builtins.int
     OS_VERSION_FIELD_NUMBER: _builtins.int
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
+    POSTURE_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     registration_id: _builtins.str
@@ -1086,6 +1087,10 @@ class HeartbeatRequest(_message.Message):
     """At most 255 characters. Empty: as before."""
     client_version: _builtins.str
     """At most 255 characters. Empty: as before."""
+    @_builtins.property
+    def posture(self) -> Global___DevicePosture:
+        """What the posture checks of the device came to. Absent: as before."""
+
     def __init__(
         self,
         *,
@@ -1093,14 +1098,51 @@ class HeartbeatRequest(_message.Message):
         registration_id: _builtins.str = ...,
         os_version: _builtins.str = ...,
         client_version: _builtins.str = ...,
+        posture: Global___DevicePosture | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["posture", b"posture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "organization_id", b"organization_id", "os_version", b"os_version", "registration_id", b"registration_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "organization_id", b"organization_id", "os_version", b"os_version", "posture", b"posture", "registration_id", b"registration_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
+
+@_typing.final
+class DevicePosture(_message.Message):
+    """The posture checks of a device, by their ids, which are whatever the organization calls them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def passed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that it passed: at most 100, each of 1 to 100 characters."""
+
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that it failed: at most 100, each of 1 to 100 characters. None may be in both."""
+
+    @_builtins.property
+    def change_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is so, as far as its heartbeats said. Set by the server."""
+
+    def __init__(
+        self,
+        *,
+        passed: _abc.Iterable[_builtins.str] | None = ...,
+        failed: _abc.Iterable[_builtins.str] | None = ...,
+        change_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "failed", b"failed", "passed", b"passed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DevicePosture: _TypeAlias = DevicePosture  # noqa: Y015
 
 @_typing.final
 class HeartbeatResponse(_message.Message):
@@ -1822,6 +1864,7 @@ class RegistrationRecord(_message.Message):
     AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
     AUTHORIZE_REVISION_FIELD_NUMBER: _builtins.int
     TOKEN_HASH_FIELD_NUMBER: _builtins.int
+    POSTURE_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """The lease of its addresses."""
     authorize_revision: _builtins.int
@@ -1836,6 +1879,10 @@ class RegistrationRecord(_message.Message):
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
         """The session's start at enrollment, as identity gave it."""
 
+    @_builtins.property
+    def posture(self) -> Global___DevicePosture:
+        """What its last heartbeats said. Absent: none did."""
+
     def __init__(
         self,
         *,
@@ -1844,10 +1891,11 @@ class RegistrationRecord(_message.Message):
         authenticate_time: _timestamp_pb2.Timestamp | None = ...,
         authorize_revision: _builtins.int = ...,
         token_hash: _builtins.bytes = ...,
+        posture: Global___DevicePosture | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "registration", b"registration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "posture", b"posture", "registration", b"registration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "authorize_revision", b"authorize_revision", "lease_id", b"lease_id", "registration", b"registration", "token_hash", b"token_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "authorize_revision", b"authorize_revision", "lease_id", b"lease_id", "posture", b"posture", "registration", b"registration", "token_hash", b"token_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

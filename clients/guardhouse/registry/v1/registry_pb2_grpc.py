@@ -310,9 +310,9 @@ class RegistrationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
-        within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
-        itself.
+        """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
+        record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
+        told of a posture that is not what it was, and of nothing else. Callers: the device itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -959,7 +959,10 @@ class RegistryFeedServiceServicer:
     def Watch(self, request_iterator, context):
         """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
         The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-        Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+        A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
+        a decision needs: neither keys nor hashes of tokens. The stream ends with the key.
+        Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -172,9 +172,9 @@ class RegistrationServiceStub:
     KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
     """
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]
-    """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
-    within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
-    itself.
+    """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
+    record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
+    told of a posture that is not what it was, and of nothing else. Callers: the device itself.
     """
     Leave: _grpc.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]
     """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
@@ -216,9 +216,9 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
     """
     Heartbeat: _aio.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]  # type: ignore[assignment]
-    """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
-    within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
-    itself.
+    """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
+    record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
+    told of a posture that is not what it was, and of nothing else. Callers: the device itself.
     """
     Leave: _aio.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]  # type: ignore[assignment]
     """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
@@ -299,9 +299,9 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.HeartbeatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.HeartbeatResponse, _abc.Awaitable[_registry_pb2.HeartbeatResponse]]:
-        """Says that the device lives, and what it runs. The answer does not wait for the record: heartbeats are written together
-        within the minute, whose resolution seen_time has, and nobody who follows the feed is told. Callers: the device
-        itself.
+        """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
+        record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
+        told of a posture that is not what it was, and of nothing else. Callers: the device itself.
         """
 
     @_abc_1.abstractmethod
@@ -470,7 +470,10 @@ class RegistryFeedServiceStub:
     Watch: _grpc.StreamStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
     """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
     The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-    Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+    A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
+    a decision needs: neither keys nor hashes of tokens. The stream ends with the key.
+    Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
     """
 
 @_typing.type_check_only
@@ -481,7 +484,10 @@ class RegistryFeedServiceAsyncStub(RegistryFeedServiceStub):
     Watch: _aio.StreamStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]  # type: ignore[assignment]
     """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
     The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-    Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+    A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
+    a decision needs: neither keys nor hashes of tokens. The stream ends with the key.
+    Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
     """
 
 class RegistryFeedServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -495,7 +501,10 @@ class RegistryFeedServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchResponse], _abc.AsyncIterator[_registry_pb2.WatchResponse]]:
         """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
         The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-        Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+        A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
+        a decision needs: neither keys nor hashes of tokens. The stream ends with the key.
+        Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
         """
 
 def add_RegistryFeedServiceServicer_to_server(servicer: RegistryFeedServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -121,6 +121,42 @@ state refused or did not know.
 """
 Global___StalenessMode: _TypeAlias = StalenessMode  # noqa: Y015
 
+class _ListType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ListTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ListType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LIST_TYPE_UNSPECIFIED: _ListType.ValueType  # 0
+    """Never stored."""
+    LIST_TYPE_IP: _ListType.ValueType  # 1
+    """IPv4 and IPv6 addresses, ranges `10.0.0.1..10.0.0.9` and networks `10.0.0.0/8`."""
+    LIST_TYPE_HOST: _ListType.ValueType  # 2
+    """Host names; letters of either case are equal (RFC 4343)."""
+    LIST_TYPE_EMAIL: _ListType.ValueType  # 3
+    """E-mail addresses; letters of either case are equal."""
+    LIST_TYPE_TEXT: _ListType.ValueType  # 4
+    """Any text, such as serial numbers, to the letter."""
+    LIST_TYPE_INTEGER: _ListType.ValueType  # 5
+    """Numbers and ranges of them, such as ports: `443`, `8000..8080`."""
+
+class ListType(_ListType, metaclass=_ListTypeEnumTypeWrapper):
+    """What the values of a list are."""
+
+LIST_TYPE_UNSPECIFIED: ListType.ValueType  # 0
+"""Never stored."""
+LIST_TYPE_IP: ListType.ValueType  # 1
+"""IPv4 and IPv6 addresses, ranges `10.0.0.1..10.0.0.9` and networks `10.0.0.0/8`."""
+LIST_TYPE_HOST: ListType.ValueType  # 2
+"""Host names; letters of either case are equal (RFC 4343)."""
+LIST_TYPE_EMAIL: ListType.ValueType  # 3
+"""E-mail addresses; letters of either case are equal."""
+LIST_TYPE_TEXT: ListType.ValueType  # 4
+"""Any text, such as serial numbers, to the letter."""
+LIST_TYPE_INTEGER: ListType.ValueType  # 5
+"""Numbers and ranges of them, such as ports: `443`, `8000..8080`."""
+Global___ListType: _TypeAlias = ListType  # noqa: Y015
+
 class _Decision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -183,6 +219,8 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     """BLOCK: there is no such policy."""
     DECISION_REASON_POLICY_DISABLED: _DecisionReason.ValueType  # 13
     """BLOCK: the policy is disabled and covers nothing."""
+    DECISION_REASON_SIGN_IN_HOST: _DecisionReason.ValueType  # 14
+    """ALLOW: the host is one of an identity provider, and whoever must sign in must reach it (decision 29)."""
 
 class DecisionReason(_DecisionReason, metaclass=_DecisionReasonEnumTypeWrapper):
     """Why."""
@@ -215,7 +253,37 @@ DECISION_REASON_POLICY_UNKNOWN: DecisionReason.ValueType  # 12
 """BLOCK: there is no such policy."""
 DECISION_REASON_POLICY_DISABLED: DecisionReason.ValueType  # 13
 """BLOCK: the policy is disabled and covers nothing."""
+DECISION_REASON_SIGN_IN_HOST: DecisionReason.ValueType  # 14
+"""ALLOW: the host is one of an identity provider, and whoever must sign in must reach it (decision 29)."""
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
+
+class _TrafficKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrafficKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrafficKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRAFFIC_KIND_UNSPECIFIED: _TrafficKind.ValueType  # 0
+    """Never sent."""
+    TRAFFIC_KIND_CONNECTION: _TrafficKind.ValueType  # 1
+    """A connection: network policies."""
+    TRAFFIC_KIND_REQUEST: _TrafficKind.ValueType  # 2
+    """An HTTP request: network policies, then HTTP policies."""
+    TRAFFIC_KIND_QUERY: _TrafficKind.ValueType  # 3
+    """A DNS query: DNS policies."""
+
+class TrafficKind(_TrafficKind, metaclass=_TrafficKindEnumTypeWrapper):
+    """What kind of traffic it is, and so which policies it passes."""
+
+TRAFFIC_KIND_UNSPECIFIED: TrafficKind.ValueType  # 0
+"""Never sent."""
+TRAFFIC_KIND_CONNECTION: TrafficKind.ValueType  # 1
+"""A connection: network policies."""
+TRAFFIC_KIND_REQUEST: TrafficKind.ValueType  # 2
+"""An HTTP request: network policies, then HTTP policies."""
+TRAFFIC_KIND_QUERY: TrafficKind.ValueType  # 3
+"""A DNS query: DNS policies."""
+Global___TrafficKind: _TypeAlias = TrafficKind  # noqa: Y015
 
 @_typing.final
 class CheckSession(_message.Message):
@@ -288,6 +356,12 @@ class Policy(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     STALENESS_FIELD_NUMBER: _builtins.int
+    PRECEDENCE_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    DEVICE_POSTURE_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     """pol_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
@@ -302,6 +376,16 @@ class Policy(_message.Message):
     """What it does."""
     etag: _builtins.str
     """See the package. Set by the server."""
+    precedence: _builtins.int
+    """Of the policies of a filter the lowest comes first. 1 to 1,000,000, unique in the organization. Absent in a new one:
+    behind all others, 1000 for the first and then 100 more than the highest.
+    """
+    traffic: _builtins.str
+    """Which traffic it covers, in the expression language; empty: all (decision 29)."""
+    identity: _builtins.str
+    """Whose; empty: everybody's."""
+    device_posture: _builtins.str
+    """From which devices, by what their last heartbeat said; empty: all."""
     @_builtins.property
     def check_session(self) -> Global___CheckSession:
         """Absent: sessions are unlimited."""
@@ -318,6 +402,14 @@ class Policy(_message.Message):
     def staleness(self) -> Global___Staleness:
         """What the policy decides while a replica cannot prove that its state is fresh. Absent: it refuses."""
 
+    @_builtins.property
+    def schedule(self) -> Global___Schedule:
+        """When it is in force; DNS policies only. Absent: always."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it covers nothing any more; DNS policies only. Absent: never."""
+
     def __init__(
         self,
         *,
@@ -332,14 +424,104 @@ class Policy(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         staleness: Global___Staleness | None = ...,
+        precedence: _builtins.int | None = ...,
+        traffic: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        device_posture: _builtins.str = ...,
+        schedule: Global___Schedule | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["check_session", b"check_session", "create_time", b"create_time", "staleness", b"staleness", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_precedence", b"_precedence", "check_session", b"check_session", "create_time", b"create_time", "expire_time", b"expire_time", "precedence", b"precedence", "schedule", b"schedule", "staleness", b"staleness", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "check_session", b"check_session", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "enabled", b"enabled", "etag", b"etag", "filter", b"filter", "policy_id", b"policy_id", "staleness", b"staleness", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precedence", b"_precedence", "action", b"action", "check_session", b"check_session", "create_time", b"create_time", "description", b"description", "device_posture", b"device_posture", "display_name", b"display_name", "enabled", b"enabled", "etag", b"etag", "expire_time", b"expire_time", "filter", b"filter", "identity", b"identity", "policy_id", b"policy_id", "precedence", b"precedence", "schedule", b"schedule", "staleness", b"staleness", "traffic", b"traffic", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__precedence: _TypeAlias = _typing.Literal["precedence"]  # noqa: Y015
+    _WhichOneofArgType__precedence: _TypeAlias = _typing.Literal["_precedence", b"_precedence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precedence) -> _WhichOneofReturnType__precedence | None: ...
+
+Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class Schedule(_message.Message):
+    """Hours of the week, in a place. Each day has up to 10 spans such as `08:00-12:30,13:30-17:00`, in order, up to 24:00;
+    a day without one is a day on which the policy covers nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    MONDAY_FIELD_NUMBER: _builtins.int
+    TUESDAY_FIELD_NUMBER: _builtins.int
+    WEDNESDAY_FIELD_NUMBER: _builtins.int
+    THURSDAY_FIELD_NUMBER: _builtins.int
+    FRIDAY_FIELD_NUMBER: _builtins.int
+    SATURDAY_FIELD_NUMBER: _builtins.int
+    SUNDAY_FIELD_NUMBER: _builtins.int
+    time_zone: _builtins.str
+    """Of the IANA database, such as `Europe/Berlin`. Required."""
+    monday: _builtins.str
+    """See the message; so the other days."""
+    tuesday: _builtins.str
+    """See the message."""
+    wednesday: _builtins.str
+    """See the message."""
+    thursday: _builtins.str
+    """See the message."""
+    friday: _builtins.str
+    """See the message."""
+    saturday: _builtins.str
+    """See the message."""
+    sunday: _builtins.str
+    """See the message."""
+    def __init__(
+        self,
+        *,
+        time_zone: _builtins.str = ...,
+        monday: _builtins.str = ...,
+        tuesday: _builtins.str = ...,
+        wednesday: _builtins.str = ...,
+        thursday: _builtins.str = ...,
+        friday: _builtins.str = ...,
+        saturday: _builtins.str = ...,
+        sunday: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["friday", b"friday", "monday", b"monday", "saturday", b"saturday", "sunday", b"sunday", "thursday", b"thursday", "time_zone", b"time_zone", "tuesday", b"tuesday", "wednesday", b"wednesday"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Policy: _TypeAlias = Policy  # noqa: Y015
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class PolicyWarning(_message.Message):
+    """What is allowed but probably not meant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The field of Policy."""
+    column: _builtins.int
+    """Of the expression, from 1; 0 where it is about all of it."""
+    message: _builtins.str
+    """What to write instead."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        column: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "field", b"field", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyWarning: _TypeAlias = PolicyWarning  # noqa: Y015
 
 @_typing.final
 class CreatePolicyRequest(_message.Message):
@@ -381,21 +563,27 @@ class CreatePolicyResponse(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
     @_builtins.property
     def policy(self) -> Global___Policy:
         """As it was created."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyWarning]:
+        """What to look at once more (decisions 29 and 30a)."""
+
     def __init__(
         self,
         *,
         policy: Global___Policy | None = ...,
         revision_token: _builtins.str = ...,
+        warnings: _abc.Iterable[Global___PolicyWarning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "revision_token", b"revision_token", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,7 +729,9 @@ class UpdatePolicyRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, description, enabled, filter, action, check_session and staleness; required."""
+        """Of display_name, description, enabled, filter, action, check_session, staleness, precedence, traffic, identity,
+        device_posture, schedule and expire_time; required.
+        """
 
     def __init__(
         self,
@@ -567,21 +757,27 @@ class UpdatePolicyResponse(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
     @_builtins.property
     def policy(self) -> Global___Policy:
         """As it is now."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyWarning]:
+        """What to look at once more (decisions 29 and 30a)."""
+
     def __init__(
         self,
         *,
         policy: Global___Policy | None = ...,
         revision_token: _builtins.str = ...,
+        warnings: _abc.Iterable[Global___PolicyWarning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "revision_token", b"revision_token", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -654,6 +850,706 @@ class DeletePolicyResponse(_message.Message):
 Global___DeletePolicyResponse: _TypeAlias = DeletePolicyResponse  # noqa: Y015
 
 @_typing.final
+class ReorderPoliciesRequest(_message.Message):
+    """See PolicyService.ReorderPolicies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    POLICY_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def policy_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In the order that is wanted: 2 to 500, each once."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        policy_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "policy_ids", b"policy_ids", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReorderPoliciesRequest: _TypeAlias = ReorderPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ReorderPoliciesResponse(_message.Message):
+    """See PolicyService.ReorderPolicies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]:
+        """As they are now, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[Global___Policy] | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReorderPoliciesResponse: _TypeAlias = ReorderPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class TestPoliciesRequest(_message.Message):
+    """See PolicyService.TestPolicies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    TESTS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    PROPOSED_POLICIES_FIELD_NUMBER: _builtins.int
+    DELETED_POLICY_IDS_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def tests(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficTest]:
+        """What is asked about: 1 to 100."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When. Absent: now."""
+
+    @_builtins.property
+    def proposed_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]:
+        """What is to be tried before it is saved: a policy with the policy_id of one that exists replaces it, and one without
+        is new. At most 500.
+        """
+
+    @_builtins.property
+    def deleted_policy_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The policies to be tried without. At most 500."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        tests: _abc.Iterable[Global___TrafficTest] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        proposed_policies: _abc.Iterable[Global___Policy] | None = ...,
+        deleted_policy_ids: _abc.Iterable[_builtins.str] | None = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "deleted_policy_ids", b"deleted_policy_ids", "organization_id", b"organization_id", "proposed_policies", b"proposed_policies", "tests", b"tests", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestPoliciesRequest: _TypeAlias = TestPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class TrafficTest(_message.Message):
+    """Traffic, and whose it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    TEST_SUBJECT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    registration_id: _builtins.str
+    """A registration's, with its session as it is."""
+    kind: Global___TrafficKind.ValueType
+    """Required."""
+    @_builtins.property
+    def test_subject(self) -> Global___TestSubject:
+        """Somebody's, whose session is as old as session_age says."""
+
+    @_builtins.property
+    def traffic(self) -> Global___Traffic:
+        """What is known of it."""
+
+    def __init__(
+        self,
+        *,
+        registration_id: _builtins.str = ...,
+        test_subject: Global___TestSubject | None = ...,
+        kind: Global___TrafficKind.ValueType = ...,
+        traffic: Global___Traffic | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registration_id", b"registration_id", "subject", b"subject", "test_subject", b"test_subject", "traffic", b"traffic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "registration_id", b"registration_id", "subject", b"subject", "test_subject", b"test_subject", "traffic", b"traffic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["registration_id", "test_subject"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
+
+Global___TrafficTest: _TypeAlias = TrafficTest  # noqa: Y015
+
+@_typing.final
+class TestSubject(_message.Message):
+    """Somebody who need not exist."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    PASSED_CHECKS_FIELD_NUMBER: _builtins.int
+    FAILED_CHECKS_FIELD_NUMBER: _builtins.int
+    SESSION_AGE_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The address."""
+    display_name: _builtins.str
+    """The name."""
+    session_age: _builtins.str
+    """How long ago they authenticated, in Go's form. Empty: just now."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1000."""
+
+    @_builtins.property
+    def passed_checks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The posture checks that the device passed; at most 100."""
+
+    @_builtins.property
+    def failed_checks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that it failed; at most 100."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        passed_checks: _abc.Iterable[_builtins.str] | None = ...,
+        failed_checks: _abc.Iterable[_builtins.str] | None = ...,
+        session_age: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "failed_checks", b"failed_checks", "groups", b"groups", "passed_checks", b"passed_checks", "session_age", b"session_age"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestSubject: _TypeAlias = TestSubject  # noqa: Y015
+
+@_typing.final
+class TestPoliciesResponse(_message.Message):
+    """See PolicyService.TestPolicies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    FRESH_AS_OF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficTestResult]:
+        """One for each test, in order."""
+
+    @_builtins.property
+    def fresh_as_of(self) -> _timestamp_pb2.Timestamp:
+        """As in CheckSessionResponse."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___TrafficTestResult] | None = ...,
+        fresh_as_of: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fresh_as_of", b"fresh_as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fresh_as_of", b"fresh_as_of", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestPoliciesResponse: _TypeAlias = TestPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class TrafficTestResult(_message.Message):
+    """What became of a test."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    PRESENT_ANSWER_FIELD_NUMBER: _builtins.int
+    NEWLY_REFUSED_FIELD_NUMBER: _builtins.int
+    newly_refused: _builtins.bool
+    """With a proposal: it is allowed now, and would not be."""
+    @_builtins.property
+    def answer(self) -> Global___CheckAnswer:
+        """What is decided, with the proposal if there is one."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyStep]:
+        """What each policy of the traffic's filters makes of it, in the order of evaluation."""
+
+    @_builtins.property
+    def present_answer(self) -> Global___CheckAnswer:
+        """With a proposal: what is decided without it."""
+
+    def __init__(
+        self,
+        *,
+        answer: Global___CheckAnswer | None = ...,
+        steps: _abc.Iterable[Global___PolicyStep] | None = ...,
+        present_answer: Global___CheckAnswer | None = ...,
+        newly_refused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "present_answer", b"present_answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "newly_refused", b"newly_refused", "present_answer", b"present_answer", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficTestResult: _TypeAlias = TrafficTestResult  # noqa: Y015
+
+@_typing.final
+class PolicyStep(_message.Message):
+    """What one policy makes of traffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DECIDES_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    policy_id: _builtins.str
+    """The policy; empty for a proposed one that is new."""
+    display_name: _builtins.str
+    """Its name."""
+    matched: _builtins.bool
+    """It covers the traffic."""
+    decides: _builtins.bool
+    """It is the first of its filter to do so, and evaluation came so far."""
+    decision: Global___Decision.ValueType
+    """What it decides by itself; absent unless it decides."""
+    reason: Global___DecisionReason.ValueType
+    """Why; absent unless it decides."""
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of traffic, identity, device_posture, schedule, expire_time and enabled that do not hold."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The fields that its expressions ask for and nobody gave, which makes every comparison but != false (decision 30a)."""
+
+    def __init__(
+        self,
+        *,
+        policy_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        matched: _builtins.bool = ...,
+        decides: _builtins.bool = ...,
+        decision: Global___Decision.ValueType = ...,
+        reason: Global___DecisionReason.ValueType = ...,
+        failed: _abc.Iterable[_builtins.str] | None = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decides", b"decides", "decision", b"decision", "display_name", b"display_name", "failed", b"failed", "matched", b"matched", "missing", b"missing", "policy_id", b"policy_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyStep: _TypeAlias = PolicyStep  # noqa: Y015
+
+@_typing.final
+class List(_message.Message):
+    """A named list. An expression uses it by its name: `net.dst.ip in $wiki`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    VALUE_COUNT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    list_id: _builtins.str
+    """lst_ and a UUIDv7. Set by the server."""
+    name: _builtins.str
+    """What expressions call it: 1 to 50 letters, digits, - and _, the first a letter or a digit; unique in the
+    organization, to the letter.
+    """
+    description: _builtins.str
+    """At most 500 characters."""
+    type: Global___ListType.ValueType
+    """It cannot be changed."""
+    value_count: _builtins.int
+    """How many values it has. Set by the server."""
+    etag: _builtins.str
+    """See the package. Set by the server."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 5000, each of at most 320 characters, kept in order without repetitions. Absent from ListLists."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    def __init__(
+        self,
+        *,
+        list_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        type: Global___ListType.ValueType = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        value_count: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "etag", b"etag", "list_id", b"list_id", "name", b"name", "type", b"type", "update_time", b"update_time", "value_count", b"value_count", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___List: _TypeAlias = List  # noqa: Y015
+
+@_typing.final
+class CreateListRequest(_message.Message):
+    """See ListService.CreateList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    LIST_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def list(self) -> Global___List:
+        """name and type are required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        list: Global___List | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateListRequest: _TypeAlias = CreateListRequest  # noqa: Y015
+
+@_typing.final
+class CreateListResponse(_message.Message):
+    """See ListService.CreateList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIST_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def list(self) -> Global___List:
+        """As it was created."""
+
+    def __init__(
+        self,
+        *,
+        list: Global___List | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateListResponse: _TypeAlias = CreateListResponse  # noqa: Y015
+
+@_typing.final
+class GetListRequest(_message.Message):
+    """See ListService.GetList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    LIST_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    list_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        list_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "list_id", b"list_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetListRequest: _TypeAlias = GetListRequest  # noqa: Y015
+
+@_typing.final
+class GetListResponse(_message.Message):
+    """See ListService.GetList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def list(self) -> Global___List:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        list: Global___List | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetListResponse: _TypeAlias = GetListResponse  # noqa: Y015
+
+@_typing.final
+class ListListsRequest(_message.Message):
+    """See ListService.ListLists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListListsRequest: _TypeAlias = ListListsRequest  # noqa: Y015
+
+@_typing.final
+class ListListsResponse(_message.Message):
+    """See ListService.ListLists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___List]:
+        """At most page_size, without their values."""
+
+    def __init__(
+        self,
+        *,
+        lists: _abc.Iterable[Global___List] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lists", b"lists", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListListsResponse: _TypeAlias = ListListsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateListRequest(_message.Message):
+    """See ListService.UpdateList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    LIST_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def list(self) -> Global___List:
+        """list_id is required; the rest are the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of name, description and values; required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        list: Global___List | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateListRequest: _TypeAlias = UpdateListRequest  # noqa: Y015
+
+@_typing.final
+class UpdateListResponse(_message.Message):
+    """See ListService.UpdateList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIST_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def list(self) -> Global___List:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        list: Global___List | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateListResponse: _TypeAlias = UpdateListResponse  # noqa: Y015
+
+@_typing.final
+class DeleteListRequest(_message.Message):
+    """See ListService.DeleteList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    LIST_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    list_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    etag: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        list_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "list_id", b"list_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteListRequest: _TypeAlias = DeleteListRequest  # noqa: Y015
+
+@_typing.final
+class DeleteListResponse(_message.Message):
+    """See ListService.DeleteList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    LIST_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def list(self) -> Global___List:
+        """As it was."""
+
+    def __init__(
+        self,
+        *,
+        revision_token: _builtins.str = ...,
+        list: Global___List | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteListResponse: _TypeAlias = DeleteListResponse  # noqa: Y015
+
+@_typing.final
 class Session(_message.Message):
     """How long ago a registration's holder authenticated."""
 
@@ -664,6 +1560,7 @@ class Session(_message.Message):
     SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
     AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
+    NEXT_REAUTHENTICATIONS_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
     """The registration."""
     user_id: _builtins.str
@@ -678,6 +1575,12 @@ class Session(_message.Message):
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
         """Where the timer started."""
 
+    @_builtins.property
+    def next_reauthentications(self) -> _containers.RepeatedCompositeFieldContainer[Global___NextReauthentication]:
+        """When the holder will be asked to sign in again, soonest first, at most 20: one for each enabled policy that enforces
+        a session, whatever traffic it covers and whose. None: never.
+        """
+
     def __init__(
         self,
         *,
@@ -686,16 +1589,49 @@ class Session(_message.Message):
         service_token_id: _builtins.str = ...,
         authenticate_time: _timestamp_pb2.Timestamp | None = ...,
         revoked: _builtins.bool = ...,
+        next_reauthentications: _abc.Iterable[Global___NextReauthentication] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "holder", b"holder", "registration_id", b"registration_id", "revoked", b"revoked", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "holder", b"holder", "next_reauthentications", b"next_reauthentications", "registration_id", b"registration_id", "revoked", b"revoked", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_holder) -> _WhichOneofReturnType_holder | None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class NextReauthentication(_message.Message):
+    """When a session is too old for a policy. A revoked session is so for all of them already."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    policy_id: _builtins.str
+    """The policy."""
+    display_name: _builtins.str
+    """The policy's."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """From then on the policy asks for a new authentication (decision 28)."""
+
+    def __init__(
+        self,
+        *,
+        policy_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "policy_id", b"policy_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextReauthentication: _TypeAlias = NextReauthentication  # noqa: Y015
 
 @_typing.final
 class GetSessionRequest(_message.Message):
@@ -754,6 +1690,184 @@ class GetSessionResponse(_message.Message):
 Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
 
 @_typing.final
+class ListSessionsRequest(_message.Message):
+    """See SessionService.ListSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ONLY_EXPIRED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    user_id: _builtins.str
+    """Only this user's. Empty: all."""
+    only_expired: _builtins.bool
+    """Only those that are revoked or too old for an enabled policy that enforces a session."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        only_expired: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "only_expired", b"only_expired", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsRequest: _TypeAlias = ListSessionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSessionsResponse(_message.Message):
+    """See SessionService.ListSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___Session] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
+
+@_typing.final
+class SignIn(_message.Message):
+    """Where a person signs in: the OpenID Connect provider that enrolled the user (decision 27)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    CLIENT_IDS_FIELD_NUMBER: _builtins.int
+    FORCE_INTERACTION_FIELD_NUMBER: _builtins.int
+    identity_provider_id: _builtins.str
+    """The provider."""
+    issuer: _builtins.str
+    """Its issuer, from which the rest is discovered."""
+    force_interaction: _builtins.bool
+    """The person must sign in anew: ask the provider for it with `prompt=login` (OpenID Connect Core 1.0, section
+    3.1.2.1), and send the challenge along with the ID token (decision 33).
+    """
+    @_builtins.property
+    def client_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The audiences that are accepted of its ID tokens."""
+
+    def __init__(
+        self,
+        *,
+        identity_provider_id: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        client_ids: _abc.Iterable[_builtins.str] | None = ...,
+        force_interaction: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "force_interaction", b"force_interaction", "identity_provider_id", b"identity_provider_id", "issuer", b"issuer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignIn: _TypeAlias = SignIn  # noqa: Y015
+
+@_typing.final
+class StartReauthenticationRequest(_message.Message):
+    """See SessionService.StartReauthentication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "registration_id", b"registration_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartReauthenticationRequest: _TypeAlias = StartReauthenticationRequest  # noqa: Y015
+
+@_typing.final
+class StartReauthenticationResponse(_message.Message):
+    """See SessionService.StartReauthentication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGN_IN_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    challenge: _builtins.str
+    """Says when it was asked for. Send it with the ID token; it is of this registration only, and no secret."""
+    @_builtins.property
+    def sign_in(self) -> Global___SignIn:
+        """Absent for the registration of a service token: a machine signs in nowhere, and re-authenticates with its token
+        whenever it wants (decision 34).
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the challenge expires."""
+
+    def __init__(
+        self,
+        *,
+        sign_in: Global___SignIn | None = ...,
+        challenge: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "sign_in", b"sign_in"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "expire_time", b"expire_time", "sign_in", b"sign_in"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartReauthenticationResponse: _TypeAlias = StartReauthenticationResponse  # noqa: Y015
+
+@_typing.final
 class ReauthenticateRequest(_message.Message):
     """See SessionService.Reauthenticate."""
 
@@ -764,12 +1878,17 @@ class ReauthenticateRequest(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     registration_id: _builtins.str
     """Required."""
     request_id: _builtins.str
     """Required: see the package."""
+    challenge: _builtins.str
+    """Of StartReauthentication. Needed where the provider has force_interaction: the ID token's auth_time must be later
+    than the challenge, or it is ID_TOKEN_INVALID (decision 33).
+    """
     @_builtins.property
     def credential(self) -> _credential_pb2.Credential:
         """Required."""
@@ -786,10 +1905,11 @@ class ReauthenticateRequest(_message.Message):
         credential: _credential_pb2.Credential | None = ...,
         request_id: _builtins.str = ...,
         at_least: _abc.Iterable[_builtins.str] | None = ...,
+        challenge: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "credential", b"credential", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "challenge", b"challenge", "credential", b"credential", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -822,6 +1942,94 @@ class ReauthenticateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReauthenticateResponse: _TypeAlias = ReauthenticateResponse  # noqa: Y015
+
+@_typing.final
+class RefreshIdentityRequest(_message.Message):
+    """See SessionService.RefreshIdentity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """Required: see the package."""
+    challenge: _builtins.str
+    """As in ReauthenticateRequest."""
+    @_builtins.property
+    def credential(self) -> _credential_pb2.Credential:
+        """Required."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        credential: _credential_pb2.Credential | None = ...,
+        request_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+        challenge: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "challenge", b"challenge", "credential", b"credential", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshIdentityRequest: _TypeAlias = RefreshIdentityRequest  # noqa: Y015
+
+@_typing.final
+class RefreshIdentityResponse(_message.Message):
+    """See SessionService.RefreshIdentity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """identity's token of the authentication."""
+    email: _builtins.str
+    """The verified address of the user. Empty for a machine, as what follows."""
+    display_name: _builtins.str
+    """The name."""
+    @_builtins.property
+    def authenticate_time(self) -> _timestamp_pb2.Timestamp:
+        """Where the timer starts now."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The groups."""
+
+    def __init__(
+        self,
+        *,
+        authenticate_time: _timestamp_pb2.Timestamp | None = ...,
+        revision_token: _builtins.str = ...,
+        email: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "display_name", b"display_name", "email", b"email", "groups", b"groups", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshIdentityResponse: _TypeAlias = RefreshIdentityResponse  # noqa: Y015
 
 @_typing.final
 class CheckAnswer(_message.Message):
@@ -1132,6 +2340,299 @@ class StreamCheckSessionsResponse(_message.Message):
 Global___StreamCheckSessionsResponse: _TypeAlias = StreamCheckSessionsResponse  # noqa: Y015
 
 @_typing.final
+class Traffic(_message.Message):
+    """What is known of traffic, by the names of the expression language's fields. A field that is missing makes every
+    comparison but != false (decision 30a).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FieldsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ListsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___TrafficValues: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___TrafficValues | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    LISTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fields(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Fields with one value: `net.dst.ip` an address, `net.dst.port` a number in decimal digits, `access.target` `true` or
+        `false`. At most 100, each of at most 8192 characters. The domains above a host come from the host.
+        """
+
+    @_builtins.property
+    def lists(self) -> _containers.MessageMap[_builtins.str, Global___TrafficValues]:
+        """Fields with several values, such as `app.ids`. At most 100."""
+
+    def __init__(
+        self,
+        *,
+        fields: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        lists: _abc.Mapping[_builtins.str, Global___TrafficValues] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "lists", b"lists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Traffic: _TypeAlias = Traffic  # noqa: Y015
+
+@_typing.final
+class TrafficValues(_message.Message):
+    """The values of a field."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1000."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficValues: _TypeAlias = TrafficValues  # noqa: Y015
+
+@_typing.final
+class CheckTrafficRequest(_message.Message):
+    """See CheckService.CheckTraffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """The registration."""
+    address: _builtins.str
+    """Its virtual address, IPv4 or IPv6."""
+    kind: Global___TrafficKind.ValueType
+    """Required."""
+    @_builtins.property
+    def traffic(self) -> Global___Traffic:
+        """What is known of it."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        kind: Global___TrafficKind.ValueType = ...,
+        traffic: Global___Traffic | None = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "registration_id", b"registration_id", "subject", b"subject", "traffic", b"traffic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "at_least", b"at_least", "kind", b"kind", "organization_id", b"organization_id", "registration_id", b"registration_id", "subject", b"subject", "traffic", b"traffic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["registration_id", "address"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
+
+Global___CheckTrafficRequest: _TypeAlias = CheckTrafficRequest  # noqa: Y015
+
+@_typing.final
+class CheckTrafficResponse(_message.Message):
+    """See CheckService.CheckTraffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    FRESH_AS_OF_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    degraded: _builtins.bool
+    """As in CheckSessionResponse."""
+    @_builtins.property
+    def answer(self) -> Global___CheckAnswer:
+        """The answer. Where two policies decide and both allow, it is that of the session which ends first."""
+
+    @_builtins.property
+    def fresh_as_of(self) -> _timestamp_pb2.Timestamp:
+        """As in CheckSessionResponse."""
+
+    def __init__(
+        self,
+        *,
+        answer: Global___CheckAnswer | None = ...,
+        fresh_as_of: _timestamp_pb2.Timestamp | None = ...,
+        degraded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "fresh_as_of", b"fresh_as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "degraded", b"degraded", "fresh_as_of", b"fresh_as_of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckTrafficResponse: _TypeAlias = CheckTrafficResponse  # noqa: Y015
+
+@_typing.final
+class CheckTrafficItem(_message.Message):
+    """One question of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    registration_id: _builtins.str
+    """The registration."""
+    address: _builtins.str
+    """Its virtual address, IPv4 or IPv6."""
+    kind: Global___TrafficKind.ValueType
+    """Required."""
+    @_builtins.property
+    def traffic(self) -> Global___Traffic:
+        """What is known of it."""
+
+    def __init__(
+        self,
+        *,
+        registration_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        kind: Global___TrafficKind.ValueType = ...,
+        traffic: Global___Traffic | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "registration_id", b"registration_id", "subject", b"subject", "traffic", b"traffic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "kind", b"kind", "registration_id", b"registration_id", "subject", b"subject", "traffic", b"traffic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["registration_id", "address"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
+
+Global___CheckTrafficItem: _TypeAlias = CheckTrafficItem  # noqa: Y015
+
+@_typing.final
+class BatchCheckTrafficRequest(_message.Message):
+    """See CheckService.BatchCheckTraffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    READ_MASK_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckTrafficItem]:
+        """1 to 1000."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    @_builtins.property
+    def read_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields of CheckAnswer that are wanted (AIP-157). Empty: all but registration_id."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        items: _abc.Iterable[Global___CheckTrafficItem] | None = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+        read_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_mask", b"read_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "items", b"items", "organization_id", b"organization_id", "read_mask", b"read_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCheckTrafficRequest: _TypeAlias = BatchCheckTrafficRequest  # noqa: Y015
+
+@_typing.final
+class BatchCheckTrafficResponse(_message.Message):
+    """See CheckService.BatchCheckTraffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    FRESH_AS_OF_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    degraded: _builtins.bool
+    """One of the answers is: see CheckSessionResponse."""
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckAnswer]:
+        """One for each item, in order."""
+
+    @_builtins.property
+    def fresh_as_of(self) -> _timestamp_pb2.Timestamp:
+        """As in CheckSessionResponse."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___CheckAnswer] | None = ...,
+        fresh_as_of: _timestamp_pb2.Timestamp | None = ...,
+        degraded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fresh_as_of", b"fresh_as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "degraded", b"degraded", "fresh_as_of", b"fresh_as_of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCheckTrafficResponse: _TypeAlias = BatchCheckTrafficResponse  # noqa: Y015
+
+@_typing.final
 class ListAuditRecordsRequest(_message.Message):
     """See AuditService.ListAuditRecords."""
 
@@ -1431,10 +2932,18 @@ class Event(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     POLICY_DELETED_FIELD_NUMBER: _builtins.int
+    LIST_FIELD_NUMBER: _builtins.int
+    LIST_DELETED_FIELD_NUMBER: _builtins.int
     policy_deleted: _builtins.str
     """The policy_id of one that is gone."""
+    list_deleted: _builtins.str
+    """The list_id of one that is gone."""
     @_builtins.property
     def policy(self) -> Global___Policy:
+        """It exists."""
+
+    @_builtins.property
+    def list(self) -> Global___List:
         """It exists."""
 
     def __init__(
@@ -1442,12 +2951,14 @@ class Event(_message.Message):
         *,
         policy: Global___Policy | None = ...,
         policy_deleted: _builtins.str = ...,
+        list: Global___List | None = ...,
+        list_deleted: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "policy", b"policy", "policy_deleted", b"policy_deleted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "list", b"list", "list_deleted", b"list_deleted", "policy", b"policy", "policy_deleted", b"policy_deleted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "policy", b"policy", "policy_deleted", b"policy_deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "list", b"list", "list_deleted", b"list_deleted", "policy", b"policy", "policy_deleted", b"policy_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["policy", "policy_deleted"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["policy", "policy_deleted", "list", "list_deleted"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -60,6 +60,16 @@ class PolicyServiceStub:
                 request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeletePolicyRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeletePolicyResponse.FromString,
                 _registered_method=True)
+        self.ReorderPolicies = channel.unary_unary(
+                '/guardhouse.session.v1.PolicyService/ReorderPolicies',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ReorderPoliciesRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ReorderPoliciesResponse.FromString,
+                _registered_method=True)
+        self.TestPolicies = channel.unary_unary(
+                '/guardhouse.session.v1.PolicyService/TestPolicies',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.TestPoliciesRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.TestPoliciesResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer:
@@ -68,8 +78,10 @@ class PolicyServiceServicer:
 
     def CreatePolicy(self, request, context):
         """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; DURATION_INVALID; FIELD_INVALID for check_session on anything but an L4 or HTTP
-        policy with action ALLOW (decision 28).
+        Errors: ORGANIZATION_NOT_FOUND; PRECEDENCE_TAKEN; LIMIT_REACHED beyond 500 policies of a filter; DURATION_INVALID;
+        FIELD_INVALID for check_session on anything but an L4 or HTTP policy with action ALLOW (decision 28), for a schedule
+        or an expire_time on anything but a DNS policy, and for an expression that cannot be used, whose message names the
+        column.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +95,8 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPolicies(self, request, context):
-        """Lists the policies by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """Lists the policies by creation; the order of evaluation is that of precedence, L4 before HTTP. Callers: ADMIN and
+        AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +112,24 @@ class PolicyServiceServicer:
 
     def DeletePolicy(self, request, context):
         """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReorderPolicies(self, request, context):
+        """Puts policies into an order: those that are named get the precedences that they have now, in the order of the
+        request; all at once. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestPolicies(self, request, context):
+        """Says what would be decided on given traffic, and what each policy makes of it. With a proposal it says also what
+        would be refused, if that were saved, that is allowed now. Nothing is changed. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND, REGISTRATION_NOT_FOUND; POLICY_NOT_FOUND for a proposal about one that is not there;
+        FIELD_INVALID and DURATION_INVALID as CreatePolicy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +162,16 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.DeletePolicy,
                     request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeletePolicyRequest.FromString,
                     response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeletePolicyResponse.SerializeToString,
+            ),
+            'ReorderPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReorderPolicies,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ReorderPoliciesRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ReorderPoliciesResponse.SerializeToString,
+            ),
+            'TestPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestPolicies,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.TestPoliciesRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.TestPoliciesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -279,6 +320,316 @@ class PolicyService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def ReorderPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.PolicyService/ReorderPolicies',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ReorderPoliciesRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ReorderPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.PolicyService/TestPolicies',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.TestPoliciesRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.TestPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ListServiceStub:
+    """Named lists: values that expressions share, as `net.dst.ip in $wiki`.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateList = channel.unary_unary(
+                '/guardhouse.session.v1.ListService/CreateList',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CreateListRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CreateListResponse.FromString,
+                _registered_method=True)
+        self.GetList = channel.unary_unary(
+                '/guardhouse.session.v1.ListService/GetList',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetListRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetListResponse.FromString,
+                _registered_method=True)
+        self.ListLists = channel.unary_unary(
+                '/guardhouse.session.v1.ListService/ListLists',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListListsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListListsResponse.FromString,
+                _registered_method=True)
+        self.UpdateList = channel.unary_unary(
+                '/guardhouse.session.v1.ListService/UpdateList',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateListRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateListResponse.FromString,
+                _registered_method=True)
+        self.DeleteList = channel.unary_unary(
+                '/guardhouse.session.v1.ListService/DeleteList',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteListRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteListResponse.FromString,
+                _registered_method=True)
+
+
+class ListServiceServicer:
+    """Named lists: values that expressions share, as `net.dst.ip in $wiki`.
+    """
+
+    def CreateList(self, request, context):
+        """Creates a list. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND, LIST_EXISTS; LIMIT_REACHED beyond 100 lists.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetList(self, request, context):
+        """Gets a list with its values. Callers: ADMIN and AUDITOR keys. Errors: LIST_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLists(self, request, context):
+        """Lists the lists by creation, without their values. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateList(self, request, context):
+        """Changes the fields that the mask names; `values` are replaced as a whole. Callers: ADMIN keys. Idempotent by
+        request_id. Errors: as CreateList, LIST_NOT_FOUND, ETAG_MISMATCH; LIST_IN_USE for another name while a policy uses
+        the present one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteList(self, request, context):
+        """Deletes a list. Callers: ADMIN keys. Idempotent by request_id. Errors: LIST_NOT_FOUND, ETAG_MISMATCH; LIST_IN_USE
+        while a policy uses it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ListServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateList': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateList,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CreateListRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CreateListResponse.SerializeToString,
+            ),
+            'GetList': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetList,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetListRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetListResponse.SerializeToString,
+            ),
+            'ListLists': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLists,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListListsRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListListsResponse.SerializeToString,
+            ),
+            'UpdateList': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateList,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateListRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateListResponse.SerializeToString,
+            ),
+            'DeleteList': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteList,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteListRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteListResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.session.v1.ListService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.session.v1.ListService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ListService:
+    """Named lists: values that expressions share, as `net.dst.ip in $wiki`.
+    """
+
+    @staticmethod
+    def CreateList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ListService/CreateList',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.CreateListRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.CreateListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ListService/GetList',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.GetListRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.GetListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLists(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ListService/ListLists',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListListsRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListListsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ListService/UpdateList',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateListRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ListService/DeleteList',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteListRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class SessionServiceStub:
     """Sessions: how long ago the holder of a registration authenticated.
@@ -295,10 +646,25 @@ class SessionServiceStub:
                 request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetSessionRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetSessionResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/guardhouse.session.v1.SessionService/ListSessions',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.StartReauthentication = channel.unary_unary(
+                '/guardhouse.session.v1.SessionService/StartReauthentication',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StartReauthenticationRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StartReauthenticationResponse.FromString,
+                _registered_method=True)
         self.Reauthenticate = channel.unary_unary(
                 '/guardhouse.session.v1.SessionService/Reauthenticate',
                 request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ReauthenticateRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ReauthenticateResponse.FromString,
+                _registered_method=True)
+        self.RefreshIdentity = channel.unary_unary(
+                '/guardhouse.session.v1.SessionService/RefreshIdentity',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityResponse.FromString,
                 _registered_method=True)
 
 
@@ -314,12 +680,38 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """Lists the sessions of live registrations by registration. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID, STATE_STALE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartReauthentication(self, request, context):
+        """Says where and with which provider the holder of a registration signs in to re-authenticate. Callers: the device
+        itself, and ADMIN keys on its behalf. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED,
+        STATE_STALE; IDENTITY_PROVIDER_NOT_FOUND when the provider that enrolled the user is there no more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Reauthenticate(self, request, context):
         """Starts the timer of a registration anew. The credential must be of the identity that holds the registration, from
         the provider that enrolled it (decision 27). Callers: the device itself, and ADMIN keys on its behalf.
         Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, ID_TOKEN_INVALID,
-        SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE; DIFFERENT_USER, and then the
-        timer is untouched.
+        SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
+        CHALLENGE_INVALID; the timer is untouched then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefreshIdentity(self, request, context):
+        """Does what Reauthenticate does, and answers who the provider says the user is: the groups and the rest are those of
+        the newest authentication, for every policy from now on (decision 9). Callers: the device itself, and ADMIN keys on
+        its behalf. Idempotent by request_id. Errors: as Reauthenticate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -333,10 +725,25 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetSessionRequest.FromString,
                     response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetSessionResponse.SerializeToString,
             ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListSessionsRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'StartReauthentication': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartReauthentication,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StartReauthenticationRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StartReauthenticationResponse.SerializeToString,
+            ),
             'Reauthenticate': grpc.unary_unary_rpc_method_handler(
                     servicer.Reauthenticate,
                     request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ReauthenticateRequest.FromString,
                     response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ReauthenticateResponse.SerializeToString,
+            ),
+            'RefreshIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshIdentity,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -378,6 +785,60 @@ class SessionService:
             _registered_method=True)
 
     @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.SessionService/ListSessions',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartReauthentication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.SessionService/StartReauthentication',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.StartReauthenticationRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.StartReauthenticationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Reauthenticate(request,
             target,
             options=(),
@@ -394,6 +855,33 @@ class SessionService:
             '/guardhouse.session.v1.SessionService/Reauthenticate',
             guardhouse_dot_session_dot_v1_dot_session__pb2.ReauthenticateRequest.SerializeToString,
             guardhouse_dot_session_dot_v1_dot_session__pb2.ReauthenticateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.SessionService/RefreshIdentity',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -430,6 +918,16 @@ class CheckServiceStub:
                 request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsResponse.FromString,
                 _registered_method=True)
+        self.CheckTraffic = channel.unary_unary(
+                '/guardhouse.session.v1.CheckService/CheckTraffic',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CheckTrafficRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CheckTrafficResponse.FromString,
+                _registered_method=True)
+        self.BatchCheckTraffic = channel.unary_unary(
+                '/guardhouse.session.v1.CheckService/BatchCheckTraffic',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficResponse.FromString,
+                _registered_method=True)
 
 
 class CheckServiceServicer:
@@ -461,6 +959,23 @@ class CheckServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckTraffic(self, request, context):
+        """Decides on traffic: finds the first policy that covers it, network policies before HTTP policies, and judges the
+        session by each that decides (decision 29). Callers: GATEWAY and ADMIN keys. Errors: as CheckSession; FIELD_INVALID
+        for traffic that has no such field or cannot hold such a value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCheckTraffic(self, request, context):
+        """Decides on many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckTraffic; FIELD_INVALID
+        for a read_mask that names no field of CheckAnswer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -478,6 +993,16 @@ def add_CheckServiceServicer_to_server(servicer, server):
                     servicer.StreamCheckSessions,
                     request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsRequest.FromString,
                     response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsResponse.SerializeToString,
+            ),
+            'CheckTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckTraffic,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CheckTrafficRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CheckTrafficResponse.SerializeToString,
+            ),
+            'BatchCheckTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCheckTraffic,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -562,6 +1087,60 @@ class CheckService:
             '/guardhouse.session.v1.CheckService/StreamCheckSessions',
             guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsRequest.SerializeToString,
             guardhouse_dot_session_dot_v1_dot_session__pb2.StreamCheckSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.CheckService/CheckTraffic',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.CheckTrafficRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.CheckTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCheckTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.CheckService/BatchCheckTraffic',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -698,7 +1277,7 @@ class AuditService:
 
 
 class SessionFeedServiceStub:
-    """The feed of session: policies.
+    """The feed of session: policies and lists.
     """
 
     def __init__(self, channel):
@@ -715,13 +1294,16 @@ class SessionFeedServiceStub:
 
 
 class SessionFeedServiceServicer:
-    """The feed of session: policies.
+    """The feed of session: policies and lists.
     """
 
     def Watch(self, request_iterator, context):
         """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
         The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-        Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+        A gateway's key follows its own organization only, which it names in Start.organization_ids. The stream ends with
+        the key.
+        Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -744,7 +1326,7 @@ def add_SessionFeedServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionFeedService:
-    """The feed of session: policies.
+    """The feed of session: policies and lists.
     """
 
     @staticmethod

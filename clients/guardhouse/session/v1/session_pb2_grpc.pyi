@@ -51,19 +51,33 @@ class PolicyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PolicyServiceAsyncStub: ...
     CreatePolicy: _grpc.UnaryUnaryMultiCallable[_session_pb2.CreatePolicyRequest, _session_pb2.CreatePolicyResponse]
     """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; DURATION_INVALID; FIELD_INVALID for check_session on anything but an L4 or HTTP
-    policy with action ALLOW (decision 28).
+    Errors: ORGANIZATION_NOT_FOUND; PRECEDENCE_TAKEN; LIMIT_REACHED beyond 500 policies of a filter; DURATION_INVALID;
+    FIELD_INVALID for check_session on anything but an L4 or HTTP policy with action ALLOW (decision 28), for a schedule
+    or an expire_time on anything but a DNS policy, and for an expression that cannot be used, whose message names the
+    column.
     """
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetPolicyRequest, _session_pb2.GetPolicyResponse]
     """Gets a policy. Callers: ADMIN and AUDITOR keys. Errors: POLICY_NOT_FOUND."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListPoliciesRequest, _session_pb2.ListPoliciesResponse]
-    """Lists the policies by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    """Lists the policies by creation; the order of evaluation is that of precedence, L4 before HTTP. Callers: ADMIN and
+    AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    """
     UpdatePolicy: _grpc.UnaryUnaryMultiCallable[_session_pb2.UpdatePolicyRequest, _session_pb2.UpdatePolicyResponse]
     """Changes the fields that the mask names. A shorter duration acts on existing sessions (decision 28). Callers: ADMIN
     keys. Idempotent by request_id. Errors: as CreatePolicy, POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeletePolicy: _grpc.UnaryUnaryMultiCallable[_session_pb2.DeletePolicyRequest, _session_pb2.DeletePolicyResponse]
     """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND, ETAG_MISMATCH."""
+    ReorderPolicies: _grpc.UnaryUnaryMultiCallable[_session_pb2.ReorderPoliciesRequest, _session_pb2.ReorderPoliciesResponse]
+    """Puts policies into an order: those that are named get the precedences that they have now, in the order of the
+    request; all at once. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND.
+    """
+    TestPolicies: _grpc.UnaryUnaryMultiCallable[_session_pb2.TestPoliciesRequest, _session_pb2.TestPoliciesResponse]
+    """Says what would be decided on given traffic, and what each policy makes of it. With a proposal it says also what
+    would be refused, if that were saved, that is allowed now. Nothing is changed. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND, REGISTRATION_NOT_FOUND; POLICY_NOT_FOUND for a proposal about one that is not there;
+    FIELD_INVALID and DURATION_INVALID as CreatePolicy.
+    """
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
@@ -72,19 +86,33 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePolicy: _aio.UnaryUnaryMultiCallable[_session_pb2.CreatePolicyRequest, _session_pb2.CreatePolicyResponse]  # type: ignore[assignment]
     """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; DURATION_INVALID; FIELD_INVALID for check_session on anything but an L4 or HTTP
-    policy with action ALLOW (decision 28).
+    Errors: ORGANIZATION_NOT_FOUND; PRECEDENCE_TAKEN; LIMIT_REACHED beyond 500 policies of a filter; DURATION_INVALID;
+    FIELD_INVALID for check_session on anything but an L4 or HTTP policy with action ALLOW (decision 28), for a schedule
+    or an expire_time on anything but a DNS policy, and for an expression that cannot be used, whose message names the
+    column.
     """
     GetPolicy: _aio.UnaryUnaryMultiCallable[_session_pb2.GetPolicyRequest, _session_pb2.GetPolicyResponse]  # type: ignore[assignment]
     """Gets a policy. Callers: ADMIN and AUDITOR keys. Errors: POLICY_NOT_FOUND."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_session_pb2.ListPoliciesRequest, _session_pb2.ListPoliciesResponse]  # type: ignore[assignment]
-    """Lists the policies by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    """Lists the policies by creation; the order of evaluation is that of precedence, L4 before HTTP. Callers: ADMIN and
+    AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    """
     UpdatePolicy: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdatePolicyRequest, _session_pb2.UpdatePolicyResponse]  # type: ignore[assignment]
     """Changes the fields that the mask names. A shorter duration acts on existing sessions (decision 28). Callers: ADMIN
     keys. Idempotent by request_id. Errors: as CreatePolicy, POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeletePolicy: _aio.UnaryUnaryMultiCallable[_session_pb2.DeletePolicyRequest, _session_pb2.DeletePolicyResponse]  # type: ignore[assignment]
     """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND, ETAG_MISMATCH."""
+    ReorderPolicies: _aio.UnaryUnaryMultiCallable[_session_pb2.ReorderPoliciesRequest, _session_pb2.ReorderPoliciesResponse]  # type: ignore[assignment]
+    """Puts policies into an order: those that are named get the precedences that they have now, in the order of the
+    request; all at once. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND.
+    """
+    TestPolicies: _aio.UnaryUnaryMultiCallable[_session_pb2.TestPoliciesRequest, _session_pb2.TestPoliciesResponse]  # type: ignore[assignment]
+    """Says what would be decided on given traffic, and what each policy makes of it. With a proposal it says also what
+    would be refused, if that were saved, that is allowed now. Nothing is changed. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND, REGISTRATION_NOT_FOUND; POLICY_NOT_FOUND for a proposal about one that is not there;
+    FIELD_INVALID and DURATION_INVALID as CreatePolicy.
+    """
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Gateway policies: what traffic they allow, and how old a session may be for it."""
@@ -96,8 +124,10 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.CreatePolicyResponse, _abc.Awaitable[_session_pb2.CreatePolicyResponse]]:
         """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; DURATION_INVALID; FIELD_INVALID for check_session on anything but an L4 or HTTP
-        policy with action ALLOW (decision 28).
+        Errors: ORGANIZATION_NOT_FOUND; PRECEDENCE_TAKEN; LIMIT_REACHED beyond 500 policies of a filter; DURATION_INVALID;
+        FIELD_INVALID for check_session on anything but an L4 or HTTP policy with action ALLOW (decision 28), for a schedule
+        or an expire_time on anything but a DNS policy, and for an expression that cannot be used, whose message names the
+        column.
         """
 
     @_abc_1.abstractmethod
@@ -114,7 +144,9 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ListPoliciesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ListPoliciesResponse, _abc.Awaitable[_session_pb2.ListPoliciesResponse]]:
-        """Lists the policies by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+        """Lists the policies by creation; the order of evaluation is that of precedence, L4 before HTTP. Callers: ADMIN and
+        AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
 
     @_abc_1.abstractmethod
     def UpdatePolicy(
@@ -134,7 +166,129 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.DeletePolicyResponse, _abc.Awaitable[_session_pb2.DeletePolicyResponse]]:
         """Deletes a policy. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND, ETAG_MISMATCH."""
 
+    @_abc_1.abstractmethod
+    def ReorderPolicies(
+        self,
+        request: _session_pb2.ReorderPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ReorderPoliciesResponse, _abc.Awaitable[_session_pb2.ReorderPoliciesResponse]]:
+        """Puts policies into an order: those that are named get the precedences that they have now, in the order of the
+        request; all at once. Callers: ADMIN keys. Idempotent by request_id. Errors: POLICY_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def TestPolicies(
+        self,
+        request: _session_pb2.TestPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.TestPoliciesResponse, _abc.Awaitable[_session_pb2.TestPoliciesResponse]]:
+        """Says what would be decided on given traffic, and what each policy makes of it. With a proposal it says also what
+        would be refused, if that were saved, that is allowed now. Nothing is changed. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND, REGISTRATION_NOT_FOUND; POLICY_NOT_FOUND for a proposal about one that is not there;
+        FIELD_INVALID and DURATION_INVALID as CreatePolicy.
+        """
+
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ListServiceStub:
+    """Named lists: values that expressions share, as `net.dst.ip in $wiki`."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ListServiceAsyncStub: ...
+    CreateList: _grpc.UnaryUnaryMultiCallable[_session_pb2.CreateListRequest, _session_pb2.CreateListResponse]
+    """Creates a list. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND, LIST_EXISTS; LIMIT_REACHED beyond 100 lists.
+    """
+    GetList: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetListRequest, _session_pb2.GetListResponse]
+    """Gets a list with its values. Callers: ADMIN and AUDITOR keys. Errors: LIST_NOT_FOUND."""
+    ListLists: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListListsRequest, _session_pb2.ListListsResponse]
+    """Lists the lists by creation, without their values. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateList: _grpc.UnaryUnaryMultiCallable[_session_pb2.UpdateListRequest, _session_pb2.UpdateListResponse]
+    """Changes the fields that the mask names; `values` are replaced as a whole. Callers: ADMIN keys. Idempotent by
+    request_id. Errors: as CreateList, LIST_NOT_FOUND, ETAG_MISMATCH; LIST_IN_USE for another name while a policy uses
+    the present one.
+    """
+    DeleteList: _grpc.UnaryUnaryMultiCallable[_session_pb2.DeleteListRequest, _session_pb2.DeleteListResponse]
+    """Deletes a list. Callers: ADMIN keys. Idempotent by request_id. Errors: LIST_NOT_FOUND, ETAG_MISMATCH; LIST_IN_USE
+    while a policy uses it.
+    """
+
+@_typing.type_check_only
+class ListServiceAsyncStub(ListServiceStub):
+    """Named lists: values that expressions share, as `net.dst.ip in $wiki`."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateList: _aio.UnaryUnaryMultiCallable[_session_pb2.CreateListRequest, _session_pb2.CreateListResponse]  # type: ignore[assignment]
+    """Creates a list. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND, LIST_EXISTS; LIMIT_REACHED beyond 100 lists.
+    """
+    GetList: _aio.UnaryUnaryMultiCallable[_session_pb2.GetListRequest, _session_pb2.GetListResponse]  # type: ignore[assignment]
+    """Gets a list with its values. Callers: ADMIN and AUDITOR keys. Errors: LIST_NOT_FOUND."""
+    ListLists: _aio.UnaryUnaryMultiCallable[_session_pb2.ListListsRequest, _session_pb2.ListListsResponse]  # type: ignore[assignment]
+    """Lists the lists by creation, without their values. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateList: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateListRequest, _session_pb2.UpdateListResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names; `values` are replaced as a whole. Callers: ADMIN keys. Idempotent by
+    request_id. Errors: as CreateList, LIST_NOT_FOUND, ETAG_MISMATCH; LIST_IN_USE for another name while a policy uses
+    the present one.
+    """
+    DeleteList: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteListRequest, _session_pb2.DeleteListResponse]  # type: ignore[assignment]
+    """Deletes a list. Callers: ADMIN keys. Idempotent by request_id. Errors: LIST_NOT_FOUND, ETAG_MISMATCH; LIST_IN_USE
+    while a policy uses it.
+    """
+
+class ListServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Named lists: values that expressions share, as `net.dst.ip in $wiki`."""
+
+    @_abc_1.abstractmethod
+    def CreateList(
+        self,
+        request: _session_pb2.CreateListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.CreateListResponse, _abc.Awaitable[_session_pb2.CreateListResponse]]:
+        """Creates a list. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND, LIST_EXISTS; LIMIT_REACHED beyond 100 lists.
+        """
+
+    @_abc_1.abstractmethod
+    def GetList(
+        self,
+        request: _session_pb2.GetListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.GetListResponse, _abc.Awaitable[_session_pb2.GetListResponse]]:
+        """Gets a list with its values. Callers: ADMIN and AUDITOR keys. Errors: LIST_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListLists(
+        self,
+        request: _session_pb2.ListListsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListListsResponse, _abc.Awaitable[_session_pb2.ListListsResponse]]:
+        """Lists the lists by creation, without their values. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+
+    @_abc_1.abstractmethod
+    def UpdateList(
+        self,
+        request: _session_pb2.UpdateListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.UpdateListResponse, _abc.Awaitable[_session_pb2.UpdateListResponse]]:
+        """Changes the fields that the mask names; `values` are replaced as a whole. Callers: ADMIN keys. Idempotent by
+        request_id. Errors: as CreateList, LIST_NOT_FOUND, ETAG_MISMATCH; LIST_IN_USE for another name while a policy uses
+        the present one.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteList(
+        self,
+        request: _session_pb2.DeleteListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.DeleteListResponse, _abc.Awaitable[_session_pb2.DeleteListResponse]]:
+        """Deletes a list. Callers: ADMIN keys. Idempotent by request_id. Errors: LIST_NOT_FOUND, ETAG_MISMATCH; LIST_IN_USE
+        while a policy uses it.
+        """
+
+def add_ListServiceServicer_to_server(servicer: ListServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class SessionServiceStub:
     """Sessions: how long ago the holder of a registration authenticated."""
@@ -147,12 +301,26 @@ class SessionServiceStub:
     """Gets the session of a registration. Callers: ADMIN and AUDITOR keys, and the device itself.
     Errors: REGISTRATION_NOT_FOUND, STATE_STALE.
     """
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
+    """Lists the sessions of live registrations by registration. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID, STATE_STALE.
+    """
+    StartReauthentication: _grpc.UnaryUnaryMultiCallable[_session_pb2.StartReauthenticationRequest, _session_pb2.StartReauthenticationResponse]
+    """Says where and with which provider the holder of a registration signs in to re-authenticate. Callers: the device
+    itself, and ADMIN keys on its behalf. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED,
+    STATE_STALE; IDENTITY_PROVIDER_NOT_FOUND when the provider that enrolled the user is there no more.
+    """
     Reauthenticate: _grpc.UnaryUnaryMultiCallable[_session_pb2.ReauthenticateRequest, _session_pb2.ReauthenticateResponse]
     """Starts the timer of a registration anew. The credential must be of the identity that holds the registration, from
     the provider that enrolled it (decision 27). Callers: the device itself, and ADMIN keys on its behalf.
     Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, ID_TOKEN_INVALID,
-    SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE; DIFFERENT_USER, and then the
-    timer is untouched.
+    SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
+    CHALLENGE_INVALID; the timer is untouched then.
+    """
+    RefreshIdentity: _grpc.UnaryUnaryMultiCallable[_session_pb2.RefreshIdentityRequest, _session_pb2.RefreshIdentityResponse]
+    """Does what Reauthenticate does, and answers who the provider says the user is: the groups and the rest are those of
+    the newest authentication, for every policy from now on (decision 9). Callers: the device itself, and ADMIN keys on
+    its behalf. Idempotent by request_id. Errors: as Reauthenticate.
     """
 
 @_typing.type_check_only
@@ -164,12 +332,26 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Gets the session of a registration. Callers: ADMIN and AUDITOR keys, and the device itself.
     Errors: REGISTRATION_NOT_FOUND, STATE_STALE.
     """
+    ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """Lists the sessions of live registrations by registration. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID, STATE_STALE.
+    """
+    StartReauthentication: _aio.UnaryUnaryMultiCallable[_session_pb2.StartReauthenticationRequest, _session_pb2.StartReauthenticationResponse]  # type: ignore[assignment]
+    """Says where and with which provider the holder of a registration signs in to re-authenticate. Callers: the device
+    itself, and ADMIN keys on its behalf. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED,
+    STATE_STALE; IDENTITY_PROVIDER_NOT_FOUND when the provider that enrolled the user is there no more.
+    """
     Reauthenticate: _aio.UnaryUnaryMultiCallable[_session_pb2.ReauthenticateRequest, _session_pb2.ReauthenticateResponse]  # type: ignore[assignment]
     """Starts the timer of a registration anew. The credential must be of the identity that holds the registration, from
     the provider that enrolled it (decision 27). Callers: the device itself, and ADMIN keys on its behalf.
     Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, ID_TOKEN_INVALID,
-    SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE; DIFFERENT_USER, and then the
-    timer is untouched.
+    SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
+    CHALLENGE_INVALID; the timer is untouched then.
+    """
+    RefreshIdentity: _aio.UnaryUnaryMultiCallable[_session_pb2.RefreshIdentityRequest, _session_pb2.RefreshIdentityResponse]  # type: ignore[assignment]
+    """Does what Reauthenticate does, and answers who the provider says the user is: the groups and the rest are those of
+    the newest authentication, for every policy from now on (decision 9). Callers: the device itself, and ADMIN keys on
+    its behalf. Idempotent by request_id. Errors: as Reauthenticate.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -186,6 +368,27 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _session_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListSessionsResponse, _abc.Awaitable[_session_pb2.ListSessionsResponse]]:
+        """Lists the sessions of live registrations by registration. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID, STATE_STALE.
+        """
+
+    @_abc_1.abstractmethod
+    def StartReauthentication(
+        self,
+        request: _session_pb2.StartReauthenticationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.StartReauthenticationResponse, _abc.Awaitable[_session_pb2.StartReauthenticationResponse]]:
+        """Says where and with which provider the holder of a registration signs in to re-authenticate. Callers: the device
+        itself, and ADMIN keys on its behalf. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED,
+        STATE_STALE; IDENTITY_PROVIDER_NOT_FOUND when the provider that enrolled the user is there no more.
+        """
+
+    @_abc_1.abstractmethod
     def Reauthenticate(
         self,
         request: _session_pb2.ReauthenticateRequest,
@@ -194,8 +397,19 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts the timer of a registration anew. The credential must be of the identity that holds the registration, from
         the provider that enrolled it (decision 27). Callers: the device itself, and ADMIN keys on its behalf.
         Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, ID_TOKEN_INVALID,
-        SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE; DIFFERENT_USER, and then the
-        timer is untouched.
+        SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
+        CHALLENGE_INVALID; the timer is untouched then.
+        """
+
+    @_abc_1.abstractmethod
+    def RefreshIdentity(
+        self,
+        request: _session_pb2.RefreshIdentityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.RefreshIdentityResponse, _abc.Awaitable[_session_pb2.RefreshIdentityResponse]]:
+        """Does what Reauthenticate does, and answers who the provider says the user is: the groups and the rest are those of
+        the newest authentication, for every policy from now on (decision 9). Callers: the device itself, and ADMIN keys on
+        its behalf. Idempotent by request_id. Errors: as Reauthenticate.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -220,6 +434,15 @@ class CheckServiceStub:
     error ends the stream. Callers: GATEWAY and ADMIN keys. Errors: as BatchCheckSessions; CREDENTIALS_INVALID once the
     key is revoked or has expired.
     """
+    CheckTraffic: _grpc.UnaryUnaryMultiCallable[_session_pb2.CheckTrafficRequest, _session_pb2.CheckTrafficResponse]
+    """Decides on traffic: finds the first policy that covers it, network policies before HTTP policies, and judges the
+    session by each that decides (decision 29). Callers: GATEWAY and ADMIN keys. Errors: as CheckSession; FIELD_INVALID
+    for traffic that has no such field or cannot hold such a value.
+    """
+    BatchCheckTraffic: _grpc.UnaryUnaryMultiCallable[_session_pb2.BatchCheckTrafficRequest, _session_pb2.BatchCheckTrafficResponse]
+    """Decides on many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckTraffic; FIELD_INVALID
+    for a read_mask that names no field of CheckAnswer.
+    """
 
 @_typing.type_check_only
 class CheckServiceAsyncStub(CheckServiceStub):
@@ -238,6 +461,15 @@ class CheckServiceAsyncStub(CheckServiceStub):
     """Decides batches one after the other over one call, each at one state; an answer comes for each request, in order. An
     error ends the stream. Callers: GATEWAY and ADMIN keys. Errors: as BatchCheckSessions; CREDENTIALS_INVALID once the
     key is revoked or has expired.
+    """
+    CheckTraffic: _aio.UnaryUnaryMultiCallable[_session_pb2.CheckTrafficRequest, _session_pb2.CheckTrafficResponse]  # type: ignore[assignment]
+    """Decides on traffic: finds the first policy that covers it, network policies before HTTP policies, and judges the
+    session by each that decides (decision 29). Callers: GATEWAY and ADMIN keys. Errors: as CheckSession; FIELD_INVALID
+    for traffic that has no such field or cannot hold such a value.
+    """
+    BatchCheckTraffic: _aio.UnaryUnaryMultiCallable[_session_pb2.BatchCheckTrafficRequest, _session_pb2.BatchCheckTrafficResponse]  # type: ignore[assignment]
+    """Decides on many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckTraffic; FIELD_INVALID
+    for a read_mask that names no field of CheckAnswer.
     """
 
 class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -272,6 +504,27 @@ class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
         """Decides batches one after the other over one call, each at one state; an answer comes for each request, in order. An
         error ends the stream. Callers: GATEWAY and ADMIN keys. Errors: as BatchCheckSessions; CREDENTIALS_INVALID once the
         key is revoked or has expired.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckTraffic(
+        self,
+        request: _session_pb2.CheckTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.CheckTrafficResponse, _abc.Awaitable[_session_pb2.CheckTrafficResponse]]:
+        """Decides on traffic: finds the first policy that covers it, network policies before HTTP policies, and judges the
+        session by each that decides (decision 29). Callers: GATEWAY and ADMIN keys. Errors: as CheckSession; FIELD_INVALID
+        for traffic that has no such field or cannot hold such a value.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchCheckTraffic(
+        self,
+        request: _session_pb2.BatchCheckTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.BatchCheckTrafficResponse, _abc.Awaitable[_session_pb2.BatchCheckTrafficResponse]]:
+        """Decides on many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckTraffic; FIELD_INVALID
+        for a read_mask that names no field of CheckAnswer.
         """
 
 def add_CheckServiceServicer_to_server(servicer: CheckServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -332,7 +585,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class SessionFeedServiceStub:
-    """The feed of session: policies."""
+    """The feed of session: policies and lists."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -341,22 +594,28 @@ class SessionFeedServiceStub:
     Watch: _grpc.StreamStreamMultiCallable[_session_pb2.WatchRequest, _session_pb2.WatchResponse]
     """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
     The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-    Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+    A gateway's key follows its own organization only, which it names in Start.organization_ids. The stream ends with
+    the key.
+    Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
     """
 
 @_typing.type_check_only
 class SessionFeedServiceAsyncStub(SessionFeedServiceStub):
-    """The feed of session: policies."""
+    """The feed of session: policies and lists."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Watch: _aio.StreamStreamMultiCallable[_session_pb2.WatchRequest, _session_pb2.WatchResponse]  # type: ignore[assignment]
     """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
     The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-    Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+    A gateway's key follows its own organization only, which it names in Start.organization_ids. The stream ends with
+    the key.
+    Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
     """
 
 class SessionFeedServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The feed of session: policies."""
+    """The feed of session: policies and lists."""
 
     @_abc_1.abstractmethod
     def Watch(
@@ -366,7 +625,10 @@ class SessionFeedServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_session_pb2.WatchResponse], _abc.AsyncIterator[_session_pb2.WatchResponse]]:
         """Follows the changes of every organization, or of some. The first message is a Start; Pings may follow at any time.
         The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
-        Callers: services. Errors: FOLLOWER_TOO_SLOW.
+
+        A gateway's key follows its own organization only, which it names in Start.organization_ids. The stream ends with
+        the key.
+        Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
         """
 
 def add_SessionFeedServiceServicer_to_server(servicer: SessionFeedServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

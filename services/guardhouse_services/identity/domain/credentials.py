@@ -29,6 +29,10 @@ class IdentityProvider:
     issuer: str
     client_ids: tuple[str, ...]
     create_time: int
+    force_interaction: bool = False
+    """A sign-in that was made before it was asked for re-authenticates nobody (decision 33)."""
+    update_time: int = 0
+    """0: it is as it was created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ class Person:
     subject: str
     profile: Profile
     issue_time: int
+    auth_time: int | None
+    """When the person proved to the provider who it is, which may be long ago. None: the token does not say."""
     token_hash: bytes
 
 

@@ -1,6 +1,14 @@
 """Organizations and their seats."""
 
 from dataclasses import dataclass
+from enum import IntEnum
+
+
+class DefaultAction(IntEnum):
+    """What gateways do with traffic that no policy covers (decision 29)."""
+
+    ALLOW = 1
+    BLOCK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +20,7 @@ class Organization:
     seat_limit: int | None
     create_time: int
     update_time: int
+    default_action: DefaultAction = DefaultAction.ALLOW
 
 
 @dataclass(frozen=True, slots=True)

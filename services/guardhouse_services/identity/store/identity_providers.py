@@ -18,7 +18,13 @@ _INSERT = identity_provider.insert()
 
 def _made(row: Any) -> IdentityProvider:
     return IdentityProvider(
-        row.identity_provider_id, row.display_name, row.issuer, tuple(row.client_ids), row.create_time
+        row.identity_provider_id,
+        row.display_name,
+        row.issuer,
+        tuple(row.client_ids),
+        row.create_time,
+        row.force_interaction,
+        row.update_time,
     )
 
 
@@ -41,6 +47,7 @@ def insert(tx: Transaction, organization_id: str, made: IdentityProvider) -> Non
                 "issuer": made.issuer,
                 "client_ids": list(made.client_ids),
                 "create_time": made.create_time,
+                "force_interaction": made.force_interaction,
             },
         )
     except IntegrityError as error:
@@ -93,6 +100,37 @@ def _page(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
         identity_provider.c.identity_provider_id > after,
     )
     return query.order_by(identity_provider.c.identity_provider_id).limit(limit)
+
+
+def update(tx: Transaction, organization_id: str, changed: IdentityProvider) -> None:
+    """Of one that the caller has locked."""
+    _update(
+        tx,
+        organization_id,
+        changed.identity_provider_id,
+        changed.display_name,
+        list(changed.client_ids),
+        changed.force_interaction,
+        changed.update_time,
+    )
+
+
+@statement
+def _update(
+    organization_id: str,
+    identity_provider_id: str,
+    display_name: str,
+    client_ids: list[str],
+    force_interaction: bool,
+    update_time: int,
+) -> sa.Executable:
+    changed = identity_provider.update().where(_key(organization_id, identity_provider_id))
+    return changed.values(
+        display_name=display_name,
+        client_ids=client_ids,
+        force_interaction=force_interaction,
+        update_time=update_time,
+    )
 
 
 def delete(tx: Transaction, organization_id: str, identity_provider_id: str) -> None:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from guardhouse.errors import LimitReached, OrganizationNotFound, SeatLimitBelowUse, SeatsExhausted
 from guardhouse_services.database import Transaction
-from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
+from guardhouse_services.identity.domain.organizations import DefaultAction, Organization, SeatUsage
 from guardhouse_services.identity.store.tables import organization, seat_pool
 from guardhouse_services.paging import Page
 from guardhouse_services.statements import statement
@@ -18,19 +18,32 @@ _query = sa.select(organization, seat_pool.c.purchased).join(
 
 
 def _made(row: Any) -> Organization:
-    return Organization(row.organization_id, row.display_name, row.purchased, row.create_time, row.update_time)
+    return Organization(
+        row.organization_id,
+        row.display_name,
+        row.purchased,
+        row.create_time,
+        row.update_time,
+        DefaultAction(row.default_action),
+    )
 
 
 def insert(tx: Transaction, made: Organization) -> None:
     """With a pool in which no seat is taken."""
-    _insert(tx, made.organization_id, made.display_name, made.create_time, made.update_time)
+    _insert(tx, made.organization_id, made.display_name, made.create_time, made.update_time, made.default_action)
     _insert_pool(tx, made.organization_id, made.seat_limit)
 
 
 @statement
-def _insert(organization_id: str, display_name: str, create_time: int, update_time: int) -> sa.Executable:
+def _insert(
+    organization_id: str, display_name: str, create_time: int, update_time: int, default_action: int
+) -> sa.Executable:
     return organization.insert().values(
-        organization_id=organization_id, display_name=display_name, create_time=create_time, update_time=update_time
+        organization_id=organization_id,
+        display_name=display_name,
+        create_time=create_time,
+        update_time=update_time,
+        default_action=default_action,
     )
 
 
@@ -88,13 +101,13 @@ def _page(after: str, limit: int) -> sa.Select[Any]:
 
 
 def update(tx: Transaction, changed: Organization) -> None:
-    _update(tx, changed.organization_id, changed.display_name, changed.update_time)
+    _update(tx, changed.organization_id, changed.display_name, changed.default_action, changed.update_time)
 
 
 @statement
-def _update(organization_id: str, display_name: str, update_time: int) -> sa.Executable:
+def _update(organization_id: str, display_name: str, default_action: int, update_time: int) -> sa.Executable:
     changed = organization.update().where(organization.c.organization_id == organization_id)
-    return changed.values(display_name=display_name, update_time=update_time)
+    return changed.values(display_name=display_name, default_action=default_action, update_time=update_time)
 
 
 def limit_seats(tx: Transaction, organization_id: str, purchased: int | None) -> None:

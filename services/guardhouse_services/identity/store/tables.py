@@ -34,6 +34,7 @@ organization = sa.Table(
     sa.Column("display_name", sa.String(100), nullable=False),
     _number("create_time"),
     _number("update_time"),
+    sa.Column("default_action", sa.SmallInteger, nullable=False, server_default="1"),
 )
 
 seat_pool = sa.Table(
@@ -69,6 +70,8 @@ identity_provider = sa.Table(
     sa.Column("issuer", sa.String(255), nullable=False),
     sa.Column("client_ids", sa.JSON, nullable=False),
     _number("create_time"),
+    sa.Column("force_interaction", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("update_time", sa.BigInteger, nullable=False, server_default="0"),
 )
 provider_by_issuer = sa.UniqueConstraint(
     identity_provider.c.organization_id, identity_provider.c.issuer, name="provider_by_issuer"

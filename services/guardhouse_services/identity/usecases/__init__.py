@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from guardhouse_services.clock import Clock
+from guardhouse.clock import Clock
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.identity.usecases.api_keys import ApiKeys

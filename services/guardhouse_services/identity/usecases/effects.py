@@ -9,13 +9,13 @@ from dataclasses import replace
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse.times import from_timestamp
 from guardhouse_services import audit
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.enrollments import Registration
 from guardhouse_services.identity.usecases import seats
 from guardhouse_services.identity.usecases.history import publish
-from guardhouse_services.times import from_timestamp
 
 
 def follow_registry(tx: Transaction, organization_id: str, events: Sequence[registry_pb2.Event]) -> None:

@@ -2,11 +2,11 @@
 
 from functools import partial
 
+from guardhouse.clock import MINUTE
 from guardhouse.errors import EnrollmentAborted, EnrollmentRefused, SeatsExhausted
 from guardhouse.ids import USER, new_id
 from guardhouse_services import audit
 from guardhouse_services.access import Call
-from guardhouse_services.clock import MINUTE
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.credentials import Credential, Person, ServiceTokenSecret

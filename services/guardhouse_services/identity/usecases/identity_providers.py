@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import IDENTITY_PROVIDER, new_id
-from guardhouse_services import requests
+from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
@@ -19,7 +20,7 @@ LIMIT = 50
 
 
 class IdentityProviders:
-    """Adds, shows and removes providers. Nothing of them is fetched before a token arrives."""
+    """Adds, shows, changes and removes providers. Nothing of them is fetched before a token arrives."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,15 +53,45 @@ class IdentityProviders:
     async def page(self, organization_id: str, page: Page) -> Sequence[IdentityProvider]:
         return await self._database.read(lambda tx: store.identity_providers.page(tx, organization_id, page))
 
+    async def update(
+        self, call: Call, organization_id: str, identity_provider_id: str, changes: dict[str, Any], etag: str = ""
+    ) -> tuple[IdentityProvider, str]:
+        """Changes these fields. Raises IdentityProviderNotFound and EtagMismatch."""
+
+        def work(tx: Transaction) -> tuple[IdentityProvider, str]:
+            if (done := requests.find(tx, call.key)) is not None:
+                changed = requests.recall(IdentityProvider, done) or store.identity_providers.get(
+                    tx, organization_id, identity_provider_id
+                )
+                return changed, present(tx, organization_id)
+            found = store.identity_providers.get(tx, organization_id, identity_provider_id, lock=True)
+            etags.check(messages.identity_provider(found).etag, etag)
+            changed = replace(found, **changes, update_time=tx.now)
+            store.identity_providers.update(tx, organization_id, changed)
+            requests.record(tx, call, identity_provider_id, value=requests.remember(changed))
+            return changed, publish(tx, organization_id, [messages.identity_provider_event(changed)])
+
+        return await self._database.write(work)
+
     async def delete(
-        self, call: Call, organization_id: str, identity_provider_id: str, *, validate_only: bool = False
+        self,
+        call: Call,
+        organization_id: str,
+        identity_provider_id: str,
+        etag: str = "",
+        *,
+        validate_only: bool = False,
     ) -> tuple[ProviderDeletion, str]:
-        """What goes and whom it leaves behind, and the revision token. Raises IdentityProviderNotFound."""
+        """What goes and whom it leaves behind, and the revision token.
+
+        Raises IdentityProviderNotFound and EtagMismatch.
+        """
 
         def work(tx: Transaction) -> tuple[ProviderDeletion, str]:
             if (done := requests.find(tx, call.key)) is not None:
                 return requests.recall(ProviderDeletion, done) or ProviderDeletion(), present(tx, organization_id)
             found = store.identity_providers.get(tx, organization_id, identity_provider_id, lock=True)
+            etags.check(messages.identity_provider(found).etag, etag)
             deletion = ProviderDeletion(
                 found,
                 store.users.count_of_issuer(tx, organization_id, found.issuer),

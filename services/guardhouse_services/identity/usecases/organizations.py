@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from guardhouse.ids import ORGANIZATION, new_id
 from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
-from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
+from guardhouse_services.identity.domain.organizations import DefaultAction, Organization, SeatUsage
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.paging import Page
 
@@ -21,16 +22,22 @@ class Organizations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, call: Call, display_name: str, seat_limit: int | None) -> tuple[Organization, str]:
+    async def create(
+        self,
+        call: Call,
+        display_name: str,
+        seat_limit: int | None,
+        default_action: DefaultAction = DefaultAction.ALLOW,
+    ) -> tuple[Organization, str]:
         """The organization and the revision token."""
 
         def work(tx: Transaction) -> tuple[Organization, str]:
             if (done := requests.find(tx, call.key)) is not None:
                 made = requests.recall(Organization, done) or store.organizations.get(tx, done["organization_id"])
                 return made, present(tx, INSTALLATION)
-            made = Organization(new_id(ORGANIZATION, tx.now), display_name, seat_limit, tx.now, tx.now)
+            organization_id = new_id(ORGANIZATION, tx.now)
+            made = Organization(organization_id, display_name, seat_limit, tx.now, tx.now, default_action)
             store.organizations.insert(tx, made)
-            organization_id = made.organization_id
             requests.record(tx, call, organization_id, organization_id=organization_id, value=requests.remember(made))
             return made, publish(tx, INSTALLATION, [messages.organization_event(made)])
 
@@ -44,15 +51,9 @@ class Organizations:
         return await self._database.read(lambda tx: store.organizations.page(tx, page))
 
     async def update(
-        self,
-        call: Call,
-        organization_id: str,
-        mask: frozenset[str],
-        display_name: str,
-        seat_limit: int | None,
-        etag: str = "",
+        self, call: Call, organization_id: str, changes: dict[str, Any], etag: str = ""
     ) -> tuple[Organization, str]:
-        """Changes what the mask names. Raises OrganizationNotFound, EtagMismatch and SeatLimitBelowUse (decision 4)."""
+        """Changes these fields. Raises OrganizationNotFound, EtagMismatch and SeatLimitBelowUse (decision 4)."""
 
         def work(tx: Transaction) -> tuple[Organization, str]:
             if (done := requests.find(tx, call.key)) is not None:
@@ -60,12 +61,9 @@ class Organizations:
                 return changed, present(tx, INSTALLATION)
             found = store.organizations.get(tx, organization_id, lock=True)
             etags.check(messages.organization(found).etag, etag)
-            changed = replace(found, update_time=tx.now)
-            if "display_name" in mask:
-                changed = replace(changed, display_name=display_name)
-            if "seat_limit" in mask:
-                store.organizations.limit_seats(tx, organization_id, seat_limit)
-                changed = replace(changed, seat_limit=seat_limit)
+            changed = replace(found, **changes, update_time=tx.now)
+            if "seat_limit" in changes:
+                store.organizations.limit_seats(tx, organization_id, changed.seat_limit)
             store.organizations.update(tx, changed)
             requests.record(tx, call, organization_id, value=requests.remember(changed))
             return changed, publish(tx, INSTALLATION, [messages.organization_event(changed)])

@@ -5,11 +5,11 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from guardhouse.clock import DAY, HOUR, SECOND
 from guardhouse.errors import GuardhouseError, Unavailable
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services import audit
-from guardhouse_services.clock import DAY, HOUR, SECOND
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.usecases import seats

@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
+from guardhouse.clock import Clock
 from guardhouse.errors import IdTokenInvalid, ServiceTokenInvalid
-from guardhouse_services.clock import Clock
 from guardhouse_services.credentials import equal, hash_secret
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.failpoint import failpoint
@@ -51,7 +51,7 @@ class Verifier:
         claims = await self._verify_id_token(provider, credential.compact, self._clock.now())
         failpoint("identity.verified")
         profile = Profile(claims.email, claims.name, claims.groups)
-        return Person(claims.issuer, claims.subject, profile, claims.issue_time, claims.token_hash)
+        return Person(claims.issuer, claims.subject, profile, claims.issue_time, claims.auth_time, claims.token_hash)
 
 
 def actor(tx: Transaction, organization_id: str, proof: Proof) -> str:
@@ -63,10 +63,12 @@ def actor(tx: Transaction, organization_id: str, proof: Proof) -> str:
     return f"service_token:{found.service_token_id}" if found else "anonymous"
 
 
-def check_provider(tx: Transaction, organization_id: str, person: Person) -> None:
-    """Raises IdTokenInvalid when the provider was removed while its token was being verified."""
-    if store.identity_providers.find(tx, organization_id, person.issuer) is None:
+def check_provider(tx: Transaction, organization_id: str, person: Person) -> IdentityProvider:
+    """The person's. Raises IdTokenInvalid when it was removed while its token was being verified."""
+    provider = store.identity_providers.find(tx, organization_id, person.issuer)
+    if provider is None:
         raise IdTokenInvalid(detail="the token's identity provider was removed a moment ago")
+    return provider
 
 
 def service_token(tx: Transaction, organization_id: str, credential: ServiceTokenSecret) -> ServiceToken:

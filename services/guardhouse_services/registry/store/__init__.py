@@ -4,7 +4,7 @@ Functions take the transaction first, and take and return domain values. Locks a
 registration, head.
 """
 
-from guardhouse_services.registry.store import devices, enrollments, fences, heartbeats, registrations
+from guardhouse_services.registry.store import devices, enrollments, fences, heartbeats, postures, registrations
 from guardhouse_services.registry.store.tables import metadata
 
-__all__ = ["devices", "enrollments", "fences", "heartbeats", "metadata", "registrations"]
+__all__ = ["devices", "enrollments", "fences", "heartbeats", "metadata", "postures", "registrations"]

@@ -12,6 +12,8 @@ from guardhouse_services.registry.domain import (
     Device,
     Holder,
     Lease,
+    Posture,
+    PostureChecks,
     Range,
     Registration,
     State,
@@ -75,6 +77,9 @@ registration = sa.Table(
     sa.Column("revoke_time", sa.BigInteger),
     sa.Column("end_time", sa.BigInteger),
     sa.Column("seen_time", sa.BigInteger),
+    sa.Column("posture", sa.JSON),
+    sa.Column("posture_change_time", sa.BigInteger),
+    sa.Column("posture_time", sa.BigInteger),
 )
 registration_activity = sa.func.coalesce(registration.c.seen_time, registration.c.create_time)
 
@@ -155,7 +160,21 @@ def to_registration(row: Any) -> Registration:
         create_time=row.create_time,
         revoke_time=row.revoke_time,
         seen_time=row.seen_time,
+        posture=_posture(row) if row.posture_time is not None else None,
     )
+
+
+def _posture(row: Any) -> Posture:
+    checks = PostureChecks(tuple(row.posture["passed"]), tuple(row.posture["failed"]))
+    return Posture(checks, row.posture_change_time, row.posture_time)
+
+
+def posture_values(posture: Posture) -> dict[str, Any]:
+    return {
+        "posture": {"passed": posture.checks.passed, "failed": posture.checks.failed},
+        "posture_change_time": posture.change_time,
+        "posture_time": posture.time,
+    }
 
 
 def to_device(row: Any) -> Device:

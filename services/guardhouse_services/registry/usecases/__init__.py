@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from guardhouse_services.clock import Clock
+from guardhouse.clock import Clock
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory

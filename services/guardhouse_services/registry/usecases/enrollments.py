@@ -24,6 +24,7 @@ from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import DEVICE, REGISTRATION, new_id
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.keys import KEY_TYPES, enrollment_transcript
+from guardhouse.times import from_timestamp
 from guardhouse_services import audit
 from guardhouse_services.access import Call
 from guardhouse_services.credentials import REGISTRATION_PREFIX, MasterKey, equal, format_secret, hash_secret
@@ -46,7 +47,6 @@ from guardhouse_services.registry.domain import (
 )
 from guardhouse_services.registry.messages import to_event
 from guardhouse_services.registry.usecases.proofs import Proofs
-from guardhouse_services.times import from_timestamp
 
 if TYPE_CHECKING:
     from guardhouse.identity.v1.identity_pb2_grpc import AuthenticationServiceAsyncStub

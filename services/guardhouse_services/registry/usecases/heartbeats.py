@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from contextvars import Context
 from itertools import groupby
 
+from guardhouse.clock import Clock
 from guardhouse.errors import GuardhouseError
-from guardhouse_services.clock import Clock
-from guardhouse_services.database import Database
+from guardhouse_services import audit
+from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import MINUTE, Heartbeat
+from guardhouse_services.registry.domain import MINUTE, Heartbeat, Posture, PostureChecks
+from guardhouse_services.registry.messages import to_event
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 10.0
 BATCH = 500
 CAPACITY = 20_000
-"""Of registrations that wait to be written: some MB, and what a minute brings while the database is away."""
+"""Of registrations that wait to be written: some MB, some ten with postures, and what a minute brings while the
+database is away."""
 
 
 class Heartbeats:
@@ -39,14 +42,23 @@ class Heartbeats:
         self.dropped = 0
         """How many did not fit."""
 
-    def take(self, organization_id: str, registration_id: str, os_version: str, client_version: str) -> None:
-        """Notes that a device lives. An empty version is unchanged."""
+    def take(
+        self,
+        organization_id: str,
+        registration_id: str,
+        os_version: str,
+        client_version: str,
+        checks: PostureChecks | None = None,
+    ) -> None:
+        """Notes that a device lives. An empty version is unchanged, and so are no checks."""
         now = self._clock.now()
         before = self._waiting.get(registration_id)
         if before is None and len(self._waiting) >= CAPACITY:
             self.dropped += 1
             return
-        heartbeat = Heartbeat(organization_id, registration_id, now - now % MINUTE, os_version, client_version)
+        posture = Posture(checks, now, now) if checks is not None else None
+        minute = now - now % MINUTE
+        heartbeat = Heartbeat(organization_id, registration_id, minute, os_version, client_version, posture)
         self._waiting[registration_id] = heartbeat.after(before) if before is not None else heartbeat
         # When it becomes enough, and not while it stays so because the database is away.
         if len(self._waiting) == BATCH:
@@ -85,8 +97,17 @@ class Heartbeats:
             self._task = None
 
     async def _write(self, organization_id: str, part: Sequence[Heartbeat]) -> None:
+        def write(tx: Transaction) -> set[str]:
+            late = store.heartbeats.write(tx, organization_id, part)
+            changed, busy = store.postures.write(tx, organization_id, part)
+            if changed:
+                ids = [it.registration_id for it in changed]
+                audit.note_entry(tx, audit.Entry(organization_id, "job:write heartbeats", "", ids))
+                tx.publish(organization_id, [to_event(it) for it in changed])
+            return late | busy
+
         try:
-            late = await self._database.write(lambda tx: store.heartbeats.write(tx, organization_id, part))
+            late = await self._database.write(write)
         except GuardhouseError as error:
             log.warning("%d heartbeats are not written yet: %s", len(part), error)
             late = {it.registration_id for it in part}

@@ -2,9 +2,9 @@
 
 import base64
 
+from guardhouse.clock import MINUTE, SECOND, Clock
 from guardhouse.errors import ChallengeInvalid, KeyInvalid, ProofInvalid
 from guardhouse.keys import CURVE25519, KeyType, Transcript
-from guardhouse_services.clock import MINUTE, SECOND, Clock
 from guardhouse_services.credentials import MasterKey, equal
 
 CHALLENGE_LIFE = 5 * MINUTE

@@ -3,7 +3,7 @@
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-SECOND = 1_000_000
+from guardhouse.clock import SECOND
 
 
 def to_timestamp(microseconds: int) -> Timestamp:

@@ -1,0 +1,128 @@
+"""What a decision on traffic costs: among few policies and many, as a call, and as a share of a batch."""
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bench import rules
+from bench.calls import (
+    BARE_AT_A_TIME,
+    BARE_HOST,
+    BATCH,
+    BATCH_CLIENTS,
+    STACK_HOST,
+    UNARY_CLIENTS,
+    Side,
+    cost_ratio,
+)
+from bench.contract import PATH, messages
+from bench.figure import Figure, Sample, Take, Target, take_rounds
+from bench.plane import SQLITE, Plane
+from bench.run import Bench
+from guardhouse.expressions import read_texts
+from guardhouse.policies import REQUEST, PolicySet
+from guardhouse.replica.policies import decided_policy, gateway_policy, named_list
+from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse.session.v1 import session_pb2_grpc as rpc
+
+FEW, MANY = 10, 1000
+CHECK, BATCH_CHECK = (f"/guardhouse.session.v1.CheckService/{name}" for name in ("CheckTraffic", "BatchCheckTraffic"))
+KIND = pb.TRAFFIC_KIND_REQUEST
+
+NAMES = ("traffic_policies_flatness", "traffic_vs_stack", "traffic_batch_vs_bare")
+
+
+async def measure(bench: Bench) -> list[Figure]:
+    flatness = await _flatness(bench)
+    plane, registrations = await bench.loaded(SQLITE, bench.large)
+    async with plane:
+        await _write(bench, plane)
+        plane.spawn("session", BARE_HOST, "bare")
+        url = f"sqlite:///{plane.folder}/{{service}}-stack.db"
+        plane.spawn("session", STACK_HOST, "stack", database_url=url)
+        await plane.serving("session", STACK_HOST)
+        bench.say("traffic", bench.pairs(15))
+        sides = {name: side.take for name, side in _sides(bench, plane, registrations).items()}
+        for warm_up in sides.values():
+            await warm_up()
+        rounds = await take_rounds(sides, bench.pairs(15), bench.tick)
+    return [
+        flatness,
+        cost_ratio(rounds, "traffic_vs_stack", "stack", "traffic", Target("≥", 0.85)),
+        cost_ratio(rounds, "traffic_batch_vs_bare", "batch", BARE_AT_A_TIME, Target("≤", 1 / 25), "1/"),
+    ]
+
+
+async def _flatness(bench: Bench) -> Figure:
+    """Finding the policies for an HTTP request that is read already, among many and among few."""
+    bench.say("matches", bench.pairs(21))
+    dice = random.Random(0)
+    requests = [read_texts(rules.fields(dice)) for _ in range(2000)]
+
+    def side(count: int) -> Take:
+        compiled = _compiled(count)
+        who = compiled.identity_mask(read_texts({"identity.email": "ada@example.com"})) & compiled.posture_mask({})
+
+        async def take() -> Sample:
+            began, cpu = time.perf_counter(), time.process_time()
+            for _ in range(bench.size(10)):
+                for request in requests:
+                    compiled.match(REQUEST, request, who)
+            return Sample(bench.size(10) * len(requests), time.perf_counter() - began, time.process_time() - cpu)
+
+        return take
+
+    many, few = f"{MANY} policies", f"{FEW} policies"
+    rounds = await take_rounds({many: side(MANY), few: side(FEW)}, bench.pairs(21), bench.tick)
+    return cost_ratio(rounds, "traffic_policies_flatness", many, few, Target("≤", 2))
+
+
+def _compiled(count: int) -> PolicySet:
+    lists = {each.name: named_list(each) for each in rules.lists()}
+    return PolicySet.compile([gateway_policy(each, decided_policy(each, 0)) for each in _named(count)], lists)
+
+
+def _named(count: int) -> list[pb.Policy]:
+    made = list(rules.policies(count))
+    for place, policy in enumerate(made):
+        policy.policy_id = f"pol_{place:032x}"
+    return made
+
+
+async def _write(bench: Bench, plane: Plane) -> None:
+    """Saves the lists and the policies, as an administrator does."""
+    about: dict[str, Any] = {"organization_id": plane.organization_id}
+    for each in rules.lists():
+        await plane.stub(rpc.ListServiceStub).CreateList(pb.CreateListRequest(**about, list=each))
+    stub = plane.stub(rpc.PolicyServiceStub)
+    bench.say("policies", MANY)
+    for policy in rules.policies(MANY):
+        await stub.CreatePolicy(pb.CreatePolicyRequest(**about, policy=policy))
+        bench.tick()
+
+
+def _sides(bench: Bench, plane: Plane, registrations: Sequence[str]) -> dict[str, Side]:
+    request, _ = messages()
+    empty = [request(organization_id=plane.organization_id).SerializeToString()]
+    dice = random.Random(0)
+    unary, batches = bench.size(1500), bench.size(20)
+    about: dict[str, Any] = {"organization_id": plane.organization_id}
+
+    def asked() -> dict[str, Any]:
+        traffic = pb.Traffic(fields=rules.fields(dice))
+        return {"registration_id": dice.choice(registrations), "kind": KIND, "traffic": traffic}
+
+    checks = [pb.CheckTrafficRequest(**about, **asked()).SerializeToString() for _ in range(2000)]
+    full = [
+        pb.BatchCheckTrafficRequest(items=[pb.CheckTrafficItem(**asked()) for _ in range(BATCH)], **about)
+        for _ in range(20)
+    ]
+    batch = [each.SerializeToString() for each in full]
+    return {
+        "bare": Side(plane, BARE_HOST, PATH, empty, unary, UNARY_CLIENTS),
+        "stack": Side(plane, STACK_HOST, PATH, empty, unary, UNARY_CLIENTS),
+        "traffic": Side(plane, "127.0.0.1", CHECK, checks, unary, UNARY_CLIENTS),
+        BARE_AT_A_TIME: Side(plane, BARE_HOST, PATH, empty, unary, BATCH_CLIENTS),
+        "batch": Side(plane, "127.0.0.1", BATCH_CHECK, batch, batches, BATCH_CLIENTS, BATCH),
+    }

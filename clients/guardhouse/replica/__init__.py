@@ -1,0 +1,29 @@
+"""What decisions are made by, kept up to date by three feeds: for the session server and for the checker."""
+
+from guardhouse.replica.people import IdentityState, identity_facts
+from guardhouse.replica.policies import PolicyState
+from guardhouse.replica.registrations import Posture, RegistryState, Subject, posture_facts
+from guardhouse.replica.state import (
+    State,
+    TrafficFacts,
+    cover_traffic,
+    judge_traffic,
+    parse_max_staleness,
+    signs_in,
+)
+
+__all__ = [
+    "IdentityState",
+    "PolicyState",
+    "Posture",
+    "RegistryState",
+    "State",
+    "Subject",
+    "TrafficFacts",
+    "cover_traffic",
+    "identity_facts",
+    "judge_traffic",
+    "parse_max_staleness",
+    "posture_facts",
+    "signs_in",
+]

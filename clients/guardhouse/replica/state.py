@@ -1,0 +1,207 @@
+"""The three views that decisions are made by, how fresh they are, and the decision on traffic by what they hold.
+
+The session server and the checker that is built into a gateway have the same ones. Events become what a decision takes
+when they are applied, never when a check is made. What is missing refuses.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from guardhouse import decisions
+from guardhouse.clock import MINUTE, SECOND, Clock
+from guardhouse.decisions import (
+    PolicyAction,
+    PolicyFilter,
+    Reason,
+    Registration,
+    User,
+    Verdict,
+    check_anywhere,
+    check_traffic,
+)
+from guardhouse.durations import format_duration, parse_duration
+from guardhouse.errors import DurationInvalid
+from guardhouse.expressions import Traffic
+from guardhouse.following import Follower, View
+from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.policies import QUERY, PolicySet
+from guardhouse.replica.people import Authentication, IdentityState
+from guardhouse.replica.policies import PolicyState
+from guardhouse.replica.registrations import RegistryState, Subject
+
+MAX_STALENESS: Final = (2 * SECOND, 5 * MINUTE)
+
+_HOSTS: Final = ("http.request.host", "net.sni.host", "dns.fqdn")
+
+_NO_IDENTITY: Final = IdentityState("")
+_NO_REGISTRY: Final = RegistryState("")
+_NO_POLICIES: Final = PolicyState("")
+
+Known = tuple[dict[str, User], dict[str, Authentication], dict[str, Subject], dict[str, decisions.Policy]]
+"""What is known of one organization at this moment, for who does not wait while holding it."""
+
+
+class TrafficFacts(NamedTuple):
+    """What decides on traffic of one organization at this moment, for who does not wait while holding it."""
+
+    users: dict[str, User]
+    authentications: dict[str, Authentication]
+    registry: RegistryState
+    policies: PolicySet
+    sign_in_hosts: frozenset[str]
+    default: PolicyAction
+    """What becomes of traffic that no policy covers (decision 29)."""
+
+
+def parse_max_staleness(text: str) -> int:
+    """The setting of that name, in microseconds. Raises DurationInvalid for what nobody should run with."""
+    staleness = parse_duration(text, "max_staleness")
+    least, most = MAX_STALENESS
+    if not least <= staleness <= most:
+        bounds = f"{format_duration(least)} to {format_duration(most)}"
+        raise DurationInvalid("max_staleness", f"max_staleness is {bounds}, not {text}")
+    return staleness
+
+
+class State:
+    """The three views and how fresh they are. The followers are set by whoever makes them."""
+
+    identity: Follower
+    registry: Follower
+    own: Follower
+
+    def __init__(self, clock: Clock, people: View, max_staleness: int, max_open: int) -> None:
+        self.now = clock.now
+        self._steady = clock.steady
+        self._clock = clock
+        self.max_staleness = max_staleness
+        self.max_open = max_open
+        self.people = people
+        """Of IdentityState."""
+        self.registrations = View(RegistryState)
+        self.policies = View(partial(PolicyState, max_open=max_open))
+
+    @property
+    def followers(self) -> Sequence[Follower]:
+        return self.identity, self.registry, self.own
+
+    def of(self, organization_id: str) -> Known:
+        """Empty for an organization that is not known."""
+        from_identity = self.people.states.get(organization_id, _NO_IDENTITY)
+        from_registry = self.registrations.states.get(organization_id, _NO_REGISTRY)
+        own = self.policies.states.get(organization_id, _NO_POLICIES)
+        return from_identity.users, from_identity.authentications, from_registry.registrations, own.policies
+
+    def traffic_facts(self, organization_id: str) -> TrafficFacts:
+        """Empty for an organization that is not known."""
+        from_identity = self.people.states.get(organization_id, _NO_IDENTITY)
+        own = self.policies.states.get(organization_id, _NO_POLICIES)
+        return TrafficFacts(
+            from_identity.users,
+            from_identity.authentications,
+            self.registrations.states.get(organization_id, _NO_REGISTRY),
+            own.compiled(),
+            from_identity.sign_in_hosts,
+            self.default_action(organization_id),
+        )
+
+    def policy_state(self, organization_id: str) -> PolicyState:
+        """Empty for an organization that is not known."""
+        state: PolicyState = self.policies.states.get(organization_id, _NO_POLICIES)
+        return state
+
+    def sign_in_hosts(self, organization_id: str) -> frozenset[str]:
+        """The hosts of the organization's identity providers."""
+        hosts: frozenset[str] = self.people.states.get(organization_id, _NO_IDENTITY).sign_in_hosts
+        return hosts
+
+    def default_action(self, organization_id: str) -> PolicyAction:
+        """What becomes of traffic that no policy covers (decision 29)."""
+        installation = self.people.states.get("", _NO_IDENTITY)
+        organization = installation.organizations.get(organization_id)
+        blocks = organization is not None and organization.default_action == identity.DEFAULT_ACTION_BLOCK
+        return PolicyAction.BLOCK if blocks else PolicyAction.ALLOW
+
+    def find(self, organization_id: str, registration_id: str) -> tuple[Registration | None, User | None]:
+        """A registration with its newest authentication, and its user."""
+        users, authentications, registrations, _ = self.of(organization_id)
+        if (subject := registrations.get(registration_id)) is None:
+            return None, None
+        registration = subject.registration
+        if (authentication := authentications.get(registration_id)) is not None:
+            registration = authentication.renew(registration)
+        return registration, subject.user if subject.users is users else subject.join(users)
+
+    def staleness(self) -> int | None:
+        """How long ago all three feeds were last proven to be applied; None while one has never been."""
+        # Asked at every check, so without `min`, which would take twice as long.
+        proven, registry, own = self.identity.fresh_as_of, self.registry.fresh_as_of, self.own.fresh_as_of
+        if registry < proven:
+            proven = registry
+        if own < proven:
+            proven = own
+        return self._steady() - proven if proven else None
+
+    def staleness_of(self, organization_id: str) -> int | None:
+        """The same for one organization. State that is too old is not proven at all once it is of another history."""
+        staleness = self.staleness()
+        if staleness is not None and staleness > self.max_staleness:
+            return staleness if all(each.is_current(organization_id) for each in self.followers) else None
+        return staleness
+
+
+def signs_in(traffic: Traffic, sign_in_hosts: frozenset[str]) -> bool:
+    """Whether traffic is to a host where people sign in, and so exempt (decision 29).
+
+    All hosts that it names must be such, because they are what the client says: a request for another host over a
+    connection to a provider, or for a provider over a connection to another host, is not.
+    """
+    named = [traffic[name] for name in _HOSTS if name in traffic]
+    return bool(named) and sign_in_hosts.issuperset(named)
+
+
+Covering = tuple[decisions.Policy, ...] | None
+"""The policies that decide, in order; None where the host is one at which people sign in."""
+
+
+def cover_traffic(
+    facts: TrafficFacts, subject: Subject | None, filters: tuple[PolicyFilter, ...], traffic: Traffic, now: int
+) -> Covering:
+    """Find what decides on the traffic of a registration, None for one that is not known (decision 29).
+
+    Who somebody is, and on which device, is matched once for as long as it is so, and only the traffic itself anew.
+    """
+    if facts.sign_in_hosts and signs_in(traffic, facts.sign_in_hosts):
+        return None
+    if subject is None:
+        return ()
+    policies = facts.policies
+    who = subject.who(policies, facts.users)
+    return policies.match(filters, traffic, who & policies.time_mask(now) if filters is QUERY else who)
+
+
+def judge_traffic(
+    facts: TrafficFacts,
+    subject: Subject | None,
+    covering: Covering,
+    filters: tuple[PolicyFilter, ...],
+    now: int,
+    staleness: int | None,
+    max_staleness: int,
+) -> tuple[Verdict, Registration | None, decisions.Policy | None]:
+    """Judge traffic by the policies that cover it, and say which one's verdict it is."""
+    registration = user = None
+    if subject is not None:
+        registration = subject.registration
+        user = subject.user if subject.users is facts.users else subject.join(facts.users)
+        if (authentication := facts.authentications.get(registration.registration_id)) is not None:
+            registration = authentication.renew(registration)
+    if covering is None:
+        verdict = check_anywhere(registration, user, Reason.SIGN_IN_HOST, now, staleness, max_staleness)
+        return verdict, registration, None
+    verdict, policy = check_traffic(registration, user, covering, facts.default, now, staleness, max_staleness)
+    if filters is QUERY and (left := facts.policies.time_mask_until(now) - now) < verdict.valid_for:
+        # By then another policy may be in force.
+        verdict = verdict._replace(valid_for=left)
+    return verdict, registration, policy

@@ -1,0 +1,248 @@
+"""A state on disk, for a start while every service is down: what the three views hold of one organization, in one file.
+
+The file is a header and frames, each of which holds one Snapshot of a feed, and ends with HMAC-SHA256 over all of it
+under a key that is derived from the API key. So nobody else can make one, and one that was cut short, changed, or
+written with another key is refused. It names the positions at which the feeds go on, and the wall time as of which what
+it holds was proven, from which its staleness counts.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from socket import AF_INET, AF_INET6, inet_ntop
+from typing import Any, Final
+
+from guardhouse.decisions import Profile, RegistrationState
+from guardhouse.following import Position
+from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.replica.people import IdentityState
+from guardhouse.replica.policies import PolicyState
+from guardhouse.replica.registrations import RegistryState, Subject
+from guardhouse.replica.state import State
+from guardhouse.session.v1 import session_pb2 as session
+from guardhouse.times import set_time
+
+MAGIC: Final = b"guardhouse checker 1\n"
+"""Names the form of what follows; another form has another number."""
+PAGE_EVENTS: Final = 1000
+CONTRACTS: Final = {"identity": identity, "registry": registry, "session": session}
+_FRAME: Final = struct.Struct(">BI")
+_MAC_BYTES: Final = 32
+
+Positions = Mapping[str, Mapping[str, Position]]
+"""By service and by organization."""
+
+
+class SnapshotRefused(Exception):
+    """The file holds nothing to start from; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself. `fresh_as_of` is a wall time, in microseconds."""
+
+    organization_id: str
+    fresh_as_of: int
+    positions: Positions
+
+
+class StoredPolicyState(PolicyState):
+    """It keeps what was written beside what is made of it, for the next file."""
+
+    def __init__(self, organization_id: str, max_open: int = 0) -> None:
+        super().__init__(organization_id, max_open)
+        self.written: dict[str, session.Event] = {}
+
+    def apply(self, event: session.Event) -> None:
+        match event.WhichOneof("kind"):
+            case "policy":
+                self.written[event.policy.policy_id] = event
+            case "policy_deleted":
+                self.written.pop(event.policy_deleted, None)
+            case "list":
+                self.written[event.list.list_id] = event
+            case "list_deleted":
+                self.written.pop(event.list_deleted, None)
+        super().apply(event)
+
+
+def mac_key(api_key: str) -> bytes:
+    """An API key is 256 random bits, so one step is enough to derive from it."""
+    return hmac.digest(api_key.encode(), b"guardhouse checker snapshot", hashlib.sha256)
+
+
+Captured = Sequence[tuple[str, str, Iterator[Any]]]
+"""Service, organization, and the events that make what is known of it."""
+
+
+def capture(state: State, organization_id: str) -> Captured:
+    """What the views hold at this moment. The events are made later, in any thread, while the views go on."""
+    found: list[tuple[str, str, Iterator[Any]]] = [
+        ("identity", each, _of_people(people))
+        for each in ("", organization_id)
+        if (people := state.people.states.get(each)) is not None
+    ]
+    if (registrations := state.registrations.states.get(organization_id)) is not None:
+        found.append(("registry", organization_id, _of_registrations(registrations)))
+    if (policies := state.policies.states.get(organization_id)) is not None:
+        found.append(("session", organization_id, iter(list(policies.written.values()))))
+    return found
+
+
+def write(path: Path, key: bytes, header: Header, captured: Captured) -> None:
+    """Replaces the file by a whole one that only its owner may read, or leaves it as it was. Raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            mac = hmac.new(key, digestmod=hashlib.sha256)
+            for part in _parts(header, captured):
+                mac.update(part)
+                file.write(part)
+            file.write(mac.digest())
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read(path: Path, key: bytes, organization_id: str) -> tuple[Header, Iterator[tuple[str, str, Sequence[Any]]]]:
+    """The header, and what it holds as (service, organization, events). Raises SnapshotRefused and OSError."""
+    content = memoryview(path.read_bytes())
+    if bytes(content[: len(MAGIC)]) != MAGIC or len(content) < len(MAGIC) + _MAC_BYTES:
+        raise SnapshotRefused("it is no snapshot of a checker, or one in another form")
+    whole, mac = content[:-_MAC_BYTES], content[-_MAC_BYTES:]
+    if not hmac.compare_digest(hmac.digest(key, whole, hashlib.sha256), mac):
+        raise SnapshotRefused("it was cut short or changed, or written with another API key")
+    frames = _frames(whole[len(MAGIC) :])
+    _, first = next(frames)
+    header = _header(first)
+    if header.organization_id != organization_id:
+        raise SnapshotRefused(f"it is of {header.organization_id}")
+    return header, _pages(frames)
+
+
+def _parts(header: Header, captured: Captured) -> Iterator[bytes]:
+    yield MAGIC
+    said = {
+        "organization_id": header.organization_id,
+        "fresh_as_of": header.fresh_as_of,
+        "positions": {service: dict(positions) for service, positions in header.positions.items()},
+    }
+    yield from _framed(0, json.dumps(said).encode())
+    services = list(CONTRACTS)
+    for service, organization_id, events in captured:
+        contract: Any = CONTRACTS[service]
+        while page := list(islice(events, PAGE_EVENTS)):
+            message = contract.WatchResponse(organization_id=organization_id, snapshot=contract.Snapshot(events=page))
+            yield from _framed(services.index(service) + 1, message.SerializeToString())
+
+
+def _framed(kind: int, content: bytes) -> tuple[bytes, bytes]:
+    return _FRAME.pack(kind, len(content)), content
+
+
+def _frames(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+    place = 0
+    while place < len(content):
+        kind, length = _FRAME.unpack_from(content, place)
+        place += _FRAME.size
+        yield kind, content[place : place + length]
+        place += length
+
+
+def _header(content: memoryview) -> Header:
+    said = json.loads(bytes(content))
+    positions = {
+        service: {organization_id: (epoch, revision) for organization_id, (epoch, revision) in each.items()}
+        for service, each in said["positions"].items()
+    }
+    return Header(said["organization_id"], said["fresh_as_of"], positions)
+
+
+def _pages(frames: Iterable[tuple[int, memoryview]]) -> Iterator[tuple[str, str, Sequence[Any]]]:
+    services = list(CONTRACTS)
+    for kind, content in frames:
+        service = services[kind - 1]
+        contract: Any = CONTRACTS[service]
+        message = contract.WatchResponse.FromString(content)
+        yield service, message.organization_id, message.snapshot.events
+
+
+def _of_people(state: IdentityState) -> Iterator[identity.Event]:
+    organizations = list(state.organizations.values())
+    providers = list(state.identity_providers.values())
+    # Users are changed in place, all else is replaced.
+    users = [(it.user_id, it.removed_revision, it.revoked_revision, it.profile) for it in state.users.values()]
+    authentications = [(key, it.time, it.revision) for key, it in state.authentications.items()]
+
+    def events() -> Iterator[identity.Event]:
+        for organization in organizations:
+            yield identity.Event(organization=organization)
+        for provider in providers:
+            yield identity.Event(identity_provider=provider)
+        for user in users:
+            yield _user(*user)
+        for registration_id, time, revision in authentications:
+            event = identity.Event()
+            event.authentication.registration_id = registration_id
+            event.authentication.revision = revision
+            set_time(event.authentication.authenticate_time, time)
+            yield event
+
+    return events()
+
+
+def _user(user_id: str, removed_revision: int, revoked_revision: int, profile: Profile | None) -> identity.Event:
+    user = identity.User(user_id=user_id)
+    if profile is not None:
+        user.email, user.display_name = profile.email, profile.display_name
+        user.groups.extend(profile.groups)
+    record = identity.UserRecord(user=user, removed_revision=removed_revision, revoked_revision=revoked_revision)
+    return identity.Event(user=record)
+
+
+def _of_registrations(state: RegistryState) -> Iterator[registry.Event]:
+    # Each is replaced by what becomes of it.
+    return map(_registration, list(state.registrations.values()))
+
+
+def _registration(subject: Subject) -> registry.Event:
+    of = subject.registration
+    event = registry.Event()
+    record = event.registration
+    made = record.registration
+    made.registration_id = of.registration_id
+    active = of.state is RegistrationState.ACTIVE
+    made.state = registry.REGISTRATION_STATE_ACTIVE if active else registry.REGISTRATION_STATE_REVOKED
+    if of.user_id:
+        made.user_id = of.user_id
+    elif of.service_token_id:
+        made.service_token_id = of.service_token_id
+    ipv4, ipv6 = subject.addresses
+    if ipv4:
+        made.ipv4 = inet_ntop(AF_INET, ipv4)
+    if ipv6:
+        made.ipv6 = inet_ntop(AF_INET6, ipv6)
+    set_time(record.authenticate_time, of.authenticate_time)
+    record.authorize_revision = of.authorize_revision
+    if subject.posture is not None:
+        passed, failed = subject.posture
+        record.posture.passed.extend(passed)
+        record.posture.failed.extend(failed)
+        record.posture.SetInParent()
+    return event

@@ -1,0 +1,25 @@
+"""What a gateway sees of the feed: what it decides by, and nothing else. What is not named here does not go out."""
+
+from guardhouse.registry.v1 import registry_pb2 as pb
+
+FIELDS = ("registration_id", "device_id", "user_id", "service_token_id", "state", "ipv4", "ipv6")
+
+
+def show(event: pb.Event, _organization_id: str) -> pb.Event | None:
+    """The event as a gateway sees it; None is not at all. No hash of a token, and no key."""
+    match event.WhichOneof("kind"):
+        case "registration":
+            record, of = event.registration, event.registration.registration
+            # Of the two that may hold it, only the one that does is set.
+            fields = {name: value for name in FIELDS if (value := getattr(of, name))}
+            return pb.Event(
+                registration=pb.RegistrationRecord(
+                    registration=pb.Registration(**fields),
+                    authenticate_time=record.authenticate_time,
+                    authorize_revision=record.authorize_revision,
+                    posture=record.posture if record.HasField("posture") else None,
+                )
+            )
+        case "registration_deleted":
+            return event
+    return None

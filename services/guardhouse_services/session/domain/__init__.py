@@ -1,0 +1,1 @@
+"""The things of session and the rules on them. The decisions are guardhouse.decisions."""
