@@ -9,7 +9,7 @@ A gateway follows as well, but sees one organization only, and of that only what
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from guardhouse.errors import AccessDenied, FieldRequired, FollowerTooSlow
 from guardhouse.ids import ORGANIZATION, check_id
 from guardhouse_services.calls import Send, Stream
 from guardhouse_services.database import MESSAGE_BYTES, Database, Transaction, change, chunks, head
+from guardhouse_services.paging import Page
 from guardhouse_services.statements import statement
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,28 @@ class Watcher:
     def sees(self, organization_id: str) -> bool:
         """Whether it may know that there is such an organization."""
         return self.viewer is None or organization_id in ("", self.viewer.organization_id)
+
+
+Section = tuple[Callable[[Transaction, str, Page], Sequence[Any]], Callable[[Any], Any], Callable[[Any], str]]
+"""Things of one kind: how a page of them is read, with one more if there is one; the event of each; and its id."""
+
+
+def read_sections(
+    sections: Mapping[str, Section], tx: Transaction, organization_id: str, after: str, limit: int
+) -> tuple[list[Any], str]:
+    """A page of the state behind `after`, and the next `after`. It is "section:id", or empty at either end."""
+    section, _, last = after.partition(":")
+    events: list[Any] = []
+    names = list(sections)
+    for name in names[names.index(section) if section else 0 :]:
+        read, event, id_of = sections[name]
+        size = limit - len(events)
+        rows = read(tx, organization_id, Page(last, size))
+        events += map(event, rows[:size])
+        if len(rows) > size:
+            return events, f"{name}:{id_of(rows[size - 1])}" if size else f"{name}:{last}"
+        last = ""
+    return events, ""
 
 
 class Feed:

@@ -123,7 +123,7 @@ class Following:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def caught_up(self) -> None:
-        assert await self.follower.fresh(self._clock.steady())
+        assert await self.follower.fresh(self._clock.steady(), timeout=30)
 
     def things(self, organization_id: str) -> dict[str, str]:
         state = self.view.states.get(organization_id)

@@ -104,6 +104,7 @@ def what_is_new(story: Story, new_call: Caller, old_call: Caller, ids: dict[str,
     story.enroll(old_call, "erin", "machine-of-erin")
 
 
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 def test_an_upgrade_keeps_everything(previous: Release, installation: Installation, story: Story) -> None:
     """All four services of the old release, then all of ours, on the same databases."""
     with installation.servers(previous) as servers, Caller(previous, servers.profile) as call:
@@ -153,6 +154,7 @@ def test_the_services_are_upgraded_one_by_one(
             assert old.errors() == new.errors() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 def test_replicas_of_both_releases_serve_side_by_side(
     previous: Release, installation: Installation, story: Story

@@ -140,13 +140,24 @@ def answer(
             until = FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
             if now <= until:
                 subject.kept = registration.authenticate_time, until, basis, part
+    return finished(parts, response, replica, now, staleness, degraded_answers)
+
+
+def finished(
+    parts: list[bytes],
+    response: Any,
+    replica: Replica,
+    now: int,
+    staleness: int | None,
+    degraded_answers: int,
+) -> Reply:
+    """The answers, and in the response that holds none yet how fresh they are."""
     if staleness is not None:
         set_time(response.fresh_as_of, now - staleness)
         if degraded_answers:
             response.degraded = True
             replica.note_degraded(degraded_answers, staleness)
-    parts.append(response.SerializeToString())
-    return Reply(parts)
+    return Reply([*parts, response.SerializeToString()])
 
 
 def fill(

@@ -14,8 +14,7 @@ from guardhouse.ids import ORGANIZATION, REGISTRATION, check_id
 from guardhouse.policies import CONNECTION, QUERY, REQUEST
 from guardhouse.replica import RegistryState, Subject, cover_traffic, judge_traffic
 from guardhouse.session.v1 import session_pb2 as pb
-from guardhouse.times import set_time
-from guardhouse_services.session.checking import FIELDS, FOREVER, Reply, Wants, fill
+from guardhouse_services.session.checking import FIELDS, FOREVER, Reply, Wants, fill, finished
 from guardhouse_services.session.replica import Replica
 
 Filters = tuple[PolicyFilter, ...]
@@ -121,13 +120,7 @@ def answer(
             until = FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
             if now <= until:
                 subject.kept = registration.authenticate_time, until, basis, part
-    if staleness is not None:
-        set_time(response.fresh_as_of, now - staleness)
-        if degraded_answers:
-            response.degraded = True
-            replica.note_degraded(degraded_answers, staleness)
-    parts.append(response.SerializeToString())
-    return Reply(parts)
+    return finished(parts, response, replica, now, staleness, degraded_answers)
 
 
 def read(sent: pb.Traffic, where: str = "", index: int = 0) -> Traffic:

@@ -1,16 +1,13 @@
 """The present state as the feed's events, in pages."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse_services.database import Transaction
+from guardhouse_services.feed import Section, read_sections
 from guardhouse_services.identity import messages, store
-from guardhouse_services.paging import Page
 
-Read = Callable[[Transaction, str, Page], Sequence[Any]]
-
-_SECTIONS: dict[str, tuple[Read, Callable[[Any], pb.Event], Callable[[Any], str]]] = {
+_SECTIONS: dict[str, Section] = {
     "organization": (
         # The installation has all of them, and an organization has none.
         lambda tx, organization_id, page: () if organization_id else store.organizations.page(tx, page),
@@ -33,16 +30,5 @@ _SECTIONS: dict[str, tuple[Read, Callable[[Any], pb.Event], Callable[[Any], str]
 
 
 def snapshot(tx: Transaction, organization_id: str, after: str, limit: int) -> tuple[Sequence[pb.Event], str]:
-    """A page of the state behind `after`, and the next `after`. It is "section:id", or empty at either end."""
-    section, _, last = after.partition(":")
-    events: list[pb.Event] = []
-    names = list(_SECTIONS)
-    for name in names[names.index(section) if section else 0 :]:
-        read, event, id_of = _SECTIONS[name]
-        size = limit - len(events)
-        rows = read(tx, organization_id, Page(last, size))
-        events += map(event, rows[:size])
-        if len(rows) > size:
-            return events, f"{name}:{id_of(rows[size - 1])}" if size else f"{name}:{last}"
-        last = ""
-    return events, ""
+    """A page of the state for the feed."""
+    return read_sections(_SECTIONS, tx, organization_id, after, limit)

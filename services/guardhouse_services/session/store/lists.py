@@ -10,6 +10,7 @@ from guardhouse.errors import LimitReached, ListExists, ListNotFound
 from guardhouse.expressions import NamedList
 from guardhouse.policies import ListType
 from guardhouse_services.database import Transaction, violated
+from guardhouse_services.paging import Page
 from guardhouse_services.session.domain.lists import LIMIT, ValueList
 from guardhouse_services.session.store.tables import list_by_name, value_list
 from guardhouse_services.statements import statement
@@ -72,9 +73,11 @@ def _find(organization_id: str, list_id: str) -> sa.Select[Any]:
     return sa.select(value_list).where(_key(organization_id, list_id))
 
 
-def page(tx: Transaction, organization_id: str, after: str, limit: int) -> Sequence[ValueList]:
-    """The lists behind an id, by creation, without their values."""
-    return [from_row({**row, "values": ()}) for row in _page(tx, organization_id, after, limit).mappings()]
+def page(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[ValueList]:
+    """The page's lists by creation, without their values, and one more if there is one."""
+    return [
+        from_row({**row, "values": ()}) for row in _page(tx, organization_id, wanted.after, wanted.size + 1).mappings()
+    ]
 
 
 @statement
@@ -84,9 +87,9 @@ def _page(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
     return query.order_by(value_list.c.list_id).limit(limit)
 
 
-def page_with_values(tx: Transaction, organization_id: str, after: str, limit: int) -> Sequence[ValueList]:
+def page_with_values(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[ValueList]:
     """The same with their values."""
-    return [from_row(row) for row in _page_with_values(tx, organization_id, after, limit).mappings()]
+    return [from_row(row) for row in _page_with_values(tx, organization_id, wanted.after, wanted.size + 1).mappings()]
 
 
 @statement

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from guardhouse.decisions import PolicyAction, PolicyFilter
 from guardhouse.errors import LimitReached, PolicyNotFound, PrecedenceTaken
 from guardhouse_services.database import Transaction
+from guardhouse_services.paging import Page
 from guardhouse_services.session.domain.policies import (
     FIRST_PRECEDENCE,
     LIMIT,
@@ -154,9 +155,9 @@ def _using(organization_id: str) -> sa.Select[Any]:
     return query.where(policy.c.organization_id == organization_id, policy.c.lists.is_not(None))
 
 
-def page(tx: Transaction, organization_id: str, after: str, limit: int) -> Sequence[Policy]:
-    """The policies behind an id, by creation."""
-    return [from_row(row) for row in _page(tx, organization_id, after, limit).mappings()]
+def page(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[Policy]:
+    """The page's policies by creation, and one more if there is one."""
+    return [from_row(row) for row in _page(tx, organization_id, wanted.after, wanted.size + 1).mappings()]
 
 
 @statement

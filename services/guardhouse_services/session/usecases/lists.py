@@ -47,7 +47,7 @@ class Lists:
 
     async def page(self, organization_id: str, page: Page) -> Sequence[ValueList]:
         """The page's lists without their values, and one more if there is one."""
-        return await self._database.read(lambda tx: store.lists.page(tx, organization_id, page.after, page.size + 1))
+        return await self._database.read(lambda tx: store.lists.page(tx, organization_id, page))
 
     async def update(
         self,

@@ -74,7 +74,7 @@ class Policies:
 
     async def page(self, organization_id: str, page: Page) -> Sequence[Policy]:
         """The page's policies, and one more if there is one."""
-        return await self._database.read(lambda tx: store.policies.page(tx, organization_id, page.after, page.size + 1))
+        return await self._database.read(lambda tx: store.policies.page(tx, organization_id, page))
 
     async def update(
         self, call: Call, organization_id: str, policy_id: str, etag: str, change: Callable[[Policy], Terms]
