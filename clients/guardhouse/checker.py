@@ -206,7 +206,8 @@ class Checker:
             # Within MAX_VALID_FOR of a session's end no two answers are the same.
             expire_time = verdict.session_expire_time
             until = _FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
-            subject.kept = registration.authenticate_time, until, basis, answer
+            if now <= until:
+                subject.kept = registration.authenticate_time, until, basis, answer
         return answer
 
     def check_traffic(

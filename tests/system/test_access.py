@@ -19,6 +19,7 @@ UNKNOWN = "0198c0de5a3c7f1e8a2b4c6d8e0f1234"
 
 # Who may call what is in the contract, and no database has a part in it.
 ON_ONE = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+BOTH = pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 
 pytestmark = [pytest.mark.plane(anonymous_rate=1e6, anonymous_burst=10**6), pytest.mark.timeout(180)]
 
@@ -54,6 +55,7 @@ async def test_another_organization_is_as_unknown_as_none(plane: Plane) -> None:
     assert told_apart == []
 
 
+@BOTH
 async def test_what_another_organization_has_is_as_unknown_as_what_nobody_has(plane: Plane) -> None:
     """I-27: within one's own organization, an id of another one answers as an id of nothing does."""
     own = await Seeds(World(plane, plane.organization)).plant()

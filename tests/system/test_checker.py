@@ -40,6 +40,9 @@ KINDS = {
 NOBODY = "reg_" + "f" * 32
 
 # Who decides is the same with any database, and what is in one comes by the feeds.
+# It knows the services by their feeds alone, whatever they keep their data in.
+ON_ONE = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -146,6 +149,7 @@ def random_traffic(rng: random.Random, plane: Plane) -> tuple[str, dict[str, str
     return kind, fields
 
 
+@ON_ONE
 async def test_it_answers_as_the_server_does(plane: Plane, world: World, key: str) -> None:
     """One function decides in both (I-19): over random registrations, policies, traffic and ages."""
     plane.clock.stop()
@@ -201,6 +205,7 @@ async def test_it_answers_as_the_server_does(plane: Plane, world: World, key: st
     }
 
 
+@ON_ONE
 async def test_a_revocation_reaches_it_within_a_second(plane: Plane, world: World, key: str) -> None:
     """I-15, at a gateway that asks nobody; and so does everything else on which an answer depends (I-19)."""
     policy_id = await world.policy("1h")
@@ -245,6 +250,7 @@ async def test_a_revocation_reaches_it_within_a_second(plane: Plane, world: Worl
         await become(lambda: answer(dave.registration_id, policy_id).reason is Reason.POLICY_DISABLED, 1.0)
 
 
+@ON_ONE
 async def test_it_fails_closed_unless_the_policy_is_open_for_a_while(plane: Plane, world: World, key: str) -> None:
     """I-16: past max_staleness nothing is allowed, but by a policy that says so, and what that policy last saw."""
     closed, opened = await world.policy("5h"), await world.policy("5h", max_open="10m")
@@ -270,6 +276,7 @@ async def test_it_fails_closed_unless_the_policy_is_open_for_a_while(plane: Plan
         assert checker.check_session(made, opened).reason is Reason.STATE_STALE
 
 
+@ON_ONE
 async def test_it_starts_from_disk_while_everything_is_down(
     plane: Plane, world: World, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +337,7 @@ async def test_it_starts_from_disk_while_everything_is_down(
             assert late.check_session(alice, opened).reason is Reason.STATE_STALE
 
 
+@ON_ONE
 async def test_a_file_that_is_not_its_own_is_refused(
     plane: Plane,
     world: World,
@@ -408,6 +416,7 @@ class Watching:
         return messages
 
 
+@ON_ONE
 async def test_a_gateway_is_shown_no_secret_and_no_other_organization(plane: Plane, world: World, key: str) -> None:
     """I-27, I-31: neither in a snapshot nor in what changes, and no revision is left out."""
     other = World(plane, await plane.create_organization())
@@ -476,6 +485,7 @@ async def test_a_gateway_is_shown_no_secret_and_no_other_organization(plane: Pla
         assert {outcome.reason for outcome in await refused(start, who)} == {"ACCESS_DENIED"}
 
 
+@ON_ONE
 async def test_a_watch_ends_with_its_key(plane: Plane) -> None:
     """I-15: also of a gateway that sends nothing any more."""
     keys = plane.stub(identity_pb2_grpc.ApiKeyServiceStub)

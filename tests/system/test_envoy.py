@@ -577,6 +577,7 @@ async def test_whose_a_connection_is_follows_from_who_has_made_it(world: World, 
         assert not await it.repeats()
 
 
+@pytest.mark.long
 @ON_ONE
 @NAMED
 async def test_what_cannot_be_decided_is_refused(world: World, tmp_path: Path) -> None:

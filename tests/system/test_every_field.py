@@ -130,7 +130,7 @@ class Walk:
 @ON_ONE
 async def test_fields_wrong_in_every_way(seeds: Seeds) -> None:
     """Decision 36. Whether a field is well-formed does not depend on the engine; every way, on both, is below."""
-    walk = Walk(seeds, every=5)
+    walk = Walk(seeds, every=7)
     for method in METHODS.values():
         await walk.walk(method)
     assert walk.faults == [], "\n".join(walk.faults)
