@@ -20,6 +20,8 @@ class PostgreSQL:
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self._folder = folder
+        # Where many work on one machine, a statement may wait long for nothing but the processor.
+        self._patience = "" if durable else "&options=-c%20statement_timeout%3D30000"
         self._server = get_server(folder)
         for setting in SETTINGS + (() if durable else FORGETFUL):
             self._server.psql(f"ALTER SYSTEM SET {setting};")
@@ -34,7 +36,7 @@ class PostgreSQL:
             return str(connection.execute(sa.text("SHOW server_version")).scalar_one())
 
     def url(self, name: str) -> str:
-        return f"postgresql+psycopg://postgres:@/{name}?host={self._folder}"
+        return f"postgresql+psycopg://postgres:@/{name}?host={self._folder}{self._patience}"
 
     def create(self, name: str, service: str) -> str:
         """A migrated database of that service."""

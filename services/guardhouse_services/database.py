@@ -387,13 +387,15 @@ def sqlite_engine(url: str, begin: str, pool_size: int) -> Engine:
 def postgresql_engine(url: str) -> Engine:
     # A transaction never waits for a person or a call, so these bounds are far above what a sound one takes.
     bounds = "-c statement_timeout=3000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=5000"
+    where = make_url(url).set(drivername="postgresql+psycopg")
     engine = sa.create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
+        where,
         pool_size=POSTGRESQL_THREADS,
         max_overflow=0,
         hide_parameters=True,
         connect_args={
-            "options": bounds,
+            # The last of two settings counts, so the URL may name others.
+            "options": f"{bounds} {where.query.get('options', '')}",
             "connect_timeout": 5,
             # A server that vanished without a word must not hold every thread until TCP gives up.
             "keepalives_idle": 5,

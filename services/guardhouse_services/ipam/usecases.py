@@ -201,7 +201,7 @@ class Ipam:
             else:
                 store.save_leases(tx, organization_id, [replace(asked, ask_time=tx.now + ASK_AGAIN)])
 
-        await self._database.write(settle)
+        await self._database.write(settle, turn=organization_id)
 
     async def _ask(self, organization_id: str, registration_id: str) -> registry.ResolveIntentResponse:
         """The registry's answer; one without an outcome when there is none."""
