@@ -19,7 +19,7 @@ class PostgreSQL:
     """A server with a migrated template for each service. The folder's path must be short: a socket goes there."""
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
-        self._folder = folder
+        self.folder = folder
         # Where many work on one machine, a statement may wait long for nothing but the processor.
         self._patience = "" if durable else "&options=-c%20statement_timeout%3D30000"
         self._server = get_server(folder)
@@ -36,7 +36,7 @@ class PostgreSQL:
             return str(connection.execute(sa.text("SHOW server_version")).scalar_one())
 
     def url(self, name: str) -> str:
-        return f"postgresql+psycopg://postgres:@/{name}?host={self._folder}{self._patience}"
+        return f"postgresql+psycopg://postgres:@/{name}?host={self.folder}{self._patience}"
 
     def create(self, name: str, service: str) -> str:
         """A migrated database of that service."""

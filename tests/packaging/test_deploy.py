@@ -177,7 +177,7 @@ class Program:
 @pytest.fixture
 def roles(postgresql: PostgreSQL, variables: dict[str, str]) -> Iterator[str]:
     """The folder of a server on which postgresql.sql has been run."""
-    folder = postgresql.url("postgres").rpartition("=")[2]
+    folder = str(postgresql.folder)
     psql: list[str | Path] = [
         PSQL,
         "--no-psqlrc",
