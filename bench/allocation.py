@@ -17,7 +17,8 @@ from bench.figure import Figure, Target, percentile, resampled
 from bench.loaders import chunks, insert_leases, ipv6_of, row
 from bench.run import Bench
 from guardhouse import ids
-from guardhouse.clock import DAY, SECOND, SystemClock
+from guardhouse.clock import SystemClock
+from guardhouse.durations import DAY, SECOND
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2

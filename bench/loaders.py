@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from guardhouse import ids
-from guardhouse.clock import DAY, SystemClock
+from guardhouse.clock import SystemClock
+from guardhouse.durations import DAY
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2

@@ -32,6 +32,7 @@ from guardhouse_services.tls import internal_name, peer_credentials
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 START_SECONDS, STOP_SECONDS = 300.0, 30.0
+POPULATION_HOST, WEB_HOST = "127.0.0.6", "wiki.example.com"
 _numbers = itertools.count()
 
 
@@ -54,6 +55,8 @@ class Plane:
         self.settings = Settings(
             var=folder / "var",
             database_url=template,
+            # Where clients that look at names find a stand-in, and an application behind Envoy.
+            names=f"{POPULATION_HOST}, {WEB_HOST}",
             # A whole burst of devices calls from one address.
             anonymous_rate=1e6,
             anonymous_burst=1_000_000,

@@ -43,7 +43,7 @@ async def measure(bench: Bench) -> list[Figure]:
         await plane.serving("registry", REPLICA)
         revoker = Revoker(plane)
         await revoker.ready()
-        async with _load(plane, registrations, bench) as done:
+        async with load(plane, registrations, bench) as done:
             began = time.perf_counter()
             delays = []
             for number, registration_id in enumerate(dice.sample(registrations, count)):
@@ -68,10 +68,10 @@ class Revoker:
             for host in self._registries:
                 while True:
                     with contextlib.suppress(StateStale):
-                        await self._revoke(stranger, host)
+                        await self.revoke_at(stranger, host)
                         break
 
-    async def _revoke(self, registration_id: str, host: str) -> None:
+    async def revoke_at(self, registration_id: str, host: str) -> None:
         await self._registries[host].RevokeRegistrations(
             registry_pb2.RevokeRegistrationsRequest(
                 organization_id=self._plane.organization_id, registration_ids=[registration_id]
@@ -80,7 +80,7 @@ class Revoker:
 
     async def revoke(self, registration_id: str, host: str) -> float:
         """Seconds from the answer to the first refusal."""
-        await self._revoke(registration_id, host)
+        await self.revoke_at(registration_id, host)
         answered = time.perf_counter()
         while await _check(self._plane, self._checks, registration_id) != session_pb2.DECISION_BLOCK:
             pass
@@ -96,7 +96,7 @@ async def _check(plane: Plane, checks: Any, registration_id: str) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _load(plane: Plane, registrations: Sequence[str], bench: Bench) -> AsyncIterator[dict[str, int]]:
+async def load(plane: Plane, registrations: Sequence[str], bench: Bench) -> AsyncIterator[dict[str, int]]:
     """People who enroll and gateways that check, and how much they did."""
     done = {"enrollments beside": 0, "checks beside": 0}
     crowd, checks = Crowd(plane), session_pb2_grpc.CheckServiceStub(plane.channel("session"))

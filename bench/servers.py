@@ -1,4 +1,4 @@
-"""What the services are compared with, each a process of its own: `python -m bench.servers bare|stack|feed`.
+"""What the services are compared with, each a process of its own: `python -m bench.servers bare|stack|feed|population`.
 
 They listen where GUARDHOUSE_HOST says, on the ports of the service that they stand for.
 """
@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import uvloop
 
+from bench import population as people
 from bench.contract import PACKAGE, EmptyServicer, contract, messages
 from guardhouse.clock import Clock, SystemClock
 from guardhouse.common.v1 import feed_pb2
@@ -92,6 +93,13 @@ async def feed(settings: Settings) -> None:
     await _serve(server, settings.service_port("registry"), settings, credentials)
 
 
+async def population(settings: Settings) -> None:
+    """The three feeds as a gateway follows them, all on the port of session."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(tuple(people.handlers()))
+    await _serve(server, settings.public_port("session"), settings, public_credentials(settings.tls_path, "session"))
+
+
 def _end() -> feed_pb2.SnapshotEnd:
     return feed_pb2.SnapshotEnd(position=feed_pb2.Position(epoch="bench", revision=0))
 
@@ -127,7 +135,7 @@ def main(kind: str) -> None:
     if kind == "stack":
         run.serve(stack)
     else:
-        uvloop.run({"bare": bare, "feed": feed}[kind](Settings()))
+        uvloop.run({"bare": bare, "feed": feed, "population": population}[kind](Settings()))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import time
 
-from guardhouse.clock import SECOND
+from guardhouse.durations import SECOND
 
 
 class FakeClock:

@@ -13,6 +13,7 @@ from guardhouse_services.config import SERVICES
 from guardhouse_services.database import sqlite_engine
 from guardhouse_services.migrate import migrate
 from tests.clock import FakeClock
+from tests.databases import Databases
 from tests.plane import Plane
 
 DatabaseUrl = Callable[[str], str]
@@ -45,6 +46,11 @@ def postgresql() -> Iterator[PostgreSQL]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def databases(postgresql: PostgreSQL) -> Databases:
+    return Databases(postgresql)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -75,34 +81,29 @@ def database_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) ->
         sqlite_file: Callable[[str, Path], str] = request.getfixturevalue("sqlite_file")
         yield lambda service: sqlite_file(service, tmp_path / f"{service}{next(_numbers)}.db")
         return
-    server: PostgreSQL = request.getfixturevalue("postgresql")
-    names: list[str] = []
+    databases: Databases = request.getfixturevalue("databases")
+    taken: list[tuple[str, str]] = []
 
-    def create(service: str) -> str:
-        names.append(f"test{next(_numbers)}_{service}")
-        return server.create(names[-1], service)
+    def take(service: str) -> str:
+        prefix = databases.take(service)
+        taken.append((prefix, service))
+        return databases.server.url(f"{prefix}_{service}")
 
-    yield create
-    for name in names:
-        server.drop(name)
+    yield take
+    for prefix, service in taken:
+        databases.give_back(prefix, service)
 
 
 @pytest.fixture
 async def plane(engine: str, tmp_path: Path, clock: FakeClock, request: pytest.FixtureRequest) -> AsyncIterator[Plane]:
     """A control plane of four services, on each engine. `@pytest.mark.plane(setting=value)` changes its settings."""
     marker = request.node.get_closest_marker("plane")
-    server: PostgreSQL | None = request.getfixturevalue("postgresql") if engine == "postgresql" else None
-    prefix = f"plane{next(_numbers)}"
-    template = ""
-    if server is not None:
-        for service in SERVICES:
-            server.create(f"{prefix}_{service}", service)
-        template = server.url(f"{prefix}_{{service}}")
-    else:
-        for service in SERVICES:
-            request.getfixturevalue("sqlite_file")(service, tmp_path / "var" / f"{service}.db")
+    databases: Databases | None = request.getfixturevalue("databases") if engine == "postgresql" else None
+    prefix = databases.take(*SERVICES) if databases else ""
+    template = databases.server.url(f"{prefix}_{{service}}") if databases else ""
+    for service in SERVICES if databases is None else ():
+        request.getfixturevalue("sqlite_file")(service, tmp_path / "var" / f"{service}.db")
     async with Plane(tmp_path, clock, template, **(marker.kwargs if marker else {})) as plane:
         yield plane
-    if server is not None:
-        for service in SERVICES:
-            server.drop(f"{prefix}_{service}")
+    if databases:
+        databases.give_back(prefix, *SERVICES)

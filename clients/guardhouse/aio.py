@@ -41,6 +41,7 @@ class Client(Connections[AioChannel]):
     ipam_audit = _stub("ipam", ipam_rpc.AuditServiceStub)
     policies = _stub("session", session_rpc.PolicyServiceStub)
     lists = _stub("session", session_rpc.ListServiceStub)
+    applications = _stub("session", session_rpc.ApplicationServiceStub)
     sessions = _stub("session", session_rpc.SessionServiceStub)
     checks = _stub("session", session_rpc.CheckServiceStub)
     session_audit = _stub("session", session_rpc.AuditServiceStub)

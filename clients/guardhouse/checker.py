@@ -19,11 +19,11 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self, cast
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from guardhouse import aio
 from guardhouse.client import resolve
-from guardhouse.clock import DAY, Clock, SystemClock
+from guardhouse.clock import Clock, SystemClock
 from guardhouse.decisions import (
     MAX_VALID_FOR,
     Decision,
@@ -34,10 +34,10 @@ from guardhouse.decisions import (
     Verdict,
     check_session,
 )
-from guardhouse.durations import format_duration
+from guardhouse.durations import DAY, format_duration
 from guardhouse.errors import FieldRequired, InvalidField
 from guardhouse.expressions import TrafficInvalid, read_texts
-from guardhouse.following import Follower, View
+from guardhouse.following import Follower, Position, View
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.ids import ORGANIZATION, check_id
 from guardhouse.policies import CONNECTION, QUERY, REQUEST
@@ -46,7 +46,7 @@ from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
 from guardhouse.replica import storing
 from guardhouse.replica.people import IdentityState
 from guardhouse.replica.registrations import Subject
-from guardhouse.replica.state import State, cover_traffic, judge_traffic, parse_max_staleness
+from guardhouse.replica.state import State, TrafficFacts, cover_traffic, judge_traffic, parse_max_staleness
 from guardhouse.session.v1 import session_pb2, session_pb2_grpc
 
 __all__ = ["Answer", "Checker", "Decision", "Kind", "Reason"]
@@ -109,7 +109,11 @@ class Checker:
         self._tasks: list[asyncio.Task[None]] = []
         self._state = state = State(self._clock, View(IdentityState), max_staleness, MAX_OPEN)
         state.policies = View(partial(storing.StoredPolicyState, max_open=MAX_OPEN))
+        self._people, self._registrations, self._policies = state.people, state.registrations, state.policies
         self._views = {"identity": state.people, "registry": state.registrations, "session": state.policies}
+        self._known_version = self._facts_version = 0
+        """Of the three views together."""
+        self._known, self._facts = state.of(self.organization_id), state.traffic_facts(self.organization_id)
         own = (self.organization_id,)
         # A channel belongs to the event loop, so it is opened by the first who follows.
         state.identity = Follower(
@@ -181,9 +185,13 @@ class Checker:
 
     def check_session(self, registration_id: str, policy_id: str) -> Answer:
         """Whether a registration's session is fresh enough for one policy: what CheckSession answers."""
-        state, organization_id = self._state, self.organization_id
-        users, authentications, registrations, policies = state.of(organization_id)
-        now, staleness, max_staleness = state.now(), state.staleness_of(organization_id), state.max_staleness
+        state = self._state
+        # What changes is in them; only a snapshot replaces them, and counts as a change.
+        version = self._people.version + self._registrations.version + self._policies.version
+        if version != self._known_version:
+            self._known, self._known_version = state.of(self.organization_id), version
+        users, authentications, registrations, policies = self._known
+        now, staleness, max_staleness = state.now(), self._staleness(), state.max_staleness
         subject, policy = registrations.get(registration_id), policies.get(policy_id)
         if subject is None:
             return _answer(check_session(None, None, policy, now, staleness, max_staleness), None, policy)
@@ -196,7 +204,7 @@ class Checker:
         if is_fresh and (kept := subject.kept) is not None:
             since, until, kept_basis, kept_answer = kept
             if since <= now <= until and kept_basis == basis:
-                return cast("Answer", kept_answer)
+                return kept_answer  # type: ignore[no-any-return]  # to ask `cast` would cost a tenth of all this
         registration = subject.registration
         if authentication is not None:
             registration = authentication.renew(registration)
@@ -224,8 +232,7 @@ class Checker:
         `fields` are what the traffic is, by the names that policies use, and `lists` the fields with several values.
         Raises FieldRequired and InvalidField for what is no question.
         """
-        state, organization_id = self._state, self.organization_id
-        facts = state.traffic_facts(organization_id)
+        state, facts = self._state, self._traffic_facts()
         if (filters := _KINDS.get(kind)) is None:
             raise InvalidField("kind", f"kind is one of {', '.join(_KINDS)}, not {kind!r}")
         try:
@@ -243,12 +250,43 @@ class Checker:
                 raise InvalidField("address", f"{address[:64]!r} is no IPv4 or IPv6 address") from None
         else:
             raise FieldRequired("registration_id", "registration_id or address is required")
-        now, staleness = state.now(), state.staleness_of(organization_id)
+        now, staleness, max_staleness = state.now(), self._staleness(), state.max_staleness
         covering = cover_traffic(facts, subject, filters, traffic, now)
-        verdict, registration, policy = judge_traffic(
-            facts, subject, covering, filters, now, staleness, state.max_staleness
-        )
-        return _answer(verdict, registration, policy)
+        basis: tuple[Any, ...] | None = None
+        # As in check_session. What answers a query may change with the hour, and where no policy decides there is none
+        # to compare.
+        if covering and subject is not None and filters is not QUERY:
+            users, authentications = facts.users, facts.authentications
+            user = subject.user if subject.users is users else subject.join(users)
+            removed, revoked = (user.removed_revision, user.revoked_revision) if user is not None else (-1, -1)
+            if staleness is not None and max_staleness - staleness >= MAX_VALID_FOR:
+                basis = covering, authentications.get(subject.registration.registration_id), removed, revoked
+                if (kept := subject.kept) is not None:
+                    since, until, kept_basis, kept_answer = kept
+                    if since <= now <= until and kept_basis == basis:
+                        return kept_answer  # type: ignore[no-any-return]
+        verdict, registration, policy = judge_traffic(facts, subject, covering, filters, now, staleness, max_staleness)
+        answer = _answer(verdict, registration, policy)
+        if basis is not None and verdict.decision is _ALLOW and subject is not None and registration is not None:
+            expire_time = verdict.session_expire_time
+            ends = subject.unchanged_until if expire_time is None else min(expire_time, subject.unchanged_until)
+            if now <= (until := ends - MAX_VALID_FOR):
+                since = max(registration.authenticate_time, subject.unchanged_since)
+                subject.kept = since, until, basis, answer
+        return answer
+
+    def _traffic_facts(self) -> TrafficFacts:
+        version = self._people.version + self._registrations.version + self._policies.version
+        if version != self._facts_version:
+            self._facts, self._facts_version = self._state.traffic_facts(self.organization_id), version
+        return self._facts
+
+    def _staleness(self) -> int | None:
+        state = self._state
+        staleness = state.staleness()
+        if staleness is None or staleness <= state.max_staleness:
+            return staleness
+        return state.staleness_of(self.organization_id)
 
     # How fresh
 
@@ -323,9 +361,12 @@ class Checker:
         proven = min(follower.fresh_as_of for follower in self._state.followers)
         if fresh_as_of is None or proven == self._stored:
             return
-        positions = {service: await view.positions() for service, view in self._views.items()}
+        positions: dict[str, dict[str, Position]] = {}
+        captured: list[tuple[str, str, Iterator[Any]]] = []
+        for service, view in self._views.items():
+            positions[service] = at = await view.positions()
+            captured += await storing.capture(service, view, sorted(at))
         header = storing.Header(self.organization_id, fresh_as_of, positions)
-        captured = storing.capture(self._state, self.organization_id)
         try:
             await asyncio.to_thread(storing.write, path, self._mac_key, header, captured)
         except OSError as error:

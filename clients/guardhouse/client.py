@@ -99,6 +99,7 @@ class Client(Connections[BlockingChannel]):
     ipam_audit = Stub("ipam", ipam_rpc.AuditServiceStub)
     policies = Stub("session", session_rpc.PolicyServiceStub)
     lists = Stub("session", session_rpc.ListServiceStub)
+    applications = Stub("session", session_rpc.ApplicationServiceStub)
     sessions = Stub("session", session_rpc.SessionServiceStub)
     checks = Stub("session", session_rpc.CheckServiceStub)
     session_audit = Stub("session", session_rpc.AuditServiceStub)

@@ -3,12 +3,6 @@
 import time
 from typing import Protocol
 
-SECOND = 1_000_000
-"""Microseconds: every time and duration inside Guardhouse is an integer of them."""
-MINUTE = 60 * SECOND
-HOUR = 60 * MINUTE
-DAY = 24 * HOUR
-
 # A machine that slept must not take its old state for fresh, and Linux stops CLOCK_MONOTONIC in a suspend.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 

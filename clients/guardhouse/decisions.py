@@ -39,6 +39,11 @@ class Reason(IntEnum):
     POLICY_UNKNOWN = 12
     POLICY_DISABLED = 13
     SIGN_IN_HOST = 14
+    APPLICATION_UNKNOWN = 15
+    POLICY_BYPASS = 16
+    NO_SESSION = 17
+    SESSION_NOT_BOUND = 18
+    LOGIN_METHOD = 19
 
 
 class RegistrationState(IntEnum):
@@ -58,11 +63,13 @@ class PolicyAction(IntEnum):
 
 
 class Profile(NamedTuple):
-    """Who a user is, as the newest ID token said. Groups are whatever the provider gives: names, ids or addresses."""
+    """Who a user is, as the newest ID token said. Groups are whatever the provider gives: names, ids or addresses;
+    claims, those that are kept of it, are `name=value`."""
 
     email: str
     display_name: str
     groups: tuple[str, ...]
+    claims: tuple[str, ...] = ()
 
 
 class Registration(NamedTuple):

@@ -12,7 +12,13 @@ from guardhouse.errors import DurationInvalid
 MAX_LENGTH: Final = 100
 """The longest text that is read, in characters. Go has no such limit; its own longest form has 26."""
 
-MAX_SESSION_TIMEOUT: Final = 87_600 * 3_600 * 1_000_000
+SECOND: Final = 1_000_000
+"""Microseconds: every time and duration inside Guardhouse is an integer of them."""
+MINUTE: Final = 60 * SECOND
+HOUR: Final = 60 * MINUTE
+DAY: Final = 24 * HOUR
+
+MAX_SESSION_TIMEOUT: Final = 87_600 * HOUR
 """Ten years of 365 days, in microseconds (decision 30)."""
 
 _NANOSECONDS: Final = {

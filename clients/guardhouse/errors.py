@@ -191,6 +191,10 @@ class ListNotFound(NotFound):
     reason, key, noun = "LIST_NOT_FOUND", "list_id", "list"
 
 
+class ApplicationNotFound(NotFound):
+    reason, key, noun = "APPLICATION_NOT_FOUND", "application_id", "application"
+
+
 class AlreadyExists(GuardhouseError):
     """Something else holds the name, key or number."""
 
@@ -253,6 +257,10 @@ class KeyNotCurrent(FailedPrecondition):
 
 class ListInUse(FailedPrecondition):
     reason = "LIST_IN_USE"
+
+
+class DeviceSessionDurationRequired(FailedPrecondition):
+    reason = "DEVICE_SESSION_DURATION_REQUIRED"
 
 
 class ResourceExhausted(GuardhouseError):

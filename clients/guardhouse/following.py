@@ -261,11 +261,16 @@ class Follower:
                 for organization_id, its in by_organization.items():
                     for part in _parts(its):
                         await self._take_changes(organization_id, part)
-                        self._tell()
+                        await self._taken()
             else:
                 for message in some:
                     await self._take_other(message)
-                    self._tell()
+                    await self._taken()
+
+    async def _taken(self) -> None:
+        self._tell()
+        # A sink in memory waits for nothing, and between two parts everybody else has a turn.
+        await asyncio.sleep(0)
 
     async def _take_other(self, message: Any) -> None:
         organization_id, kind = message.organization_id, message.WhichOneof("message")

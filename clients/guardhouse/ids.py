@@ -23,6 +23,8 @@ LEASE: Final = "lse"
 SUBNET: Final = "sub"
 POLICY: Final = "pol"
 LIST: Final = "lst"
+APPLICATION: Final = "app"
+SIGNING_KEY: Final = "sig"
 
 _DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 

@@ -3,7 +3,7 @@
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from guardhouse.clock import SECOND
+from guardhouse.durations import SECOND
 
 
 def to_timestamp(microseconds: int) -> Timestamp:

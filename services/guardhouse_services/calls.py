@@ -96,6 +96,7 @@ class Method:
         fields = descriptor.input_type.fields_by_name
         self.takes_request_id = "request_id" in fields
         self.takes_at_least = "at_least" in fields
+        self.takes_validate_only = "validate_only" in fields
         self.takes_organization = "organization_id" in fields
 
     def parse(self, raw: bytes) -> Any:
@@ -480,6 +481,9 @@ def _request_key(method: Method, request: Any, caller: Caller, organization_id: 
     body = type(request)()
     body.CopyFrom(request)
     body.ClearField("request_id")
+    if method.takes_validate_only:
+        # To ask what a request would do when it is done is to ask what it did.
+        body.ClearField("validate_only")
     if method.takes_at_least:
         body.ClearField("at_least")
     fingerprint = hashlib.sha256(body.SerializeToString(deterministic=True)).digest()

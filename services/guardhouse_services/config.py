@@ -33,7 +33,8 @@ class Settings(BaseSettings):
         "for the certificates of the local CA.",
     )
     http_host: str = Field(
-        default="127.0.0.1", description="The address that the HTTP ports bind to: /metrics, /healthz and /readyz."
+        default="127.0.0.1",
+        description="The address that the HTTP ports bind to: /metrics, /healthz and /readyz, and session's key sets.",
     )
     port_base: int = Field(
         default=7400,
@@ -105,6 +106,14 @@ class Settings(BaseSettings):
         default="30s", description="How old a session replica's state may be to decide: 2s to 5m."
     )
 
+    issuer: str = Field(
+        default="",
+        pattern=r"^(https?://[^/?#]+(/[^/?#]+)*)?$",
+        description="What the `iss` of application tokens begins with, such as https://access.example.com; an "
+        "organization's is this, / and its id, and its key set is at its iss and /jwks.json. Empty: the address of "
+        "session's HTTP port, which answers that path.",
+    )
+
     def database(self, service: str) -> str:
         if self.database_url:
             return self.database_url.replace("{service}", service)
@@ -121,6 +130,11 @@ class Settings(BaseSettings):
 
     def peer(self, service: str) -> str:
         return f"{self.peer_host.replace('{service}', service)}:{self.service_port(service)}"
+
+    @property
+    def token_issuer(self) -> str:
+        host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
+        return self.issuer or f"http://{host}:{self.http_port('session')}"
 
     @property
     def key_path(self) -> Path:

@@ -6,7 +6,8 @@ It is replicated from identity's feed, so that no service calls another to recog
 from collections.abc import Callable
 from typing import Any
 
-from guardhouse.clock import MINUTE, Clock
+from guardhouse.clock import Clock
+from guardhouse.durations import MINUTE
 from guardhouse.errors import CredentialsInvalid, OrganizationNotFound, StateStale
 from guardhouse.following import Follower, View
 from guardhouse.identity.v1 import identity_pb2 as identity

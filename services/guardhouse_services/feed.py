@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from guardhouse.clock import DAY
 from guardhouse.common.v1 import feed_pb2
+from guardhouse.durations import DAY
 from guardhouse.errors import AccessDenied, FieldRequired, FollowerTooSlow
 from guardhouse.ids import ORGANIZATION, check_id
 from guardhouse_services.calls import Send, Stream

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from guardhouse.clock import SECOND
+from guardhouse.durations import SECOND
 from guardhouse.errors import DatabaseUnavailable
 from guardhouse_services.database import Database, Transaction, platform
 from guardhouse_services.statements import Insert, upsert

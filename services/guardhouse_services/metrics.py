@@ -25,7 +25,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from guardhouse.clock import SECOND, Clock
+from guardhouse.clock import Clock
+from guardhouse.durations import SECOND
 from guardhouse.errors import DatabaseUnavailable
 from guardhouse.following import Follower
 from guardhouse_services import journal

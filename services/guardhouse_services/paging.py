@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from guardhouse.clock import DAY
+from guardhouse.durations import DAY
 from guardhouse.errors import InvalidField, PageTokenInvalid
 from guardhouse_services.credentials import MasterKey, equal
 

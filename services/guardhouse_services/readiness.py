@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from guardhouse.clock import SECOND, Clock
+from guardhouse.clock import Clock
+from guardhouse.durations import SECOND
 from guardhouse.following import Follower
 from guardhouse_services.database import Database
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from guardhouse.clock import DAY
+from guardhouse.durations import DAY
 from guardhouse.errors import Conflict, RequestIdReused
 from guardhouse_services import audit
 from guardhouse_services.access import Call, RequestKey

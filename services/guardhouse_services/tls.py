@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from guardhouse.clock import SECOND
+from guardhouse.durations import SECOND
 from guardhouse_services.config import SERVICES
 
 CA_DAYS = 3650

@@ -26,7 +26,10 @@ PRECEDENCE, STEP = 1000, 100
 """Of the first policy without one, and how far behind the others the next comes, as the contract has it."""
 
 _SECOND: Final = 1_000_000
-_STATE: Final = ("users", "registrations", "lists", "policies", "default_action", "identity_providers")
+_STATE: Final = (
+    *("users", "registrations", "lists", "policies", "default_action", "identity_providers"),
+    *("applications", "device_sessions"),
+)
 _SETTINGS: Final = (*_STATE, "now", "max_staleness")
 _ANSWERS: Final = (
     *("decision", "reason", "policy", "registration", "user"),
@@ -36,6 +39,27 @@ _ANSWERS: Final = (
 
 class FileInvalid(Exception):
     """A file that is not written as docs/conformance.md says."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """A session that LogIn has begun, of a user or a service token: the other id is empty. `revision` is identity's of
+    the authentication. `bound` says that its binding is sent along."""
+
+    user_id: str
+    service_token_id: str
+    identity_provider_id: str
+    authenticate_time: int
+    revision: int
+    bound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationCheck:
+    """A request without the session_token and the binding, which are to be those of `sign_in`."""
+
+    request: pb.CheckApplicationRequest
+    sign_in: SignIn | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +73,7 @@ class Check:
     name: str
     time: int
     staleness: int | None
-    question: pb.CheckSessionRequest | pb.CheckTrafficRequest
+    question: pb.CheckSessionRequest | pb.CheckTrafficRequest | ApplicationCheck
     expected: Mapping[str, Any]
 
 
@@ -190,6 +214,7 @@ class _Reader:
         self._kinds: dict[str, set[str]] = {}
         self._authenticated: set[str] = set()
         self._precedences: dict[str, int] = {}
+        self._issuers: dict[str, str] = {}
 
     def scenario(self, content: Any) -> Scenario:
         content = _taken(content, self._where, ("name", "source", "checks"), (*_SETTINGS, "then"))
@@ -199,7 +224,7 @@ class _Reader:
         settings = {**self._given, **content}
         for part in ("users", "registrations"):
             settings[part] = {**self._given.get(part, {}), **content.get(part, {})}
-        for part, key in (("lists", "name"), ("policies", "display_name")):
+        for part, key in (("lists", "name"), ("policies", "display_name"), ("applications", "display_name")):
             named = [*self._given.get(part, ()), *content.get(part, ())]
             settings[part] = list({each.get(key): each for each in named}.values())
         self._now = _time(settings.get("now", "2026-01-01T00:00:00Z"), self._where)
@@ -219,7 +244,8 @@ class _Reader:
 
     def _step(self, content: Mapping[str, Any]) -> Step:
         users, registrations = content.get("users", {}), content.get("registrations", {})
-        deleted = _taken(content.get("deleted", {}), self._where, (), ("registrations", "lists", "policies"))
+        kinds = ("registrations", "lists", "policies", "applications")
+        deleted = _taken(content.get("deleted", {}), self._where, (), kinds)
         of_registry = [self._registration_deleted(name) for name in deleted.get("registrations", ())]
         of_session = [self._policy_deleted(name) for name in deleted.get("policies", ())]
         of_identity = [*self._identity_providers(content.get("identity_providers", ())), *self._users(users)]
@@ -230,6 +256,12 @@ class _Reader:
         of_session += [pb.Event(list=self._list(each)) for each in content.get("lists", ())]
         of_session += [pb.Event(policy=self._policy(each)) for each in content.get("policies", ())]
         of_session += [self._list_deleted(name) for name in deleted.get("lists", ())]
+        of_session += [
+            pb.Event(application_deleted=self._found("app", name)) for name in deleted.get("applications", ())
+        ]
+        of_session += [pb.Event(application=self._application(each)) for each in content.get("applications", ())]
+        if "device_sessions" in content:
+            of_session.append(pb.Event(device_session_settings=self._device_sessions(content["device_sessions"])))
         checks = [self._check(check) for check in _sequence(content["checks"], self._where)]
         return Step(self._organization(content), of_identity, of_registry, of_session, checks)
 
@@ -257,7 +289,7 @@ class _Reader:
             yield identity.Event(identity_provider=provider)
 
     def _users(self, users: Mapping[str, Any]) -> Iterator[identity.Event]:
-        optional = ("email", "display_name", "groups", "removed", "revoked", "known")
+        optional = ("email", "display_name", "groups", "claims", "issuer", "removed", "revoked", "known")
         for name, given in users.items():
             content = _taken(given, f"{self._where}: {name}", (), optional)
             user = identity.User(
@@ -265,7 +297,10 @@ class _Reader:
                 email=content.get("email", ""),
                 display_name=content.get("display_name", ""),
                 groups=content.get("groups", ()),
+                oidc_claims=content.get("claims", ()),
+                issuer=content.get("issuer", ""),
             )
+            self._issuers[name] = user.issuer
             record = identity.UserRecord(user=user)
             if "removed" in content:
                 record.removed_revision = self._at(content["removed"])
@@ -297,10 +332,10 @@ class _Reader:
             authorize_revision=self._at(enrolled),
         )
         if "posture" in content:
-            posture = _taken(content["posture"], where, (), ("passed", "failed"))
+            posture = _taken(content["posture"], where, (), ("passed", "failed", "reported"))
             record.posture.passed.extend(posture.get("passed", ()))
             record.posture.failed.extend(posture.get("failed", ()))
-            record.posture.SetInParent()
+            record.posture.report_time.CopyFrom(_timestamp(self._at(posture.get("reported", "0s"))))
         return registry.Event(registration=record), self._authentication(name, registration_id, content)
 
     def _authentication(self, name: str, registration_id: str, content: Mapping[str, Any]) -> list[identity.Event]:
@@ -335,36 +370,93 @@ class _Reader:
             raise FileInvalid(f"{self._where}: precedence {made.precedence} stands twice")
         return made
 
+    def _application(self, content: Any) -> pb.Application:
+        """Names of identity providers and service tokens become ids."""
+        made: pb.Application = self._message(content, pb.Application(), "display_name")
+        made.application_id = self._id("app", made.display_name)
+        made.session_duration = made.session_duration or "24h0m0s"
+        made.identity_provider_ids[:] = [self._found("idp", name) for name in made.identity_provider_ids]
+        for policy in made.policies:
+            for rule in (*policy.include, *policy.require, *policy.exclude):
+                if rule.HasField("login_method"):
+                    rule.login_method = self._found("idp", rule.login_method)
+                elif rule.HasField("service_token_id"):
+                    rule.service_token_id = self._id("svt", rule.service_token_id)
+        return made
+
+    def _device_sessions(self, content: Any) -> pb.DeviceSessionSettings:
+        settings: pb.DeviceSessionSettings = self._parsed(content, pb.DeviceSessionSettings())
+        return settings
+
     def _message(self, content: Any, message: Any, key: str) -> Any:
-        try:
-            json_format.ParseDict(content, message)
-        except json_format.ParseError as refused:
-            raise FileInvalid(f"{self._where}: {refused}") from None
+        self._parsed(content, message)
         _text(getattr(message, key), f"{self._where}: {key}")
         return message
 
+    def _parsed(self, content: Any, message: Any) -> Any:
+        try:
+            return json_format.ParseDict(content, message)
+        except json_format.ParseError as refused:
+            raise FileInvalid(f"{self._where}: {refused}") from None
+
     def _check(self, content: Any) -> Check:
-        content = _taken(content, self._where, ("name", "expect"), ("at", "staleness", "session", "traffic"))
+        kinds = ("session", "traffic", "application")
+        content = _taken(content, self._where, ("name", "expect"), ("at", "staleness", *kinds))
         name = _text(content["name"], self._where)
         where = f"{self._where}: {name}"
-        if ("session" in content) is ("traffic" in content):
-            raise FileInvalid(f"{where}: either session or traffic")
+        if len([kind for kind in kinds if kind in content]) != 1:
+            raise FileInvalid(f"{where}: one of {', '.join(kinds)}")
         staleness = content.get("staleness", "0s")
-        question: pb.CheckSessionRequest | pb.CheckTrafficRequest
-        if "session" in content:
+        organization_id = self._id("org", "organization")
+        question: pb.CheckSessionRequest | pb.CheckTrafficRequest | ApplicationCheck
+        if "application" in content:
+            question = self._application_check(content["application"], where)
+            question.request.organization_id = organization_id
+        elif "session" in content:
             asked = _taken(content["session"], where, ("registration", "policy"))
             question = pb.CheckSessionRequest(
-                registration_id=self._found("reg", asked["registration"]), policy_id=self._found("pol", asked["policy"])
+                organization_id=organization_id,
+                registration_id=self._found("reg", asked["registration"]),
+                policy_id=self._found("pol", asked["policy"]),
             )
         else:
             question = self._traffic(content["traffic"], where)
-        question.organization_id = self._id("org", "organization")
+            question.organization_id = organization_id
         return Check(
             name,
             self._at(content.get("at", "0s")),
             None if staleness == "never" else _duration(staleness, where),
             question,
-            self._expected(content["expect"], where),
+            self._expected(content["expect"], where, by_name="application" in content),
+        )
+
+    def _application_check(self, content: Any, where: str) -> ApplicationCheck:
+        asked = _taken(content, where, ("name",), ("registration", "address", "sign_in", "ip", "country"))
+        if "registration" in asked and "address" in asked:
+            raise FileInvalid(f"{where}: registration or address")
+        request = pb.CheckApplicationRequest(application_id=self._found("app", asked["name"]))
+        if "registration" in asked:
+            request.registration_id = self._found("reg", asked["registration"])
+        elif "address" in asked:
+            request.address = _text(asked["address"], where)
+        request.client.ip, request.client.country = asked.get("ip", ""), asked.get("country", "")
+        return ApplicationCheck(request, self._sign_in(asked["sign_in"], where) if "sign_in" in asked else None)
+
+    def _sign_in(self, content: Any, where: str) -> SignIn:
+        optional = ("user", "service_token", "issuer", "authenticated", "recorded", "bound")
+        content = _taken(content, where, (), optional)
+        if ("user" in content) is ("service_token" in content):
+            raise FileInvalid(f"{where}: either user or service_token")
+        user, token = content.get("user"), content.get("service_token")
+        issuer = content.get("issuer") or self._issuers.get(user) or UNKNOWN
+        authenticated = content.get("authenticated", "0s")
+        return SignIn(
+            self._found("usr", user) if user else "",
+            self._id("svt", token) if token else "",
+            self._found("idp", issuer) if user else "",
+            self._at(authenticated),
+            self._at(content.get("recorded", authenticated)),
+            content.get("bound", False) is True,
         )
 
     def _traffic(self, content: Any, where: str) -> pb.CheckTrafficRequest:
@@ -383,12 +475,13 @@ class _Reader:
             question.traffic.lists[field].SetInParent()
         return question
 
-    def _expected(self, content: Any, where: str) -> dict[str, Any]:
+    def _expected(self, content: Any, where: str, by_name: bool) -> dict[str, Any]:
+        """A policy of an application has no id."""
         expected = _taken(content, where, ("decision", "reason"), _ANSWERS)
         _chosen(pb.Decision, "DECISION_", expected["decision"], where)
         _chosen(pb.DecisionReason, "DECISION_REASON_", expected["reason"], where)
         for part, prefix in (("policy", "pol"), ("registration", "reg"), ("user", "usr")):
-            if expected.get(part) is not None:
+            if expected.get(part) is not None and not (by_name and part == "policy"):
                 self._found(prefix, expected[part])
         for part in ("authenticate_time", "session_expire_time"):
             if expected.get(part) is not None:

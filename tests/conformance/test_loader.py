@@ -18,10 +18,15 @@ scenarios:
       laptop: {user: alice}
     policies:
       - {display_name: all, enabled: true, filter: POLICY_FILTER_L4, action: POLICY_ACTION_ALLOW}
+    applications:
+      - {display_name: wiki}
     checks:
       - name: first
         session: {registration: laptop, policy: all}
         expect: {decision: ALLOW, reason: NO_SESSION_LIMIT}
+      - name: second
+        application: {name: wiki, sign_in: {service_token: ci}}
+        expect: {decision: BLOCK, reason: NO_POLICY_MATCHED}
 """
 
 
@@ -33,8 +38,9 @@ def written(folder: Path, text: str) -> Path:
 
 def test_a_file_is_read(tmp_path: Path) -> None:
     (scenario,) = read(written(tmp_path, FILE))
-    (check,) = scenario.steps[0].checks
+    check, of_application = scenario.steps[0].checks
     assert (scenario.name, check.name, check.time) == ("one", "first", scenario.now)
+    assert (of_application.name, of_application.time) == ("second", scenario.now)
     assert check.expected == {"decision": "ALLOW", "reason": "NO_SESSION_LIMIT", "degraded": False}
 
 
@@ -63,6 +69,16 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("reason: NO_SESSION_LIMIT", "reason: NO_LIMIT"),
         ("reason: NO_SESSION_LIMIT", "reason: NO_SESSION_LIMIT, time: 1h"),
         ("reason: NO_SESSION_LIMIT", "reason: NO_SESSION_LIMIT, policy: any"),
+        ("{display_name: wiki}", "{display_name: wiki, owner: bob}"),
+        ("{display_name: wiki}", "{display_name: wiki, identity_provider_ids: ['https://login.example.com']}"),
+        ("{name: wiki,", "{name: vault,"),
+        ("{name: wiki,", "{application: wiki,"),
+        ("{name: wiki,", "{name: wiki, registration: laptop, address: 100.96.0.1,"),
+        ("{service_token: ci}", "{}"),
+        ("{service_token: ci}", "{service_token: ci, user: alice}"),
+        ("{service_token: ci}", "{user: bob}"),
+        ("{service_token: ci}", "{user: alice, issuer: 'https://login.example.com'}"),
+        ("{service_token: ci}", "{service_token: ci, binding: true}"),
     ],
 )
 def test_what_is_not_in_the_format_is_refused(tmp_path: Path, right: str, wrong: str) -> None:

@@ -382,5 +382,10 @@ def test_values_are_those_of_the_contract() -> None:
         "POLICY_UNKNOWN",
         "POLICY_DISABLED",
         "SIGN_IN_HOST",
+        "APPLICATION_UNKNOWN",
+        "POLICY_BYPASS",
+        "NO_SESSION",
+        "SESSION_NOT_BOUND",
+        "LOGIN_METHOD",
     ]
-    assert [min(Decision), max(Decision), min(Reason), max(Reason)] == [1, 3, 1, 14]
+    assert [min(Decision), max(Decision), min(Reason), max(Reason)] == [1, 3, 1, 19]

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from bench.postgresql import PostgreSQL
-from guardhouse.clock import DAY, SECOND
+from guardhouse.durations import DAY, SECOND
 from guardhouse.errors import Conflict, DatabaseUnavailable, RequestIdReused
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services import requests

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from guardhouse import following as following_module
-from guardhouse.clock import SECOND
 from guardhouse.common.v1 import feed_pb2
+from guardhouse.durations import SECOND
 from guardhouse.errors import EpochChanged, FieldRequired, FollowerTooSlow, RevisionTokenInvalid, StateStale
 from guardhouse.following import Follower, View
 from guardhouse.session.v1 import session_pb2 as pb

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guardhouse.clock import DAY
+from guardhouse.durations import DAY
 from guardhouse.errors import CredentialsInvalid, InvalidField, PageTokenInvalid
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services import failpoint

@@ -19,8 +19,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from guardhouse.clock import DAY, SystemClock
+from guardhouse.clock import SystemClock
 from guardhouse.common.v1.access_pb2 import ROLE_ADMIN, ROLE_AUDITOR, ROLE_GATEWAY
+from guardhouse.durations import DAY
 from guardhouse.errors import CredentialsInvalid, GuardhouseError, StateStale, SubnetExhausted
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ipam.v1 import ipam_pb2 as pb

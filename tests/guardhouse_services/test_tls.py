@@ -11,7 +11,7 @@ import grpc
 import pytest
 from cryptography import x509
 
-from guardhouse.clock import DAY
+from guardhouse.durations import DAY
 from guardhouse_services import tls
 from guardhouse_services.config import SERVICES, Settings
 from guardhouse_services.run import prepare

@@ -13,6 +13,7 @@ from guardhouse.common.v1 import feed_pb2
 from guardhouse.common.v1.credential_pb2 import ServiceTokenCredential
 from guardhouse.ids import (
     API_KEY,
+    APPLICATION,
     DEVICE,
     ENROLLMENT_POLICY,
     IDENTITY_PROVIDER,
@@ -22,6 +23,7 @@ from guardhouse.ids import (
     REGISTRATION,
     REMOVAL,
     SERVICE_TOKEN,
+    SIGNING_KEY,
     USER,
 )
 from guardhouse.session.v1.session_pb2 import Schedule, TrafficValues
@@ -41,6 +43,9 @@ PREFIXES = {
     "policy_id": POLICY,
     "deleted_policy_id": POLICY,
     "list_id": LIST,
+    "application_id": APPLICATION,
+    "key_id": SIGNING_KEY,
+    "login_method": IDENTITY_PROVIDER,
 }
 LONG = "x" * 20_000
 """Longer than any field."""
@@ -220,6 +225,7 @@ def _wrong(place: Place, request: Message) -> Iterator[Bad]:
 
 
 COUNTS = ("seat_limit", "after_sequence")
+SESSION = ("session_token", "binding")
 
 TEXTS: dict[str, str] = {
     **dict.fromkeys(("nothing", "", " ", "net.dst.ip ", "Net.Dst.Ip", "net.dst.ip[*]", "a\x00b", LONG), "10.0.0.1"),
@@ -282,7 +288,7 @@ def _wrong_map(place: Place, request: Message) -> Iterator[Bad]:
 def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
     """What, the value, and whether it must be refused."""
     name = place.field.name
-    yield "too long", LONG, name != "etag"
+    yield "too long", LONG, name not in ("etag", *SESSION)
     yield "blank", " ", place.required
     kind = PREFIXES.get(name) or PREFIXES.get(name.removesuffix("s"))
     if kind:
@@ -295,8 +301,9 @@ def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
         yield "longer by one", f"{kind}_{digits}0", True
         yield "unknown", f"{kind}_{digits}", False
         return
-    # An etag that is not the present one is refused for that, and an ID token that is none by whoever verifies it.
-    strict = name not in ("etag", "id_token")
+    # An etag that is not the present one is refused for that, and an ID token that is none by whoever verifies it; what
+    # is no session is answered as such.
+    strict = name not in ("etag", "id_token", *SESSION)
     yield "a control character", "a\x00b", strict
     yield "a line break", "a\nb", strict
     yield "a separator of lines", "a\u2028b", strict
@@ -308,8 +315,23 @@ def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
             for text in ("1d", "90", "-1h", "0s", "1h30", "h", "1e3s", "9" * 60 + "h", "\N{FULLWIDTH DIGIT ONE}h"):
                 yield repr(text), text, True
             yield "1000000h", "1000000h", "polic" in place.path[0].name
-        case "session_age":
+        case "session_age" | "posture_age":
             for text in ("1d", "90", "-1h", "1h30", "h", "1e3s", "9" * 60 + "h", "\N{FULLWIDTH DIGIT ONE}h"):
+                yield repr(text), text, True
+        case "session_duration":
+            for text in ("1d", "90", "-1h", "1h30", "h", "1e3s", "9" * 60 + "h", "87600h0m0.001s"):
+                yield repr(text), text, True
+        case "ip_range":
+            for text in ("1.2.3", "10.0.0.1/8", "::g", "10.0.0.0/33", "10.0.0.1-10.0.0.9", "fe80::1%eth0"):
+                yield repr(text), text, True
+        case "ip":
+            for text in ("1.2.3", "10.0.0.0/8", "::g", "fe80::1%eth0", "0x7f.1"):
+                yield repr(text), text, True
+        case "country":
+            for text in ("D", "DEU", "D1", "\N{LATIN CAPITAL LETTER A WITH DIAERESIS}T"):
+                yield repr(text), text, True
+        case "oidc_claim":
+            for text in ("level", "=7"):
                 yield repr(text), text, True
         case "time_zone":
             for text in ("Nowhere/Nothing", "localtime", "../UTC", "/etc/passwd", "europe/berlin"):

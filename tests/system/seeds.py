@@ -55,6 +55,7 @@ class Seeds:
         ids["lease_id"] = next(it.lease_id for it in leases if it.registration_id == ids["registration_id"])
         ids["policy_id"] = await world.policy("1h")
         ids["list_id"] = await self._new_list()
+        ids["application_id"] = await self._new_application()
         ids["service_token_id"] = await self._new_service_token()
         ids["api_key_id"] = await self._new_api_key()
         ids["enrollment_policy_id"] = await self._new_enrollment_policy()
@@ -126,6 +127,12 @@ class Seeds:
         made = await self.plane.stub(session_rpc.ListServiceStub).CreateList(request)
         return str(made.list.list_id)
 
+    async def _new_application(self) -> str:
+        request = session.CreateApplicationRequest(organization_id=self.ids["organization_id"])
+        await self._CreateApplication(request)
+        made = await self.plane.stub(session_rpc.ApplicationServiceStub).CreateApplication(request)
+        return str(made.application.application_id)
+
     async def _new_registration(self) -> registry.RegisterResponse:
         number = next(_numbers)
         return await self.world.enroll(f"person{number}", f"machine{number}")
@@ -161,7 +168,9 @@ class Seeds:
             identity_provider_id=self.ids["identity_provider_id"], display_name="Elsewhere", client_ids=["devices"]
         )
         request.identity_provider.CopyFrom(provider)
-        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "client_ids", "force_interaction"]))
+        request.update_mask.MergeFrom(
+            FieldMask(paths=["display_name", "client_ids", "force_interaction", "oidc_claims"])
+        )
 
     async def _DeleteIdentityProvider(self, request: identity.DeleteIdentityProviderRequest) -> None:
         request.identity_provider_id = await self._new_identity_provider()
@@ -289,6 +298,8 @@ class Seeds:
             passed_checks=["disk"],
             failed_checks=["firewall"],
             session_age="2h",
+            posture_age="30m",
+            oidc_claims=["department=engineering"],
         )
         request.tests.add(test_subject=somebody, kind=session.TRAFFIC_KIND_QUERY, traffic=_QUERY)
         request.time.CopyFrom(self._later(60))
@@ -324,6 +335,35 @@ class Seeds:
 
     async def _DeleteList(self, request: session.DeleteListRequest) -> None:
         request.list_id = await self._new_list()
+
+    async def _CreateApplication(self, request: session.CreateApplicationRequest) -> None:
+        request.application.CopyFrom(_application())
+
+    async def _UpdateApplication(self, request: session.UpdateApplicationRequest) -> None:
+        request.application.CopyFrom(_application())
+        request.application.application_id = self.ids["application_id"]
+        paths = ["display_name", "description", "session_duration", "policies", "identity_provider_ids"]
+        request.update_mask.MergeFrom(FieldMask(paths=[*paths, "binding_cookie", "device_session"]))
+
+    async def _DeleteApplication(self, request: session.DeleteApplicationRequest) -> None:
+        request.application_id = await self._new_application()
+
+    async def _UpdateDeviceSessionSettings(self, request: session.UpdateDeviceSessionSettingsRequest) -> None:
+        request.settings.CopyFrom(session.DeviceSessionSettings(session_duration="24h", apply_by_default=True))
+        request.update_mask.MergeFrom(FieldMask(paths=["session_duration", "apply_by_default"]))
+
+    async def _LogIn(self, request: session.LogInRequest) -> None:
+        request.credential.CopyFrom(self.world.id_token("alice"))
+        request.challenge = await self._challenge()
+        request.client.CopyFrom(_CLIENT)
+
+    async def _CheckApplication(self, request: session.CheckApplicationRequest) -> None:
+        login = self.bare(session.LogInRequest)
+        login.ClearField("registration_id")
+        login.credential.CopyFrom(self.world.id_token("alice"))
+        begun = await self.plane.stub(session_rpc.SessionServiceStub).LogIn(login)
+        request.session_token, request.binding = begun.session_token, begun.binding or "none"
+        request.client.CopyFrom(_CLIENT)
 
     async def _Reauthenticate(self, request: session.ReauthenticateRequest) -> None:
         request.credential.CopyFrom(self.world.id_token("alice"))
@@ -387,6 +427,25 @@ def _policy() -> session.Policy:
     )
 
 
+def _application() -> session.Application:
+    return session.Application(
+        display_name="Wiki",
+        description="Pages",
+        session_duration="8h",
+        policies=[
+            session.ApplicationPolicy(
+                display_name="Staff",
+                decision=session.APPLICATION_DECISION_ALLOW,
+                include=[session.ApplicationRule(email="alice@example.com"), session.ApplicationRule(group="staff")],
+                require=[session.ApplicationRule(email_domain="example.com")],
+                exclude=[session.ApplicationRule(country="FR")],
+                session_duration="1h",
+            )
+        ],
+    )
+
+
+_CLIENT = session.ClientFacts(ip="192.0.2.1", country="DE")
 _REQUEST = session.Traffic(
     fields={"http.request.host": "wiki.example.com", "net.dst.ip": "10.0.0.1", "net.dst.port": "443"},
     lists={"app.ids": session.TrafficValues(values=["17", "18"])},

@@ -12,11 +12,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse import checker as checker_module
 from guardhouse.checker import Answer, Checker
-from guardhouse.clock import MINUTE, SECOND
 from guardhouse.common.v1 import feed_pb2
 from guardhouse.common.v1.access_pb2 import ROLE_GATEWAY
 from guardhouse.decisions import Decision, Reason
-from guardhouse.durations import format_duration
+from guardhouse.durations import MINUTE, SECOND, format_duration
 from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.profile import Profile, ProfileInvalid
@@ -166,6 +165,12 @@ async def test_it_answers_as_the_server_does(plane: Plane, world: World, key: st
     somebody = [(it.registration_id, (it.ipv4, it.ipv6)) for it in enrolled]
     somebody.append((NOBODY, ("100.96.200.200", "fd00::200")))
     rng, reasons = random.Random(4), set()
+    # The registry hears of the removal by and by, and session of that.
+    gone = session_pb2.CheckSessionRequest(
+        organization_id=world.organization_id, registration_id=enrolled[4].registration_id, policy_id=limited
+    )
+    while (await world.checks.CheckSession(gone)).answer.reason != Reason.REGISTRATION_UNKNOWN:
+        await asyncio.sleep(0.05)
     async with checker_of(plane, key) as checker:
         for minutes in (0, 70, 30, 40):
             await plane.advance(minutes * 60)

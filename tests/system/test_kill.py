@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from guardhouse import errors
-from guardhouse.clock import SECOND
+from guardhouse.durations import SECOND
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services import registry
 from guardhouse_services.identity.store.tables import intent

@@ -190,6 +190,9 @@ class Cases:
     async def list_not_found(self) -> Outcome:
         return await self.call("session.ListService.GetList", list_id=f"lst_{UNKNOWN}")
 
+    async def application_not_found(self) -> Outcome:
+        return await self.call("session.ApplicationService.GetApplication", application_id=f"app_{UNKNOWN}")
+
     # There is one already, or too many
 
     async def key_already_registered(self) -> Outcome:
@@ -279,6 +282,13 @@ class Cases:
         )
         assert (await self.call("session.PolicyService.CreatePolicy", policy=policy)).code == "OK"
         return await self.call("session.ListService.DeleteList", list_id=ids["list_id"])
+
+    async def device_session_duration_required(self) -> Outcome:
+        settings = "session.ApplicationService.UpdateDeviceSessionSettings"
+        assert (await self.call(settings)).code == "OK"
+        application = session.Application(display_name="Wiki", device_session=True)
+        assert (await self.call("session.ApplicationService.CreateApplication", application=application)).code == "OK"
+        return await self.call(settings, settings=session.DeviceSessionSettings())
 
     async def device_held_by_another_user(self) -> Outcome:
         return await self.register(self.world.id_token("bob"), "seed")

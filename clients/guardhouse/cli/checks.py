@@ -13,7 +13,7 @@ from google.protobuf.json_format import Parse, ParseError
 from guardhouse.cli import output
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import BATCH_SIZE, Context, Invocation, batches
-from guardhouse.cli.options import PolicyId, RegistrationId
+from guardhouse.cli.options import ApplicationId, ClientCountry, ClientIp, PolicyId, RegistrationId
 from guardhouse.cli.traffic import Fields, Kind, traffic_of
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.status import from_rpc_error
@@ -95,6 +95,46 @@ def check_traffic(
     setattr(request, "registration_id" if subject.startswith("reg_") else "address", subject)
     response = it.client.checks.CheckTraffic(request)
     it.show(response, fresh_as_of=output.cell(response, "fresh_as_of"), degraded=output.cell(response, "degraded"))
+
+
+@app.command("application")
+def check_application(
+    ctx: Context,
+    application_id: ApplicationId,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="REGISTRATION|ADDRESS",
+            help="The device that is used, by the virtual address if it is none of the other. Default: none.",
+            autocompletion=ids("registrations", "ipv4"),
+        ),
+    ] = "",
+    session_token: Annotated[
+        str,
+        typer.Option(envvar="GUARDHOUSE_SESSION_TOKEN", show_envvar=True, help="Of `applications log-in`."),
+    ] = "",
+    binding: Annotated[str, typer.Option(help="Of the same, where it gave one.")] = "",
+    ip: ClientIp = "",
+    country: ClientCountry = "",
+) -> None:
+    """Decide whether somebody may use an application, and show the token for it."""
+    it = ctx.obj
+    request = pb.CheckApplicationRequest(
+        organization_id=it.organization_id,
+        application_id=application_id,
+        session_token=session_token,
+        binding=binding,
+        client=pb.ClientFacts(ip=ip, country=country),
+    )
+    if device:
+        setattr(request, "registration_id" if device.startswith("reg_") else "address", device)
+    response = it.client.checks.CheckApplication(request)
+    shown = ["fresh_as_of"]
+    if response.application_token:
+        shown += ["application_token", "application_token_expire_time"]
+    if response.sign_ins:
+        shown.append("sign_ins")
+    it.show(response, **{field: output.cell(response, field) for field in shown})
 
 
 @app.command("traffic-batch", help=f"Decide the checks of a file, or with - of standard input. {TRAFFIC_LINES}")

@@ -30,6 +30,7 @@ _REQUESTS: Final[dict[str, Callable[..., Message]]] = {
     ),
     "policies": session.ListPoliciesRequest,
     "lists": session.ListListsRequest,
+    "applications": session.ListApplicationsRequest,
 }
 """By the name of a client's stub: the request that lists what there is of it."""
 

@@ -25,16 +25,14 @@ from guardhouse.cli.options import (
     current,
 )
 from guardhouse.cli.output import count
+from guardhouse.cli.rules import kinds, rules_of
 from guardhouse.identity.v1 import identity_pb2 as pb
 
 identity_providers = typer.Typer(no_args_is_help=True)
 service_tokens = typer.Typer(no_args_is_help=True)
 policies = typer.Typer(no_args_is_help=True)
 
-KINDS = ", ".join(
-    name.replace("_", "-") + ("=..." if field.message_type is None else "")
-    for name, field in pb.EnrollmentRule.DESCRIPTOR.fields_by_name.items()
-)
+KINDS = kinds(pb.EnrollmentRule)
 
 ProviderId = Annotated[str, typer.Argument(metavar="PROVIDER", autocompletion=ids("identity_providers"))]
 TokenId = Annotated[str, typer.Argument(metavar="TOKEN", autocompletion=ids("service_tokens"))]
@@ -43,6 +41,7 @@ Decision = Literal["allow", "block", "service-auth"]
 
 AUDIENCE = "An audience to accept; may be repeated."
 FORCED = "Whoever re-authenticates must sign in anew; an earlier sign-in does not count."
+CLAIM = "A claim of its ID tokens to keep of a user, for policies; may be repeated."
 INCLUDE = "One of these must match; may be repeated."
 REQUIRE = "All of these must match."
 EXCLUDE = "None of these may match."
@@ -67,13 +66,18 @@ def add_identity_provider(
     issuer: Annotated[str, typer.Option(help="Its issuer, to the letter: a URL.")],
     client_id: Annotated[list[str], typer.Option(help=AUDIENCE)],
     force_interaction: Annotated[bool, typer.Option("--force-interaction", help=FORCED)] = False,
+    oidc_claim: Annotated[list[str] | None, typer.Option(help=CLAIM)] = None,
 ) -> None:
     """Accept the ID tokens of an identity provider."""
     it = ctx.obj
     request = pb.CreateIdentityProviderRequest(
         organization_id=it.organization_id,
         identity_provider=pb.IdentityProvider(
-            display_name=name, issuer=issuer, client_ids=client_id, force_interaction=force_interaction
+            display_name=name,
+            issuer=issuer,
+            client_ids=client_id,
+            force_interaction=force_interaction,
+            oidc_claims=oidc_claim,
         ),
     )
     it.show(it.client.identity_providers.CreateIdentityProvider(request))
@@ -96,14 +100,23 @@ def update_identity_provider(
     force_interaction: Annotated[
         bool | None, typer.Option("--force-interaction/--no-force-interaction", help=FORCED)
     ] = None,
+    oidc_claim: Annotated[list[str] | None, typer.Option(help=f"{CLAIM} Replaces those that there are.")] = None,
+    no_oidc_claims: Annotated[bool, typer.Option("--no-oidc-claims", help="Keep no claims.")] = False,
     etag: Etag = "",
 ) -> None:
     """Change what is named; the rest stays."""
     it = ctx.obj
-    given = {"display_name": name, "client_ids": client_id or None, "force_interaction": force_interaction}
+    if oidc_claim and no_oidc_claims:
+        raise typer.BadParameter("--oidc-claim and --no-oidc-claims contradict each other")
+    given = {
+        "display_name": name,
+        "client_ids": client_id or None,
+        "force_interaction": force_interaction,
+        "oidc_claims": [] if no_oidc_claims else oidc_claim or None,
+    }
     changes = {field: value for field, value in given.items() if value is not None}
     if not changes:
-        raise typer.BadParameter("name what to change: --name, --client-id or --force-interaction")
+        raise typer.BadParameter("name what to change: --name, --client-id, --force-interaction or --oidc-claim")
     provider = pb.IdentityProvider(identity_provider_id=provider_id, **changes)  # type: ignore[arg-type]  # as its field's
     read = pb.GetIdentityProviderRequest(organization_id=it.organization_id, identity_provider_id=provider_id)
     provider.etag = current(etag, lambda: it.client.identity_providers.GetIdentityProvider(read).identity_provider)
@@ -307,21 +320,7 @@ def try_enrollment(
 
 
 def _rules(texts: Sequence[str], option: str) -> list[pb.EnrollmentRule]:
-    return [_rule(text, option) for text in texts]
-
-
-def _rule(text: str, option: str) -> pb.EnrollmentRule:
-    """A rule as `email=alice@example.com` or `everyone`: a field of EnrollmentRule, with dashes."""
-    name, _, value = text.partition("=")
-    field = pb.EnrollmentRule.DESCRIPTOR.fields_by_name.get(name.replace("-", "_"))
-    if field is None or (field.message_type is None) != bool(value):
-        raise typer.BadParameter(f"{text!r} is no rule; a rule is one of {KINDS}", param_hint=option)
-    rule = pb.EnrollmentRule()
-    if field.message_type is None:
-        setattr(rule, field.name, value)
-    else:
-        getattr(rule, field.name).SetInParent()
-    return rule
+    return rules_of(pb.EnrollmentRule, texts, option)
 
 
 def _last_precedence(it: Invocation) -> int:

@@ -73,6 +73,10 @@ PolicyIds = Annotated[
     typer.Argument(metavar="POLICY...", autocompletion=ids("policies"), help="- reads them from standard input."),
 ]
 
+ApplicationId = Annotated[str, typer.Argument(metavar="APPLICATION", autocompletion=ids("applications"))]
+ClientIp = Annotated[str, typer.Option("--ip", metavar="ADDRESS", help="The client's address, for policies on it.")]
+ClientCountry = Annotated[str, typer.Option("--country", help="Where the client is: two letters, such as DE.")]
+
 KeyType = Annotated[Literal["curve25519", "secp256r1"], typer.Option(help="The kind of key; WireGuard's is the first.")]
 
 IdToken = Annotated[

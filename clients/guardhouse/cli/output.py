@@ -157,11 +157,9 @@ def cell(message: Message, path: str) -> str:
         name = message.WhichOneof(name) or ""
         return cell(message, name) if name else NOTHING
     field, value = message.DESCRIPTOR.fields_by_name[name], getattr(message, name)
-    if field.is_repeated:
-        return ", ".join(_text(field, one) for one in value) or NOTHING
     if field.has_presence and not message.HasField(name):
         return ABSENT.get(name, NOTHING)
-    return _text(field, value) or NOTHING
+    return _texts(field, value) or NOTHING
 
 
 def word(enum: EnumDescriptor, number: int) -> str:
@@ -215,8 +213,12 @@ def _text(field: Any, value: Any) -> str:
         return format_duration(value.ToMicroseconds())
     if isinstance(value, Message):
         # As an option of the command line says it: email=alice@example.com, or everyone.
-        return " ".join(_pair(name.name, _text(name, inner)) for name, inner in value.ListFields())
+        return " ".join(_pair(name.name, _texts(name, inner)) for name, inner in value.ListFields())
     return printable(str(value))
+
+
+def _texts(field: Any, value: Any) -> str:
+    return ", ".join(_text(field, one) for one in value) if field.is_repeated else _text(field, value)
 
 
 def _pair(name: str, text: str) -> str:

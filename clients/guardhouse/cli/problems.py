@@ -15,6 +15,7 @@ NEXT: Final = {
     "ACCESS_DENIED": "use a key with another role, or of the installation: guardhouse keys list",
     "ADDRESS_NOT_FOUND": "see guardhouse addresses list; --at asks who held it before",
     "API_KEY_NOT_FOUND": "see guardhouse keys list, or with --installation those of the installation",
+    "APPLICATION_NOT_FOUND": "see guardhouse applications list",
     "CHALLENGE_INVALID": "enrolling again asks for a fresh challenge; to sign in again get one with"
     " guardhouse sessions start-reauthentication",
     "CONFLICT": "somebody else changed it at the same time; run the command again",
@@ -26,6 +27,8 @@ NEXT: Final = {
     "DEVICE_HELD_BY_ANOTHER_REGISTRATION": "delete that registration first: guardhouse registrations delete ID",
     "DEVICE_HELD_BY_ANOTHER_USER": "an admin can revoke or delete theirs: guardhouse registrations list --device ID",
     "DEVICE_NOT_FOUND": "see guardhouse devices list --active-registrations include",
+    "DEVICE_SESSION_DURATION_REQUIRED": "set one first: guardhouse device-sessions update --session-duration 24h; or"
+    " let the applications not take it",
     "DIFFERENT_USER": "sign in as the person that enrolled, at the same identity provider",
     "ENROLLMENT_ABORTED": "run the command again: it starts a new enrollment",
     "ENROLLMENT_POLICY_NOT_FOUND": "see guardhouse enrollment-policies list",

@@ -1,5 +1,6 @@
 """Trying policies: what would be decided on given traffic, and what each policy makes of it."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import typer
@@ -33,12 +34,18 @@ def try_policies(
     email: Annotated[str | None, typer.Option(help="Or of a made-up person: the address.")] = None,
     name: Annotated[str | None, typer.Option(help="The name.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="A group; may be repeated.")] = None,
+    oidc_claim: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A claim of their ID token; may be repeated.")
+    ] = None,
     passed: Annotated[
         list[str] | None, typer.Option(metavar="CHECK", help="A posture check that the device passed; may be repeated.")
     ] = None,
     failed: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="One that it failed; so, too.")] = None,
     session_age: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long ago they signed in. Default: just now.")
+    ] = None,
+    posture_age: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long ago the device said it. Default: that is missing.")
     ] = None,
     at: Annotated[
         Timestamp | None,
@@ -57,7 +64,7 @@ def try_policies(
     """Say what would be decided on traffic, and what each policy makes of it. Changes nothing."""
     it = ctx.obj
     about: dict[str, Any] = {"email": email, "display_name": name, "groups": group, "session_age": session_age}
-    about |= {"passed_checks": passed, "failed_checks": failed}
+    about |= {"passed_checks": passed, "failed_checks": failed, "posture_age": posture_age, "oidc_claims": oidc_claim}
     if registration is not None and any(about.values()):
         raise typer.BadParameter("it has a holder, a device and a session of its own", param_hint="--registration")
     request = _proposal(proposal)
@@ -75,8 +82,13 @@ def try_policies(
         return
     (result,) = response.results
     output.print_pairs(_decisions(result))
+    print_steps(result.steps)
+
+
+def print_steps(steps: Iterable[pb.PolicyStep]) -> None:
+    """What policies make of traffic, under what stands above."""
     output.print_line("")
-    output.print_rows([output.heading(column) for column in STEPS], [_row(step) for step in result.steps])
+    output.print_rows([output.heading(column) for column in STEPS], [_row(step) for step in steps])
 
 
 def _proposal(file: typer.FileText | None) -> pb.TestPoliciesRequest:

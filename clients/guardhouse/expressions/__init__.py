@@ -11,7 +11,7 @@ from guardhouse.expressions.advice import Advice, advise
 from guardhouse.expressions.checker import parse_expression
 from guardhouse.expressions.compiler import Predicate, compile_expression, plain_email
 from guardhouse.expressions.errors import ExpressionInvalid, ListInvalid, TrafficInvalid
-from guardhouse.expressions.fields import FIELDS, OTHER_NAMES, Field, Scope, Type
+from guardhouse.expressions.fields import FIELDS, OTHER_NAMES, POSTURE_AGE, Field, Scope, Type
 from guardhouse.expressions.lists import NamedList
 from guardhouse.expressions.nodes import (
     And,
@@ -34,6 +34,7 @@ from guardhouse.expressions.traffic import Traffic, read_texts, read_traffic
 __all__ = [
     "FIELDS",
     "OTHER_NAMES",
+    "POSTURE_AGE",
     "Advice",
     "And",
     "Condition",

@@ -24,8 +24,9 @@ def compile_expression(
     """Put an expression together with the lists that it names.
 
     With `extended_emails`, an address that only differs by a +tag or by full stops before the @ is the same address:
-    the rule of policies that block (the public documentation of identity-based policies). Raises ExpressionInvalid for
-    a list that does not exist, or holds what the field does not.
+    the rule of policies that block (the public documentation of identity-based policies). It is there so that no
+    variant escapes, so it does not apply under a negation, where it would let variants escape: `!=` spares the one
+    address that it names. Raises ExpressionInvalid for a list that does not exist, or holds what the field does not.
     """
     return _Compiler(lists, extended_emails).node(expression.root)
 
@@ -37,14 +38,15 @@ def plain_email(address: str) -> str:
 
 
 class _Compiler:
-    def __init__(self, lists: Mapping[str, NamedList], extended_emails: bool) -> None:
+    def __init__(self, lists: Mapping[str, NamedList], extended_emails: bool, *, negated: bool = False) -> None:
         self._lists = lists
         self._extended_emails = extended_emails
+        self._negated = negated
 
     def node(self, node: Node) -> Predicate:
         match node:
             case Not(operand):
-                holds = self.node(operand)
+                holds = _Compiler(self._lists, self._extended_emails, negated=not self._negated).node(operand)
                 return lambda traffic: not holds(traffic)
             case And(operands):
                 return _all([self.node(operand) for operand in operands])
@@ -115,7 +117,7 @@ class _Compiler:
         return lambda traffic: name in traffic and found_in(traffic[name])
 
     def _extends(self, node: Leaf) -> bool:
-        return self._extended_emails and node.field.name == "identity.email"
+        return self._extended_emails and not self._negated and node.field.name == "identity.email"
 
 
 def _within(node: Leaf, ranges: Iterable[Range]) -> Predicate:

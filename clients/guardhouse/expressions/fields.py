@@ -65,6 +65,9 @@ class Field:
     maximum: int = 2**63 - 1
 
 
+POSTURE_AGE: Final = "device_posture.age"
+"""Seconds since the device said what it passed and failed. It changes without anything happening."""
+
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 _L4: Final = (Scope.L4_TRAFFIC,)
@@ -81,6 +84,7 @@ _DNS_PAGE: Final = "Cloudflare One docs, DNS policies"
 _IDENTITY_PAGE: Final = "Cloudflare One docs, identity-based policies"
 _PROFILE_PAGE: Final = "Cloudflare One docs, device profiles"
 _IP_PROFILE_API: Final = "public API, IP profiles"
+_OURS: Final = "decision 32a: our own, beside those of the public documentation"
 
 
 def _rows(
@@ -157,6 +161,7 @@ FIELDS: Final[Mapping[str, Field]] = {
             "device_posture.checks.failed",
             many=True,
         ),
+        _rows((Scope.DEVICE_POSTURE,), _OURS, Type.INTEGER, POSTURE_AGE),
     )
     for field in rows
 }

@@ -31,6 +31,7 @@ def read_clauses(root: Node, lists: Mapping[str, NamedList], *, extended_emails:
     """Take an expression apart. Every list that it names exists and fits.
 
     With `extended_emails`, a pattern on an e-mail address is left out: it may be found in either form of the address.
+    A clause that is negated is about the address as it is.
     """
     needs = _Reader(lists, extended_emails).needs(root, negated=False)
     clauses = (

@@ -48,7 +48,8 @@ class Index:
             fields: set[str] = set()
             for field, conditions, negated in clauses:
                 # A row has one clause of each expression, so the second of a field goes into a row of its own.
-                row = (field.name, field.name in fields, extended_emails and field.name == "identity.email")
+                plain_emails = extended_emails and not negated and field.name == "identity.email"
+                row = (field.name, field.name in fields, plain_emails)
                 fields.add(field.name)
                 entries.setdefault(row, []).append(Entry(bit, conditions, negated))
         before = previous._made if previous else {}

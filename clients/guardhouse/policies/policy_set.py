@@ -1,5 +1,6 @@
 """Which Gateway policy covers which traffic (decision 29)."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -7,6 +8,7 @@ from typing import Final, NamedTuple
 
 from guardhouse.decisions import Policy, PolicyAction, PolicyFilter
 from guardhouse.expressions import (
+    POSTURE_AGE,
     Expression,
     ExpressionInvalid,
     InList,
@@ -17,6 +19,7 @@ from guardhouse.expressions import (
     conditions,
     parse_expression,
 )
+from guardhouse.policies.clauses import ranges_of
 from guardhouse.policies.index import Asked, Index
 from guardhouse.policies.schedule import Schedule
 
@@ -117,6 +120,7 @@ class PolicySet:
 
     Who sends the traffic and from which device is asked once, not for each request: `identity_mask(...) &
     posture_mask(...)` is the `who` of the other methods. For a DNS query it is joined with `time_mask(...)` as well.
+    The age of a posture changes by itself, and `next_age` says when that has to be asked again.
     Masks mean nothing to another set, so whoever keeps them drops them together with the set.
     """
 
@@ -153,6 +157,7 @@ class PolicySet:
             if written.policy.enabled and (written.schedule, written.expire_time) != (None, None)
         ]
         self._in_force = _InForce(mask=0, since=NEVER, until=NEVER)
+        self._ages = self._bounds_of_ages()
 
     @classmethod
     def compile(
@@ -189,6 +194,16 @@ class PolicySet:
     def posture_mask(self, posture: Traffic) -> int:
         """The policies whose `device_posture` holds for a device."""
         return self._posture.holding(posture)
+
+    @property
+    def asks_for_age(self) -> bool:
+        """Whether `posture_mask` may change with the age of a posture alone."""
+        return bool(self._ages)
+
+    def next_age(self, age: int) -> int:
+        """The next age of a posture, in seconds, at which `posture_mask` may change, or NEVER."""
+        place = bisect_right(self._ages, age)
+        return self._ages[place] if place < len(self._ages) else NEVER
 
     def time_mask(self, now: int) -> int:
         """The policies in force at a time, in microseconds since 1970, in so far as that depends on the time.
@@ -240,6 +255,18 @@ class PolicySet:
                 if matched and not decided:
                     decided = True
                     ended = written.policy.action is PolicyAction.BLOCK
+
+    def _bounds_of_ages(self) -> list[int]:
+        """The ages at which a condition on them begins to hold, or holds no longer."""
+        ranges = {
+            span
+            for written in self._policies
+            if written.policy.enabled
+            for condition in conditions(self._read[written.device_posture, Scope.DEVICE_POSTURE].root)
+            if condition.field.name == POSTURE_AGE
+            for span in ranges_of([condition], self._lists)
+        }
+        return sorted({bound for first, last in ranges for bound in (first, last + 1)})
 
     def _in_force_at(self, now: int) -> _InForce:
         known = self._in_force

@@ -43,7 +43,7 @@ class IdentityState(OrganizationState):
         self.users: dict[str, User] = {}
         self.authentications: dict[str, Authentication] = {}
         self.sign_in_hosts: frozenset[str] = frozenset()
-        self._groups: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def apply(self, event: identity.Event) -> None:
         match event.WhichOneof("kind"):
@@ -67,8 +67,11 @@ class IdentityState(OrganizationState):
 
     def _describe(self, user: User, of: identity.User) -> None:
         """A profile that is as it was stays the same object, by which others know that nothing has changed."""
-        groups = tuple(of.groups)
-        profile = Profile(of.email, of.display_name, self._groups.setdefault(groups, groups))
+        groups, claims = tuple(of.groups), tuple(of.oidc_claims)
+        shared = self._shared
+        profile = Profile(
+            of.email, of.display_name, shared.setdefault(groups, groups), shared.setdefault(claims, claims)
+        )
         if user.profile != profile:
             user.profile = profile
         # One text for all who have it.
@@ -86,5 +89,6 @@ def identity_facts(profile: Profile | None) -> Traffic:
             "identity.groups.name": profile.groups,
             "identity.groups.id": profile.groups,
             "identity.groups.email": [group for group in profile.groups if "@" in group],
+            "identity.oidc_claims": profile.claims,
         }
     )

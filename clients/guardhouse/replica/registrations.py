@@ -4,8 +4,9 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Final
 
 from guardhouse.decisions import Profile, Registration, RegistrationState, User
-from guardhouse.expressions import Traffic
-from guardhouse.policies import PolicySet
+from guardhouse.durations import SECOND
+from guardhouse.expressions import POSTURE_AGE, Traffic
+from guardhouse.policies import NEVER, PolicySet
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.replica.people import identity_facts
 from guardhouse.times import from_timestamp
@@ -17,8 +18,8 @@ Kept = tuple[int, int, tuple[Any, ...], Any]
 the same."""
 Addresses = tuple[bytes, bytes]
 """IPv4 and IPv6, in network byte order; empty for one that is none."""
-Posture = tuple[tuple[str, ...], tuple[str, ...]] | None
-"""The checks that the device passed and failed, if it said so."""
+Posture = tuple[tuple[str, ...], tuple[str, ...], int | None] | None
+"""The checks that the device passed and failed, and when it said so, if it did."""
 Matching = tuple[PolicySet, Profile | None, int]
 """What a mask was made of, and the mask."""
 
@@ -29,7 +30,10 @@ class Subject:
     Finding a user among a million costs as much as all the rest of a decision.
     """
 
-    __slots__ = ("addresses", "kept", "matching", "posture", "registration", "token_hash", "user", "users")
+    __slots__ = (
+        *("addresses", "kept", "matching", "posture", "registration", "token_hash"),
+        *("unchanged_since", "unchanged_until", "user", "users"),
+    )
 
     def __init__(self, registration: Registration, token_hash: bytes, addresses: Addresses, posture: Posture) -> None:
         self.registration = registration
@@ -40,6 +44,8 @@ class Subject:
         self.kept: Kept | None = None
         """The newest answer that allows it something."""
         self.matching: Matching | None = None
+        self.unchanged_since, self.unchanged_until = 0, NEVER
+        """The times between which `matching` is right if nothing happens, the second excluded."""
         self.user: User | None = None
         self.users: dict[str, User] | None = None
         """Among whom the user was found. A snapshot of identity replaces them all."""
@@ -51,16 +57,28 @@ class Subject:
             self.users = users if self.user is not None else None
         return self.user
 
-    def who(self, policies: PolicySet, users: dict[str, User]) -> int:
+    def who(self, policies: PolicySet, users: dict[str, User], now: int) -> int:
         """The policies whose identity and device posture hold, asked once for as long as nothing of it changes."""
         user = self.user if self.users is users else self.join(users)
         profile = user.profile if user is not None else None
         matching = self.matching
-        if matching is None or matching[0] is not policies or matching[1] is not profile:
+        if (
+            matching is None
+            or matching[0] is not policies
+            or matching[1] is not profile
+            or not self.unchanged_since <= now < self.unchanged_until
+        ):
             identity_mask = policies.identity_mask(identity_facts(profile))
-            mask = identity_mask and identity_mask & policies.posture_mask(posture_facts(self.posture))
+            mask = identity_mask and identity_mask & policies.posture_mask(posture_facts(self.posture, now))
             self.matching = matching = policies, profile, mask
+            self.unchanged_since, self.unchanged_until = self._span(policies, now)
         return matching[2]
+
+    def _span(self, policies: PolicySet, now: int) -> tuple[int, int]:
+        posture = self.posture
+        if posture is None or (time := posture[2]) is None or not policies.asks_for_age:
+            return 0, NEVER
+        return now, min(NEVER, time + policies.next_age(_age(time, now)) * SECOND)
 
 
 class RegistryState:
@@ -82,7 +100,7 @@ class RegistryState:
                 addresses = _addresses(record.registration) if before is None else before.addresses
                 posture = None
                 if record.HasField("posture"):
-                    posture = tuple(record.posture.passed), tuple(record.posture.failed)
+                    posture = _posture(record.posture)
                 self.registrations[registration_id] = Subject(registration, record.token_hash, addresses, posture)
                 if before is None:
                     for address in addresses:
@@ -100,12 +118,24 @@ class RegistryState:
         return self.registrations.get(registration_id) if registration_id is not None else None
 
 
-def posture_facts(posture: Posture) -> Traffic:
-    """What `device_posture` asks about."""
+def posture_facts(posture: Posture, now: int) -> Traffic:
+    """What `device_posture` asks about, at a time."""
     if posture is None:
         return {}
-    passed, failed = posture
-    return {"device_posture.checks.passed": passed, "device_posture.checks.failed": failed}
+    passed, failed, time = posture
+    facts = {"device_posture.checks.passed": passed, "device_posture.checks.failed": failed}
+    return facts if time is None else {**facts, POSTURE_AGE: _age(time, now)}
+
+
+def _age(time: int, now: int) -> int:
+    """In seconds. What was said a moment ago by another machine's clock may lie ahead."""
+    return max(0, now - time) // SECOND
+
+
+def _posture(of: registry.DevicePosture) -> Posture:
+    """A registry that does not say when it was reported says since when it is so, which is longer ago."""
+    reported = of.report_time if of.HasField("report_time") else of.change_time
+    return tuple(of.passed), tuple(of.failed), from_timestamp(reported)
 
 
 def _addresses(of: registry.Registration) -> Addresses:

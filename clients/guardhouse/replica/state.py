@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from guardhouse import decisions
-from guardhouse.clock import MINUTE, SECOND, Clock
+from guardhouse.clock import Clock
 from guardhouse.decisions import (
     PolicyAction,
     PolicyFilter,
@@ -20,7 +20,7 @@ from guardhouse.decisions import (
     check_anywhere,
     check_traffic,
 )
-from guardhouse.durations import format_duration, parse_duration
+from guardhouse.durations import MINUTE, SECOND, format_duration, parse_duration
 from guardhouse.errors import DurationInvalid
 from guardhouse.expressions import Traffic
 from guardhouse.following import Follower, View
@@ -177,7 +177,7 @@ def cover_traffic(
     if subject is None:
         return ()
     policies = facts.policies
-    who = subject.who(policies, facts.users)
+    who = subject.who(policies, facts.users, now)
     return policies.match(filters, traffic, who & policies.time_mask(now) if filters is QUERY else who)
 
 
@@ -204,4 +204,7 @@ def judge_traffic(
     if filters is QUERY and (left := facts.policies.time_mask_until(now) - now) < verdict.valid_for:
         # By then another policy may be in force.
         verdict = verdict._replace(valid_for=left)
+    if subject is not None and subject.unchanged_until - now < verdict.valid_for:
+        # By then the age of its device's posture may be too much for a policy, or enough.
+        verdict = verdict._replace(valid_for=subject.unchanged_until - now)
     return verdict, registration, policy

@@ -6,27 +6,27 @@ written with another key is refused. It names the positions at which the feeds g
 it holds was proven, from which its staleness counts.
 """
 
+import asyncio
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any, Final
 
-from guardhouse.decisions import Profile, RegistrationState
-from guardhouse.following import Position
+from guardhouse.decisions import RegistrationState, User
+from guardhouse.following import Position, View
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
-from guardhouse.replica.people import IdentityState
+from guardhouse.replica.people import Authentication, IdentityState
 from guardhouse.replica.policies import PolicyState
 from guardhouse.replica.registrations import RegistryState, Subject
-from guardhouse.replica.state import State
 from guardhouse.session.v1 import session_pb2 as session
 from guardhouse.times import set_time
 
@@ -83,17 +83,13 @@ Captured = Sequence[tuple[str, str, Iterator[Any]]]
 """Service, organization, and the events that make what is known of it."""
 
 
-def capture(state: State, organization_id: str) -> Captured:
-    """What the views hold at this moment. The events are made later, in any thread, while the views go on."""
-    found: list[tuple[str, str, Iterator[Any]]] = [
-        ("identity", each, _of_people(people))
-        for each in ("", organization_id)
-        if (people := state.people.states.get(each)) is not None
-    ]
-    if (registrations := state.registrations.states.get(organization_id)) is not None:
-        found.append(("registry", organization_id, _of_registrations(registrations)))
-    if (policies := state.policies.states.get(organization_id)) is not None:
-        found.append(("session", organization_id, iter(list(policies.written.values()))))
+async def capture(service: str, view: View, organization_ids: Sequence[str]) -> Captured:
+    """What a view holds at this moment, or what became of it since: the events are made later, in any thread, while the
+    view goes on. Nothing waits for longer than it takes to copy one list of references."""
+    found: list[tuple[str, str, Iterator[Any]]] = []
+    for each in organization_ids:
+        if (state := view.states.get(each)) is not None:
+            found += [(service, each, part) async for part in _PARTS[service](state)]
     return found
 
 
@@ -147,7 +143,7 @@ def _parts(header: Header, captured: Captured) -> Iterator[bytes]:
     services = list(CONTRACTS)
     for service, organization_id, events in captured:
         contract: Any = CONTRACTS[service]
-        while page := list(islice(events, PAGE_EVENTS)):
+        while page := list(itertools.islice(events, PAGE_EVENTS)):
             message = contract.WatchResponse(organization_id=organization_id, snapshot=contract.Snapshot(events=page))
             yield from _framed(services.index(service) + 1, message.SerializeToString())
 
@@ -183,42 +179,45 @@ def _pages(frames: Iterable[tuple[int, memoryview]]) -> Iterator[tuple[str, str,
         yield service, message.organization_id, message.snapshot.events
 
 
-def _of_people(state: IdentityState) -> Iterator[identity.Event]:
-    organizations = list(state.organizations.values())
-    providers = list(state.identity_providers.values())
-    # Users are changed in place, all else is replaced.
-    users = [(it.user_id, it.removed_revision, it.revoked_revision, it.profile) for it in state.users.values()]
-    authentications = [(key, it.time, it.revision) for key, it in state.authentications.items()]
-
-    def events() -> Iterator[identity.Event]:
-        for organization in organizations:
-            yield identity.Event(organization=organization)
-        for provider in providers:
-            yield identity.Event(identity_provider=provider)
-        for user in users:
-            yield _user(*user)
-        for registration_id, time, revision in authentications:
-            event = identity.Event()
-            event.authentication.registration_id = registration_id
-            event.authentication.revision = revision
-            set_time(event.authentication.authenticate_time, time)
-            yield event
-
-    return events()
+async def _of_people(state: IdentityState) -> AsyncIterator[Iterator[identity.Event]]:
+    yield (identity.Event(organization=it) for it in list(state.organizations.values()))
+    yield (identity.Event(identity_provider=it) for it in list(state.identity_providers.values()))
+    yield map(_user, list(state.users.values()))
+    await asyncio.sleep(0)
+    # Two lists of what is there already. A million pairs would have the collector look at all that there is.
+    authentications = zip(list(state.authentications), list(state.authentications.values()), strict=True)
+    yield itertools.starmap(_authentication, authentications)
+    await asyncio.sleep(0)
 
 
-def _user(user_id: str, removed_revision: int, revoked_revision: int, profile: Profile | None) -> identity.Event:
-    user = identity.User(user_id=user_id)
-    if profile is not None:
+def _authentication(registration_id: str, of: Authentication) -> identity.Event:
+    event = identity.Event()
+    event.authentication.registration_id = registration_id
+    event.authentication.revision = of.revision
+    set_time(event.authentication.authenticate_time, of.time)
+    return event
+
+
+def _user(of: User) -> identity.Event:
+    """Users alone are changed in place, so this may be newer than the rest. What refuses is read last: whoever was
+    removed when the profile became what it is, was removed."""
+    user = identity.User(user_id=of.user_id)
+    if (profile := of.profile) is not None:
         user.email, user.display_name = profile.email, profile.display_name
         user.groups.extend(profile.groups)
-    record = identity.UserRecord(user=user, removed_revision=removed_revision, revoked_revision=revoked_revision)
+        user.oidc_claims.extend(profile.claims)
+    record = identity.UserRecord(user=user, revoked_revision=of.revoked_revision, removed_revision=of.removed_revision)
     return identity.Event(user=record)
 
 
-def _of_registrations(state: RegistryState) -> Iterator[registry.Event]:
+async def _of_registrations(state: RegistryState) -> AsyncIterator[Iterator[registry.Event]]:
     # Each is replaced by what becomes of it.
-    return map(_registration, list(state.registrations.values()))
+    yield map(_registration, list(state.registrations.values()))
+    await asyncio.sleep(0)
+
+
+async def _of_policies(state: StoredPolicyState) -> AsyncIterator[Iterator[session.Event]]:
+    yield iter(list(state.written.values()))
 
 
 def _registration(subject: Subject) -> registry.Event:
@@ -241,8 +240,15 @@ def _registration(subject: Subject) -> registry.Event:
     set_time(record.authenticate_time, of.authenticate_time)
     record.authorize_revision = of.authorize_revision
     if subject.posture is not None:
-        passed, failed = subject.posture
+        passed, failed, time = subject.posture
         record.posture.passed.extend(passed)
         record.posture.failed.extend(failed)
-        record.posture.SetInParent()
+        set_time(record.posture.report_time, time or 0)
     return event
+
+
+_PARTS: Final[Mapping[str, Callable[[Any], AsyncIterator[Iterator[Any]]]]] = {
+    "identity": _of_people,
+    "registry": _of_registrations,
+    "session": _of_policies,
+}

@@ -18,7 +18,11 @@ def show(event: pb.Event, organization_id: str) -> pb.Event | None:
             return pb.Event(
                 user=pb.UserRecord(
                     user=pb.User(
-                        user_id=user.user_id, email=user.email, display_name=user.display_name, groups=user.groups
+                        user_id=user.user_id,
+                        email=user.email,
+                        display_name=user.display_name,
+                        groups=user.groups,
+                        oidc_claims=user.oidc_claims,
                     ),
                     removed_revision=record.removed_revision,
                     revoked_revision=record.revoked_revision,

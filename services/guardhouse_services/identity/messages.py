@@ -52,6 +52,7 @@ def identity_provider(of: IdentityProvider) -> pb.IdentityProvider:
         create_time=to_timestamp(of.create_time),
         force_interaction=of.force_interaction,
         update_time=to_timestamp(of.update_time or of.create_time),
+        oidc_claims=of.oidc_claims,
     )
     etags.tag(made)
     return made
@@ -116,6 +117,7 @@ def user(of: User) -> pb.User:
         create_time=optional_timestamp(of.create_time),
         authenticate_time=optional_timestamp(of.authenticate_time),
         seat_time=optional_timestamp(of.seat_time),
+        oidc_claims=of.profile.claims,
     )
 
 

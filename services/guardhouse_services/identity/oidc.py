@@ -9,9 +9,12 @@ import asyncio
 import hashlib
 import ipaddress
 import json
+import math
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import httpx
@@ -43,6 +46,8 @@ DOCUMENT_BYTES = 256 << 10
 FETCH_SECONDS = 3.0
 ISSUERS = 1024
 GROUPS = 1000
+CLAIMS = 100
+CLAIM_CHARACTERS = 1000
 RSA_BITS = range(2048, 8193)
 """RFC 7518, section 3.3 sets the lower end; the upper one bounds what a check of a signature costs."""
 
@@ -61,6 +66,9 @@ class Provider(Protocol):
     @property
     def client_ids(self) -> tuple[str, ...]: ...
 
+    @property
+    def oidc_claims(self) -> tuple[str, ...]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class IdentityClaims:
@@ -68,6 +76,7 @@ class IdentityClaims:
 
     `issue_time` may be up to a minute ahead of our clock. `email` is empty unless the provider has verified it.
     `token_hash` is the same for every spelling of one signed token, so a token that has been used is known again.
+    `claims` has what the token says in the claims that the provider's `oidc_claims` name, as `name=value`.
     """
 
     issuer: str
@@ -78,6 +87,7 @@ class IdentityClaims:
     issue_time: int
     auth_time: int | None
     token_hash: bytes
+    claims: tuple[str, ...] = ()
 
 
 class Issuers:
@@ -421,6 +431,7 @@ def _identity(
         issue_time=issue_time,
         auth_time=auth_time,
         token_hash=token_hash,
+        claims=_claims(claims, provider.oidc_claims),
     )
 
 
@@ -447,6 +458,24 @@ def _groups(claims: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(groups, list) or len(groups) > GROUPS:
         raise IdTokenInvalid(detail=f"groups is not a list of at most {GROUPS} names")
     return tuple(_text({"groups": group}, "groups", 256) for group in groups)
+
+
+def _claims(claims: dict[str, Any], names: Iterable[str]) -> tuple[str, ...]:
+    """What the token says in the claims of these names, each value once, as `name=value`; too much is left out."""
+    found: dict[str, None] = {}
+    for name in names:
+        value = claims.get(name)
+        for part in value if isinstance(value, list) else [value]:
+            if _is_plain(part):
+                text = f"{name}={part if isinstance(part, str) else json.dumps(part)}"
+                if len(text) <= CLAIM_CHARACTERS and not _UNFIT_TEXT.search(text):
+                    found[text] = None
+    return tuple(islice(found, CLAIMS))
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a text, a number or a boolean; JSON has no infinite number, but one that is as good as that."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _within(span: int, now: int, instant: int | None) -> bool:

@@ -46,6 +46,7 @@ GROUP = 256
 GROUPS = 1000
 ISSUER = 255
 CLIENT_IDS = 20
+OIDC_CLAIMS = 20
 RULES = 1000
 REMOVED = 1000
 ID_TOKEN_BYTES = 16 << 10
@@ -55,7 +56,7 @@ DECISIONS = tuple(decision.value for decision in Decision)
 SEAT_STATUSES = (pb.SEAT_STATUS_ACTIVE, pb.SEAT_STATUS_INACTIVE)
 DEFAULT_ACTIONS = tuple(action.value for action in DefaultAction)
 ORGANIZATION_PATHS = ("display_name", "seat_limit", "default_action")
-PROVIDER_PATHS = ("display_name", "client_ids", "force_interaction")
+PROVIDER_PATHS = ("display_name", "client_ids", "force_interaction", "oidc_claims")
 POLICY_PATHS = ("display_name", "decision", "precedence", "include", "require", "exclude")
 
 
@@ -353,16 +354,21 @@ class IdentityServicer:
     async def RecordAuthentication(
         self, request: pb.RecordAuthenticationRequest, call: Call
     ) -> pb.RecordAuthenticationResponse:
-        organization_id = _organization(request)
-        registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
+        organization_id, holder = _organization(request), _holder(request)
         checks.request_id(request.request_id, required=True)
         actor = checks.text(request.actor, "actor", NAME, required=False)
         asked = checks.timestamp(request.asked_time, "asked_time") if request.HasField("asked_time") else None
-        time, user, token = await self.identity.authentications.record(
-            call, organization_id, registration_id, _holder(request), _credential(request.credential), actor, asked
+        credential = _credential(request.credential)
+        recorded = await self.identity.authentications.record(
+            call, organization_id, holder, credential, actor, asked, validate_only=request.validate_only
         )
         return pb.RecordAuthenticationResponse(
-            authenticate_time=to_timestamp(time), user=messages.user(user) if user else None, revision_token=token
+            authenticate_time=to_timestamp(recorded.authenticate_time),
+            revision_token=recorded.revision_token,
+            user=messages.user(recorded.user) if recorded.user else None,
+            service_token_id=recorded.service_token_id,
+            identity_provider_id=recorded.identity_provider_id,
+            authenticate_revision=recorded.revision,
         )
 
     async def ListAuditRecords(self, request: pb.ListAuditRecordsRequest, call: Call) -> pb.ListAuditRecordsResponse:
@@ -432,9 +438,18 @@ def _provider(draft: pb.IdentityProvider, paths: Collection[str]) -> dict[str, A
                     checks.text(client_id, f"{field}[{place}]", ISSUER)
                     for place, client_id in enumerate(draft.client_ids)
                 )
+            case "oidc_claims":
+                checks.count(draft.oidc_claims, field, OIDC_CLAIMS, least=0)
+                return tuple(_claim(name, f"{field}[{place}]") for place, name in enumerate(draft.oidc_claims))
         return draft.force_interaction
 
     return {path: read(path) for path in PROVIDER_PATHS if path in paths}
+
+
+def _claim(name: str, field: str) -> str:
+    if "=" in name:
+        raise InvalidField(field, f"{field} holds an equals sign, behind which a claim's value would begin")
+    return checks.text(name, field, NAME)
 
 
 def _policy(draft: pb.EnrollmentPolicy, paths: Collection[str] = POLICY_PATHS) -> dict[str, Any]:
@@ -511,11 +526,18 @@ def _test_identity(identity: pb.TestIdentity) -> Subject:
     return Subject(email=email, groups=tuple(identity.groups))
 
 
-def _holder(request: pb.RecordAuthenticationRequest) -> Registration:
-    match request.WhichOneof("holder"):
+def _holder(request: pb.RecordAuthenticationRequest) -> Registration | None:
+    """Whose the registration must be; None where there is no registration."""
+    kind = request.WhichOneof("holder")
+    if not request.registration_id:
+        if kind:
+            raise InvalidField(kind, f"{kind} says whose a registration is, and there is no registration_id")
+        return None
+    registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
+    match kind:
         case "user_id":
-            return Registration(request.registration_id, user_id=check_id(request.user_id, USER, "user_id"))
+            return Registration(registration_id, user_id=check_id(request.user_id, USER, "user_id"))
         case "service_token_id":
             token_id = check_id(request.service_token_id, SERVICE_TOKEN, "service_token_id")
-            return Registration(request.registration_id, service_token_id=token_id)
+            return Registration(registration_id, service_token_id=token_id)
     raise FieldRequired("holder", "whose registration it is: user_id or service_token_id")

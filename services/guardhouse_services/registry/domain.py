@@ -16,6 +16,7 @@ SECOND = 1_000_000
 DEADLINE = 30 * SECOND
 """How long an enrollment may stay undecided."""
 MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
 """The resolution of the times at which devices were heard of."""
 KEEP_ENDED = 25 * 3600 * SECOND
 """How long an aborted or deleted registration is remembered: longer than a request may be repeated."""
@@ -119,6 +120,12 @@ class Posture:
     change_time: int
     time: int = field(compare=False)
     """When it was said for the last time, to the microsecond: of two heartbeats the newer one counts."""
+
+    @property
+    def report_time(self) -> int:
+        """What followers are told of its time. They are told again when it changes, which is once an hour; the age of
+        the posture by it is never less than it is, and more by less than an hour (decision 32a)."""
+        return self.time - (self.time - self.change_time) % HOUR
 
     def after(self, before: "Posture | None") -> "Posture":
         """What is so when this is said after that: where both say the same, it is so since then."""

@@ -71,7 +71,10 @@ def from_claims(message: pb.DeviceClaims) -> Claims:
 
 def to_posture(value: Posture) -> pb.DevicePosture:
     return pb.DevicePosture(
-        passed=value.checks.passed, failed=value.checks.failed, change_time=to_timestamp(value.change_time)
+        passed=value.checks.passed,
+        failed=value.checks.failed,
+        change_time=to_timestamp(value.change_time),
+        report_time=to_timestamp(value.report_time),
     )
 
 
@@ -91,7 +94,8 @@ def to_result(registration_id: str, outcome: Registration | GuardhouseError) -> 
 def to_event(value: Registration) -> pb.Event:
     """What the feed says of a registration that is active or revoked, or is deleted.
 
-    It never says when a device was heard of, for nobody is told of a heartbeat that brings no other posture.
+    It never says when a device was heard of, for nobody is told of a heartbeat that brings no other posture; of one
+    that is as it was, no more than once an hour.
     """
     if value.state == State.DELETED:
         return pb.Event(registration_deleted=value.registration_id)

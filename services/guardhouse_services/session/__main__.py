@@ -22,7 +22,7 @@ from guardhouse_services.node import Node
 from guardhouse_services.paging import Pages
 from guardhouse_services.peers import Peers
 from guardhouse_services.run import serve
-from guardhouse_services.session import metrics
+from guardhouse_services.session import jwks, metrics
 from guardhouse_services.session.envoy import EnvoyServicer
 from guardhouse_services.session.gateways import show
 from guardhouse_services.session.replica import IdentityState, Replica
@@ -70,7 +70,9 @@ def build(settings: Settings, clock: Clock) -> Node:
         return max(max_staleness, max((policy.max_open for policy in policies), default=0))
 
     authentication = identity_pb2_grpc.AuthenticationServiceStub(peers.channel("identity"))
-    session = Session(clock, database, directory, replica, authentication.RecordAuthentication, master_key)
+    session = Session(
+        clock, database, directory, replica, authentication.RecordAuthentication, master_key, settings.token_issuer
+    )
     servicer = SessionServicer(clock, session, Pages(master_key), feed, audit)
     return Node(
         service=SERVICE,
@@ -86,10 +88,12 @@ def build(settings: Settings, clock: Clock) -> Node:
         servicer=servicer,
         guests=[(authorization_pb2.DESCRIPTOR, EnvoyServicer(servicer.CheckTraffic))],
         views=replica.followers,
+        jobs={"rotate signing keys": session.signing_keys.run},
         devices=replica.device,
         ready=replica.followers,
         max_staleness=max_age,
         gauges=metrics.gauges(replica),
+        routes=[jwks.route(clock, directory, replica, session.application_tokens)],
     )
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final, Protocol
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from guardhouse.clock import SECOND
 from guardhouse.decisions import MAX_VALID_FOR, Decision, Policy, Reason, Registration, Verdict, check_session
+from guardhouse.durations import SECOND
 from guardhouse.errors import InvalidField
 from guardhouse.ids import ORGANIZATION, POLICY, REGISTRATION, check_id
 from guardhouse.session.v1 import session_pb2 as pb

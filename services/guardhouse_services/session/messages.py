@@ -1,7 +1,10 @@
 """Domain values as the contract's messages."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from guardhouse.applications import Application, DeviceSessionSettings, Rule, RuleKind, SigningKey
+from guardhouse.applications import Policy as ApplicationPolicy
 from guardhouse.decisions import Verdict
 from guardhouse.durations import format_duration
 from guardhouse.identity.v1 import identity_pb2 as identity
@@ -75,6 +78,87 @@ def list_event(of: ValueList) -> pb.Event:
 
 def list_deleted_event(list_id: str) -> pb.Event:
     return pb.Event(list_deleted=list_id)
+
+
+def application(of: Application, settings: DeviceSessionSettings | None = None) -> pb.Application:
+    """What follows from the settings is there where they are known, and no part of the etag: that somebody changes them
+    is no change of the application."""
+    made = pb.Application(
+        application_id=of.application_id,
+        display_name=of.display_name,
+        description=of.description,
+        session_duration=format_duration(of.session_duration),
+        policies=map(_application_policy, of.policies),
+        identity_provider_ids=of.identity_provider_ids,
+        binding_cookie=of.binding_cookie,
+        device_session=of.device_session,
+        create_time=to_timestamp(of.create_time),
+        update_time=to_timestamp(of.update_time),
+    )
+    etags.tag(made)
+    if settings is not None:
+        made.device_session_effective = settings.duration_for(of) is not None
+    return made
+
+
+def application_event(of: Application) -> pb.Event:
+    return pb.Event(application=application(of))
+
+
+def application_deleted_event(application_id: str) -> pb.Event:
+    return pb.Event(application_deleted=application_id)
+
+
+def device_session_settings(of: DeviceSessionSettings) -> pb.DeviceSessionSettings:
+    made = pb.DeviceSessionSettings(
+        session_duration="" if of.session_duration is None else format_duration(of.session_duration),
+        apply_by_default=of.apply_by_default,
+        update_time=None if of.update_time is None else to_timestamp(of.update_time),
+    )
+    etags.tag(made)
+    return made
+
+
+def device_session_settings_event(of: DeviceSessionSettings) -> pb.Event:
+    return pb.Event(device_session_settings=device_session_settings(of))
+
+
+def signing_key(of: SigningKey) -> pb.SigningKey:
+    return pb.SigningKey(
+        key_id=of.key_id,
+        create_time=to_timestamp(of.create_time),
+        sign_time=to_timestamp(of.sign_time),
+        expire_time=None if of.expire_time is None else to_timestamp(of.expire_time),
+    )
+
+
+def signing_key_event(of: SigningKey) -> pb.Event:
+    return pb.Event(signing_key=signing_key(of))
+
+
+def signing_key_deleted_event(key_id: str) -> pb.Event:
+    return pb.Event(signing_key_deleted=key_id)
+
+
+def _application_policy(of: ApplicationPolicy) -> pb.ApplicationPolicy:
+    return pb.ApplicationPolicy(
+        display_name=of.display_name,
+        decision=pb.ApplicationDecision.ValueType(of.decision),
+        include=_rules(of.include),
+        require=_rules(of.require),
+        exclude=_rules(of.exclude),
+        session_duration="" if of.session_duration is None else format_duration(of.session_duration),
+    )
+
+
+def _rules(of: Iterable[Rule]) -> list[pb.ApplicationRule]:
+    return [pb.ApplicationRule(**{rule.kind: _WITHOUT_VALUE.get(rule.kind, rule.value)}) for rule in of]
+
+
+_WITHOUT_VALUE: dict[RuleKind, Any] = {
+    RuleKind.EVERYONE: pb.Everyone(),
+    RuleKind.ANY_SERVICE_TOKEN: pb.AnyValidServiceToken(),
+}
 
 
 def outcome(of: Outcome, names: Mapping[str, str]) -> pb.TrafficTestResult:

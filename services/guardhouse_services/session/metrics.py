@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from guardhouse.clock import SECOND
+from guardhouse.durations import SECOND
 from guardhouse_services.metrics import Gauge
 from guardhouse_services.session.replica import Replica
 

@@ -26,6 +26,7 @@ from guardhouse_services.session.domain.trials import NEW, Proposal, Somebody, T
 
 MAX_PROPOSED = 500
 MAX_GROUPS = 1000
+MAX_CLAIMS = 100
 MAX_CHECKS = 100
 LIST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}")
 
@@ -173,9 +174,15 @@ def _somebody(sent: pb.TestSubject, field: str) -> Somebody:
         checks.text(sent.email, f"{field}.email", 320, required=False),
         checks.text(sent.display_name, f"{field}.display_name", 500, required=False),
         texts("groups", MAX_GROUPS),
+        texts("oidc_claims", MAX_CLAIMS),
     )
-    age = parse_duration(sent.session_age, f"{field}.session_age") if sent.session_age else 0
-    if age < 0:
-        raise DurationInvalid(f"{field}.session_age", f"{field}.session_age is not negative")
+
+    def age(name: str) -> int | None:
+        text = getattr(sent, name)
+        found = parse_duration(text, f"{field}.{name}") if text else None
+        if found is not None and found < 0:
+            raise DurationInvalid(f"{field}.{name}", f"{field}.{name} is not negative")
+        return found
+
     passed, failed = texts("passed_checks", MAX_CHECKS), texts("failed_checks", MAX_CHECKS)
-    return Somebody(profile, (passed, failed), age)
+    return Somebody(profile, passed, failed, age("session_age") or 0, age("posture_age"))

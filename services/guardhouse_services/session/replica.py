@@ -2,18 +2,23 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Final
 
 from guardhouse import replica
-from guardhouse.clock import MINUTE, Clock
+from guardhouse.applications import Application, DeviceSessionSettings, SigningKey
+from guardhouse.clock import Clock
 from guardhouse.common.v1 import access_pb2
 from guardhouse.decisions import RegistrationState
-from guardhouse.durations import format_duration
-from guardhouse.errors import CredentialsInvalid, StateStale
+from guardhouse.durations import MINUTE, format_duration
+from guardhouse.errors import CredentialsInvalid, InvalidField, StateStale
+from guardhouse.following import View
 from guardhouse.replica import Posture, State, Subject
+from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services.access import Caller
 from guardhouse_services.credentials import REGISTRATION_PREFIX, equal, hash_secret, split_secret
 from guardhouse_services.directory import Directory, DirectoryState
+from guardhouse_services.session import application_reading as reading
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +30,56 @@ class IdentityState(DirectoryState, replica.IdentityState):
     """One organization's part of identity's feed: its people, and the API keys that callers are recognised by."""
 
 
+class OwnState(replica.PolicyState):
+    """One organization's part of session's own feed: beside the policies what gateways do not see."""
+
+    def __init__(self, organization_id: str, max_open: int = 0) -> None:
+        super().__init__(organization_id, max_open)
+        self.applications: dict[str, Application] = {}
+        self.settings = DeviceSessionSettings()
+        self.signing_keys: dict[str, SigningKey] = {}
+
+    def apply(self, event: pb.Event) -> None:
+        match event.WhichOneof("kind"):
+            case "application":
+                self.applications[event.application.application_id] = _application(event.application)
+            case "application_deleted":
+                self.applications.pop(event.application_deleted, None)
+            case "device_session_settings":
+                self.settings = reading.settings(event.device_session_settings)
+            case "signing_key":
+                self.signing_keys[event.signing_key.key_id] = reading.signing_key(event.signing_key)
+            case "signing_key_deleted":
+                self.signing_keys.pop(event.signing_key_deleted, None)
+            case _:
+                super().apply(event)
+
+
+def _application(of: pb.Application) -> Application:
+    """One that a newer replica wrote and this one does not understand has no policies, so it lets nobody in."""
+    try:
+        return reading.application(of)
+    except InvalidField as refusal:
+        log.error("an application that this replica cannot read refuses everybody: %s: %s", of.application_id, refusal)
+        return Application(of.application_id)
+
+
+_NO_STATE: Final = OwnState("")
+
+
 class Replica(State):
     """The three views, one of which the directory has as well, and what only a server does with them."""
 
     def __init__(self, clock: Clock, directory: Directory, max_staleness: int, max_open: int) -> None:
         super().__init__(clock, directory.view, max_staleness, max_open)
+        self.policies = View(partial(OwnState, max_open=max_open))
         self.degraded_answers = 0
         self._say_again = 0
+
+    def applications_of(self, organization_id: str) -> OwnState:
+        """An organization's applications, with their settings and signing keys. Empty for one that is not known."""
+        state: OwnState = self.policies.states.get(organization_id, _NO_STATE)
+        return state
 
     def posture(self, organization_id: str, registration_id: str) -> Posture:
         """What the device of a registration that is known said of itself."""

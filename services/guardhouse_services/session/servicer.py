@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from guardhouse.clock import SECOND, Clock
+from guardhouse.applications import Application, DeviceSessionSettings
+from guardhouse.clock import Clock
 from guardhouse.decisions import MAX_VALID_FOR
-from guardhouse.errors import DeadlineTooShort, FieldRequired
+from guardhouse.durations import SECOND
+from guardhouse.errors import DeadlineTooShort, FieldRequired, InvalidField
 from guardhouse.identity.v1 import identity_pb2 as identity
-from guardhouse.ids import LIST, ORGANIZATION, POLICY, REGISTRATION, USER, check_id
+from guardhouse.ids import APPLICATION, LIST, ORGANIZATION, POLICY, REGISTRATION, USER, check_id
 from guardhouse.policies import ListType
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.times import to_timestamp
@@ -19,7 +21,7 @@ from guardhouse_services.audit import Audit
 from guardhouse_services.calls import Send, Stream
 from guardhouse_services.feed import Feed
 from guardhouse_services.paging import Pages
-from guardhouse_services.session import checking, messages, reading, traffic
+from guardhouse_services.session import application_answers, application_reading, checking, messages, reading, traffic
 from guardhouse_services.session.domain.lists import ValueList
 from guardhouse_services.session.domain.policies import (
     Policy,
@@ -174,6 +176,92 @@ class SessionServicer:
         )
         return pb.DeleteListResponse(list=messages.value_list(gone), revision_token=token)
 
+    async def CreateApplication(self, request: pb.CreateApplicationRequest, call: Call) -> pb.CreateApplicationResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        if not request.HasField("application"):
+            raise FieldRequired("application")
+        sent = request.application
+        paths = [path for path in application_reading.PATHS if path != "session_duration" or sent.session_duration]
+        fields = application_reading.fields(sent, paths)
+
+        def draft(application_id: str, now: int) -> Application:
+            return Application(application_id, **fields, create_time=now, update_time=now)
+
+        made, token = await self.session.applications.create(call, organization_id, draft)
+        return pb.CreateApplicationResponse(application=messages.application(*made), revision_token=token)
+
+    async def GetApplication(self, request: pb.GetApplicationRequest, call: Call) -> pb.GetApplicationResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        application_id = check_id(request.application_id, APPLICATION, "application_id")
+        found = await self.session.applications.get(organization_id, application_id)
+        return pb.GetApplicationResponse(application=messages.application(*found))
+
+    async def ListApplications(self, request: pb.ListApplicationsRequest, call: Call) -> pb.ListApplicationsResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found = [messages.application(*it) for it in await self.session.applications.page(organization_id, page)]
+        shown, token = self._pages.cut(
+            request, page, found, lambda it: it.application_id, now, size_of=lambda it: it.ByteSize()
+        )
+        return pb.ListApplicationsResponse(applications=shown, next_page_token=token)
+
+    async def UpdateApplication(self, request: pb.UpdateApplicationRequest, call: Call) -> pb.UpdateApplicationResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        sent = request.application
+        application_id = check_id(sent.application_id, APPLICATION, "application.application_id")
+        mask = checks.mask(request.update_mask, application_reading.PATHS)
+        fields = application_reading.fields(sent, mask)
+
+        def change(found: Application, now: int) -> Application:
+            return replace(found, **fields, update_time=now)
+
+        made, token = await self.session.applications.update(call, organization_id, application_id, sent.etag, change)
+        return pb.UpdateApplicationResponse(application=messages.application(*made), revision_token=token)
+
+    async def DeleteApplication(self, request: pb.DeleteApplicationRequest, call: Call) -> pb.DeleteApplicationResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        application_id = check_id(request.application_id, APPLICATION, "application_id")
+        gone, token = await self.session.applications.delete(
+            call, organization_id, application_id, request.etag, validate_only=request.validate_only
+        )
+        return pb.DeleteApplicationResponse(application=messages.application(*gone), revision_token=token)
+
+    async def GetDeviceSessionSettings(
+        self, request: pb.GetDeviceSessionSettingsRequest, call: Call
+    ) -> pb.GetDeviceSessionSettingsResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        found = await self.session.device_sessions.get(organization_id)
+        return pb.GetDeviceSessionSettingsResponse(settings=messages.device_session_settings(found))
+
+    async def UpdateDeviceSessionSettings(
+        self, request: pb.UpdateDeviceSessionSettingsRequest, call: Call
+    ) -> pb.UpdateDeviceSessionSettingsResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        sent = request.settings
+        mask = checks.mask(request.update_mask, application_reading.SETTINGS_PATHS)
+        fields = application_reading.settings_fields(sent, mask)
+
+        def change(found: DeviceSessionSettings, now: int) -> DeviceSessionSettings:
+            return replace(found, **fields, update_time=now)
+
+        made, token = await self.session.device_sessions.update(call, organization_id, sent.etag, change)
+        return pb.UpdateDeviceSessionSettingsResponse(
+            settings=messages.device_session_settings(made), revision_token=token
+        )
+
+    async def ListSigningKeys(self, request: pb.ListSigningKeysRequest, call: Call) -> pb.ListSigningKeysResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        found = await self.session.signing_keys.published(organization_id)
+        return pb.ListSigningKeysResponse(signing_keys=map(messages.signing_key, found))
+
+    async def RotateSigningKey(self, request: pb.RotateSigningKeyRequest, call: Call) -> pb.RotateSigningKeyResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        made, token = await self.session.signing_keys.rotate(
+            call, organization_id, revoke_previous=request.revoke_previous
+        )
+        return pb.RotateSigningKeyResponse(signing_key=messages.signing_key(made), revision_token=token)
+
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> pb.GetSessionResponse:
         organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
         registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
@@ -254,6 +342,43 @@ class SessionServicer:
     async def CheckTraffic(self, request: pb.CheckTrafficRequest, call: Call) -> checking.Reply:
         replica, response = self.session.replica, pb.CheckTrafficResponse()
         return traffic.answer(replica, request.organization_id, (request,), response, traffic.alone, checking.ALL)
+
+    async def LogIn(self, request: pb.LogInRequest, call: Call) -> pb.LogInResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        application_id = check_id(request.application_id, APPLICATION, "application_id")
+        registration_id = request.registration_id
+        if registration_id:
+            check_id(registration_id, REGISTRATION, "registration_id")
+        elif request.challenge:
+            raise InvalidField("challenge", "a challenge is a registration's; send its registration_id as well")
+        client = application_answers.client(request.client)
+        checks.request_id(request.request_id, required=True)
+        if request.credential.WhichOneof("kind") is None:
+            raise FieldRequired("credential")
+        logged_in = await self.session.logins.log_in(
+            call, organization_id, application_id, registration_id, request.credential, request.challenge, client
+        )
+        return application_answers.logged_in(logged_in)
+
+    async def CheckApplication(self, request: pb.CheckApplicationRequest, call: Call) -> pb.CheckApplicationResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        application_id = check_id(request.application_id, APPLICATION, "application_id")
+        registration_id = None
+        match request.WhichOneof("device"):
+            case "registration_id":
+                registration_id = check_id(request.registration_id, REGISTRATION, "registration_id")
+            case "address":
+                address = checks.address(request.address, "address")
+                registration_id = self.session.logins.holder(organization_id, address)
+        checked = await self.session.logins.check(
+            organization_id,
+            application_id,
+            registration_id,
+            request.session_token,
+            request.binding,
+            application_answers.client(request.client),
+        )
+        return application_answers.checked(checked)
 
     async def BatchCheckTraffic(self, request: pb.BatchCheckTrafficRequest, call: Call) -> checking.Reply:
         checks.count(request.items, "items", MAX_CHECKS)

@@ -14,7 +14,7 @@ from guardhouse.ids import ORGANIZATION, REGISTRATION, check_id
 from guardhouse.policies import CONNECTION, QUERY, REQUEST
 from guardhouse.replica import RegistryState, Subject, cover_traffic, judge_traffic
 from guardhouse.session.v1 import session_pb2 as pb
-from guardhouse_services.session.checking import FIELDS, FOREVER, Reply, Wants, fill, finished
+from guardhouse_services.session.checking import FIELDS, Reply, Wants, fill, finished
 from guardhouse_services.session.replica import Replica
 
 Filters = tuple[PolicyFilter, ...]
@@ -117,9 +117,10 @@ def answer(
         parts.append(part)
         if may_keep and verdict.decision is _ALLOW and subject is not None and registration is not None:
             expire_time = verdict.session_expire_time
-            until = FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
+            since, until = subject.unchanged_since, subject.unchanged_until
+            until = (until if expire_time is None else min(expire_time, until)) - MAX_VALID_FOR
             if now <= until:
-                subject.kept = registration.authenticate_time, until, basis, part
+                subject.kept = max(since, registration.authenticate_time), until, basis, part
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 

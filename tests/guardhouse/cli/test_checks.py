@@ -227,6 +227,86 @@ def test_what_there_is_not_is_part_of_the_explanation(run: Run, facts: ScriptedS
     assert found["what_would_change_it"].startswith("the machine enrolls")
 
 
+STEPS = [
+    session.PolicyStep(policy_id="pol_9", display_name="Games", failed=["traffic"]),
+    session.PolicyStep(
+        policy_id=POLICY,
+        display_name="wiki",
+        matched=True,
+        decides=True,
+        decision=session.DECISION_REAUTHENTICATE,
+        reason=session.DECISION_REASON_SESSION_EXPIRED,
+    ),
+    session.PolicyStep(policy_id="pol_2", display_name="all", matched=True, missing=["identity.email"]),
+]
+
+
+@pytest.fixture
+def traffic(facts: ScriptedServer) -> ScriptedServer:
+    """The same session, asked for by what the traffic is; the holder of the address is found by the check."""
+    asked = facts.answers["CheckSession"]
+    assert isinstance(asked, session.CheckSessionResponse)
+    answer = session.CheckAnswer(policy_id=POLICY, registration_id=REGISTRATION)
+    answer.MergeFrom(asked.answer)
+    facts.answers["CheckTraffic"] = session.CheckTrafficResponse(answer=answer, fresh_as_of=NOON)
+    results = [session.TrafficTestResult(steps=STEPS)]
+    facts.answers["TestPolicies"] = session.TestPoliciesResponse(results=results)
+    return facts
+
+
+@pytest.mark.usefixtures("in_tokyo")
+@pytest.mark.parametrize("subject", [REGISTRATION, "100.96.0.1"])
+def test_traffic_is_explained_up_to_the_policies_that_cover_it(run: Run, traffic: ScriptedServer, subject: str) -> None:
+    shown = run(f"explain traffic {subject} --kind connection net.dst.port=443").stdout.splitlines()
+    assert shown[:8] == [
+        "registration  active, on dev_1",
+        "user          eve@example.com, holds a seat",
+        "session       authenticated at 2026-09-21 14:13:20, 9h0m0s before the check; expired at 2026-09-21 22:13:20",
+        "freshness     as of 2026-09-21 23:13:20; the answer may be kept for 10s",
+        "decision      reauthenticate (session-expired)",
+        "because       the session is older than the policy allows",
+        f"to change it  its holder signs in again: guardhouse sessions reauthenticate {REGISTRATION}",
+        "asks again    now",
+    ]
+    assert [line.split() for line in shown[10:]] == [
+        [POLICY, "wiki", "yes", "yes", "reauthenticate", "session-expired", "-", "-"],
+        ["pol_2", "all", "yes", "no", "-", "-", "-", "identity.email"],
+    ]
+    (check,), (tried,) = traffic.requests("CheckTraffic"), traffic.requests("TestPolicies")
+    assert subject in (check.registration_id, check.address)
+    (test,) = tried.tests
+    assert test.registration_id == REGISTRATION
+    assert (test.kind, test.traffic) == (check.kind, check.traffic)
+    assert check.traffic == session.Traffic(fields={"net.dst.port": "443"})
+    found = json.loads(run(f"explain traffic {subject} --kind connection --json").stdout)
+    assert found["answer"]["policy_id"] == POLICY
+    assert found["registration"]["device_id"] == "dev_1"
+    assert [step["display_name"] for step in found["steps"]] == ["wiki", "all"]
+
+
+@pytest.mark.usefixtures("in_tokyo")
+@pytest.mark.parametrize(("ends", "again"), [(NOON, "2026-09-21 23:13:20"), (None, "never")])
+def test_traffic_that_is_allowed_says_when_somebody_is_asked_again(
+    run: Run, traffic: ScriptedServer, ends: Timestamp | None, again: str
+) -> None:
+    answer = session.CheckAnswer(
+        decision=session.DECISION_ALLOW, reason=session.DECISION_REASON_SESSION_FRESH, session_expire_time=ends
+    )
+    traffic.answers["CheckTraffic"] = session.CheckTrafficResponse(answer=answer, fresh_as_of=NOON)
+    traffic.answers["TestPolicies"] = errors.StateStale("this replica has lost touch")
+    shown = run(f"explain traffic {REGISTRATION} --kind connection").stdout
+    assert shown.endswith(f"asks again    {again}\n"), "and what cannot be told is left out"
+
+
+def test_traffic_of_nobody_is_explained(run: Run, traffic: ScriptedServer) -> None:
+    traffic.answers["CheckTraffic"] = session.CheckTrafficResponse(answer=REFUSED, fresh_as_of=NOON)
+    shown = run("explain traffic 100.96.0.9 --kind connection").stdout
+    assert "registration  nobody holds 100.96.0.9\n" in shown
+    assert "asks again" not in shown
+    assert not traffic.requests("GetRegistration")
+    assert not traffic.requests("TestPolicies")
+
+
 def test_every_reason_of_a_decision_is_explained() -> None:
     assert {int(reason) for reason in WHY} == {number for _, number in session.DecisionReason.items() if number}
     refusals = [reason for reason, (_, change) in WHY.items() if not change]
@@ -234,4 +314,5 @@ def test_every_reason_of_a_decision_is_explained() -> None:
         "DECISION_REASON_POLICY_ALLOW",
         "DECISION_REASON_NO_POLICY_MATCHED",
         "DECISION_REASON_SIGN_IN_HOST",
+        "DECISION_REASON_POLICY_BYPASS",
     }

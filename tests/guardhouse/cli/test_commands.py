@@ -83,6 +83,16 @@ METHODS = {
     "session.ListService.ListLists": "lists list",
     "session.ListService.UpdateList": "lists update",
     "session.ListService.DeleteList": "lists delete",
+    "session.ApplicationService.CreateApplication": "applications create",
+    "session.ApplicationService.GetApplication": "applications show",
+    "session.ApplicationService.ListApplications": "applications list",
+    "session.ApplicationService.UpdateApplication": "applications update",
+    "session.ApplicationService.DeleteApplication": "applications delete",
+    "session.ApplicationService.GetDeviceSessionSettings": "device-sessions show",
+    "session.ApplicationService.UpdateDeviceSessionSettings": "device-sessions update",
+    "session.ApplicationService.ListSigningKeys": "signing-keys list",
+    "session.ApplicationService.RotateSigningKey": "signing-keys rotate",
+    "session.SessionService.LogIn": "applications log-in",
     "session.SessionService.GetSession": "sessions show",
     "session.SessionService.ListSessions": "sessions list",
     "session.SessionService.StartReauthentication": "sessions start-reauthentication",
@@ -93,11 +103,12 @@ METHODS = {
     "session.CheckService.StreamCheckSessions": "checks stream",
     "session.CheckService.CheckTraffic": "checks traffic",
     "session.CheckService.BatchCheckTraffic": "checks traffic-batch",
+    "session.CheckService.CheckApplication": "checks application",
     "session.AuditService.ListAuditRecords": "audit tail",
     "session.AuditService.GetAuditCheckpoint": "audit checkpoint",
 }
 BESIDES = {
-    *("status", "audit verify", "explain check", "device show", "device reauthenticate"),
+    *("status", "audit verify", "explain check", "explain traffic", "device show", "device reauthenticate"),
     *("policies set-timeout", "policies import", "policies export"),
 }
 """Commands of several methods, or of one that has its own command as well."""
@@ -153,6 +164,7 @@ def test_seat_limits_are_numbers_or_unlimited(run: Run, installation: ScriptedSe
     run("organizations update --seat-limit many", exit_code=2)
     run("organizations update", exit_code=2)
     run("identity-providers update idp_1", exit_code=2)
+    run("identity-providers update idp_1 --oidc-claim department --no-oidc-claims", exit_code=2)
 
 
 def test_numbers_that_the_contract_cannot_hold_are_refused(run: Run, installation: ScriptedServer) -> None:
@@ -259,6 +271,16 @@ def test_an_update_names_only_what_changes(run: Run, installation: ScriptedServe
             identity.GetIdentityProviderResponse(identity_provider=identity.IdentityProvider(etag="now")),
             "identity_provider",
         ),
+        (
+            "applications update app_1 --binding-cookie",
+            session.GetApplicationResponse(application=session.Application(etag="now")),
+            "application",
+        ),
+        (
+            "device-sessions update --apply-by-default",
+            session.GetDeviceSessionSettingsResponse(settings=session.DeviceSessionSettings(etag="now")),
+            "settings",
+        ),
     ],
 )
 def test_an_update_is_of_what_was_there_when_it_began(
@@ -361,6 +383,8 @@ LISTS: list[tuple[str, Message]] = [
     ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
     ("policies list", session.ListPoliciesResponse(policies=[session.Policy()])),
     ("lists list", session.ListListsResponse(lists=[session.List()])),
+    ("applications list", session.ListApplicationsResponse(applications=[session.Application()])),
+    ("signing-keys list", session.ListSigningKeysResponse(signing_keys=[session.SigningKey()])),
     ("sessions list", session.ListSessionsResponse(sessions=[session.Session()])),
 ]
 
@@ -389,6 +413,12 @@ HOURS = (
     "--time-zone Europe/Berlin --schedule mon-wed,fri=08:00-12:00 --schedule Friday=13:00-17:00"
     " --schedule sat-mon=22:00-24:00"
 )
+WIKI = (
+    "--allow group=staff --allow email=eve@example.com --session-duration 8h --identity-provider idp_1"
+    " --identity-provider idp_2 --binding-cookie --no-device-session --description Pages"
+)
+DEFAULTS = "--no-binding-cookie --default-device-session --any-identity-provider"
+CLIENT = "--ip 192.0.2.1 --country DE"
 COMMANDS: list[tuple[str, Message]] = [
     (
         "organizations create Example --seat-limit 5 --default-action block",
@@ -410,7 +440,10 @@ COMMANDS: list[tuple[str, Message]] = [
     ("keys revoke key_1 --yes", identity.RevokeApiKeyRequest(organization_id=ORGANIZATION, api_key_id="key_1")),
     ("keys revoke key_1 --yes --installation", identity.RevokeApiKeyRequest(api_key_id="key_1")),
     (
-        "identity-providers add Sign-in --issuer https://idp.example --client-id a --client-id b --force-interaction",
+        (
+            "identity-providers add Sign-in --issuer https://idp.example --client-id a --client-id b"
+            " --force-interaction --oidc-claim department --oidc-claim level"
+        ),
         identity.CreateIdentityProviderRequest(
             organization_id=ORGANIZATION,
             identity_provider=identity.IdentityProvider(
@@ -418,17 +451,18 @@ COMMANDS: list[tuple[str, Message]] = [
                 issuer="https://idp.example",
                 client_ids=["a", "b"],
                 force_interaction=True,
+                oidc_claims=["department", "level"],
             ),
         ),
     ),
     (
-        "identity-providers update idp_1 --name SSO --client-id c --no-force-interaction --etag e1",
+        "identity-providers update idp_1 --name SSO --client-id c --no-force-interaction --no-oidc-claims --etag e1",
         identity.UpdateIdentityProviderRequest(
             organization_id=ORGANIZATION,
             identity_provider=identity.IdentityProvider(
                 identity_provider_id="idp_1", display_name="SSO", client_ids=["c"], etag="e1"
             ),
-            update_mask=FieldMask(paths=["display_name", "client_ids", "force_interaction"]),
+            update_mask=FieldMask(paths=["display_name", "client_ids", "force_interaction", "oidc_claims"]),
         ),
     ),
     (
@@ -649,6 +683,103 @@ COMMANDS: list[tuple[str, Message]] = [
     (
         "lists delete lst_1 -y --etag e1",
         session.DeleteListRequest(organization_id=ORGANIZATION, list_id="lst_1", etag="e1"),
+    ),
+    (
+        f"applications create Wiki {WIKI}",
+        session.CreateApplicationRequest(
+            organization_id=ORGANIZATION,
+            application=session.Application(
+                display_name="Wiki",
+                description="Pages",
+                session_duration="8h",
+                policies=[
+                    session.ApplicationPolicy(
+                        display_name="Allow",
+                        decision=session.APPLICATION_DECISION_ALLOW,
+                        include=[
+                            session.ApplicationRule(group="staff"),
+                            session.ApplicationRule(email="eve@example.com"),
+                        ],
+                    )
+                ],
+                identity_provider_ids=["idp_1", "idp_2"],
+                binding_cookie=True,
+                device_session=False,
+            ),
+        ),
+    ),
+    (
+        "applications create Wiki",
+        session.CreateApplicationRequest(
+            organization_id=ORGANIZATION, application=session.Application(display_name="Wiki")
+        ),
+    ),
+    ("applications show app_1", session.GetApplicationRequest(organization_id=ORGANIZATION, application_id="app_1")),
+    (
+        f"applications update app_1 --session-duration 0s {DEFAULTS} --etag e1",
+        session.UpdateApplicationRequest(
+            organization_id=ORGANIZATION,
+            application=session.Application(application_id="app_1", session_duration="0s", etag="e1"),
+            update_mask=FieldMask(
+                paths=["session_duration", "binding_cookie", "identity_provider_ids", "device_session"]
+            ),
+        ),
+    ),
+    (
+        "applications delete app_1 -y --etag e1",
+        session.DeleteApplicationRequest(organization_id=ORGANIZATION, application_id="app_1", etag="e1"),
+    ),
+    (
+        f"applications log-in app_1 --registration {REGISTRATION} --id-token signed --challenge 1.mac {CLIENT}",
+        session.LogInRequest(
+            organization_id=ORGANIZATION,
+            application_id="app_1",
+            registration_id=REGISTRATION,
+            credential=Credential(id_token="signed"),
+            challenge="1.mac",
+            client=session.ClientFacts(ip="192.0.2.1", country="DE"),
+        ),
+    ),
+    ("device-sessions show", session.GetDeviceSessionSettingsRequest(organization_id=ORGANIZATION)),
+    (
+        "device-sessions update --session-duration 24h --apply-by-default --etag e1",
+        session.UpdateDeviceSessionSettingsRequest(
+            organization_id=ORGANIZATION,
+            settings=session.DeviceSessionSettings(session_duration="24h", apply_by_default=True, etag="e1"),
+            update_mask=FieldMask(paths=["session_duration", "apply_by_default"]),
+        ),
+    ),
+    (
+        "device-sessions update --no-session-duration --no-apply-by-default --etag e1",
+        session.UpdateDeviceSessionSettingsRequest(
+            organization_id=ORGANIZATION,
+            settings=session.DeviceSessionSettings(etag="e1"),
+            update_mask=FieldMask(paths=["apply_by_default", "session_duration"]),
+        ),
+    ),
+    (
+        "signing-keys rotate --revoke-previous --yes",
+        session.RotateSigningKeyRequest(organization_id=ORGANIZATION, revoke_previous=True),
+    ),
+    (
+        f"checks application app_1 --device {REGISTRATION} --session-token s --binding b --country DE",
+        session.CheckApplicationRequest(
+            organization_id=ORGANIZATION,
+            application_id="app_1",
+            registration_id=REGISTRATION,
+            session_token="s",
+            binding="b",
+            client=session.ClientFacts(country="DE"),
+        ),
+    ),
+    (
+        "checks application app_1 --device 100.96.0.1",
+        session.CheckApplicationRequest(
+            organization_id=ORGANIZATION,
+            application_id="app_1",
+            address="100.96.0.1",
+            client=session.ClientFacts(),
+        ),
     ),
     (
         f"checks traffic {REGISTRATION} --kind request net.protocol=a=b app.ids[*]=17 app.statuses=a app.statuses=b",

@@ -59,12 +59,12 @@ def test_what_was_shown_is_what_is_deleted(run: Run, installation: ScriptedServe
 def test_every_command_that_destroys_can_be_told_yes() -> None:
     for name, command in commands():
         verb = name.split()[-1]
-        destroys = verb in ("delete", "remove", "leave") or name == "keys revoke"
+        destroys = verb in ("delete", "remove", "leave") or name in ("keys revoke", "signing-keys rotate")
         options = {parameter.name for parameter in command.params}
         assert destroys == ("yes" in options), name
-        # Leave has no rehearsal in the contract.
+        # These have no rehearsal in the contract.
         reversible = verb in ("revoke", "unrevoke", "set-timeout", "import")
-        assert (destroys or reversible) == ("dry_run" in options) or verb == "leave", name
+        assert (destroys or reversible) == ("dry_run" in options) or verb in ("leave", "rotate"), name
 
 
 def registrations(count: int, *missing: str) -> list[registry.RegistrationResult]:
@@ -102,6 +102,11 @@ REHEARSALS: list[tuple[str, Message, str]] = [
             enrollment_policy=identity.EnrollmentPolicy(display_name="Staff"), registrations=1
         ),
         "This deletes 'Staff'. Registrations that it admitted stay: 1.",
+    ),
+    (
+        "applications delete X",
+        session.DeleteApplicationResponse(application=session.Application(display_name="Wiki")),
+        "This deletes 'Wiki': nobody is let in to it from then on.",
     ),
     (
         "users remove X",
@@ -162,6 +167,17 @@ def test_registrations_are_deleted_after_a_yes(run: Run, installation: ScriptedS
     assert "This deletes 3 registrations for good and releases 6 addresses. Continue?" in said.stderr
     assert said.stdout.splitlines()[-1] == "reg_2 deleted"
     assert [rehearsal for rehearsal, _ in sent(installation, "DeleteRegistrations")] == [True, False]
+
+
+@pytest.mark.usefixtures("somebody_looks")
+def test_keys_are_not_withdrawn_without_a_word(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["RotateSigningKey"] = session.RotateSigningKeyResponse()
+    refused = run("signing-keys rotate --revoke-previous", exit_code=1, stdin="n\n")
+    assert "tokens that they signed are good nowhere from then on. Continue?" in refused.stderr
+    assert not installation.requests("RotateSigningKey")
+    run("signing-keys rotate --revoke-previous", stdin="y\n")
+    run("signing-keys rotate")
+    assert [request.revoke_previous for request in installation.requests("RotateSigningKey")] == [True, False]
 
 
 def test_everybody_is_not_removed_without_a_word(run: Run, installation: ScriptedServer) -> None:

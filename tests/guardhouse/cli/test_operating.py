@@ -74,6 +74,9 @@ async def test_checks_are_decided_one_by_one_in_batches_and_in_a_stream(
     assert re.search(r"2h0m\d+s before the check; expired at", explained)
     assert f"guardhouse sessions reauthenticate {registration}" in explained
     assert (await shown(run_plane, f"explain check {line}"))["user"]["email"] == "alice@example.com"
+    covered = (await run_plane(f"explain traffic {made.registration.ipv4} --kind request")).stdout
+    for part in ("alice@example.com, holds a seat", "reauthenticate (session-expired)", "asks again    now", policy):
+        assert part in covered
 
 
 async def test_lists_are_filtered_by_when_something_was_heard_of(

@@ -128,7 +128,9 @@ def test_a_trial_shows_the_decision_and_what_each_policy_makes_of_it(
     )
     shown = run(
         "policies test --kind connection net.dst.ip=10.0.0.1 --email eve@example.com --name Eve --group a --group b"
-        f" --passed disk --failed firewall --session-age 9h --at 2026-09-21T14:13:20Z --with {proposal}"
+        " --oidc-claim team=x"
+        " --passed disk --failed firewall --session-age 9h --posture-age 30m"
+        f" --at 2026-09-21T14:13:20Z --with {proposal}"
     ).stdout.splitlines()
     rows = [re.split(" {2,}", line) for line in shown if line]
     assert rows == [
@@ -148,6 +150,8 @@ def test_a_trial_shows_the_decision_and_what_each_policy_makes_of_it(
         passed_checks=["disk"],
         failed_checks=["firewall"],
         session_age="9h",
+        posture_age="30m",
+        oidc_claims=["team=x"],
     )
     assert test.traffic == session.Traffic(fields={"net.dst.ip": "10.0.0.1"})
     assert request.time == NOON

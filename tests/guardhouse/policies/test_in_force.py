@@ -1,10 +1,12 @@
-"""Policies that are in force at some times only: those with a schedule, and those that expire."""
+"""Policies that hold at some times only: with a schedule, until they expire, or while a posture is young."""
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from guardhouse.expressions import POSTURE_AGE, NamedList, Type
 from guardhouse.policies import NEVER, QUERY, GatewayPolicy, PolicySet, Schedule
 from tests.guardhouse.policies.writing import BLOCK, DNS, written
 
@@ -62,6 +64,26 @@ def test_the_next_policy_decides_while_one_is_out_of_force() -> None:
     )
     assert decides(policies, FRIDAY + 9 * HOUR) == ["pol_office"]
     assert decides(policies, SATURDAY + 9 * HOUR) == ["pol_all"]
+
+
+def test_a_posture_is_asked_for_again_when_its_age_passes_a_bound() -> None:
+    """Decision 32a: then, and not between."""
+    asked = ["< 60", "in {100..200}", "!= 300", "in $ages", ">= 60"]
+    written_ = [
+        written(f"pol_{place}", device_posture=f"device_posture.age {each}") for place, each in enumerate(asked)
+    ]
+    written_ += [written("pol_checks", device_posture='device_posture.checks.passed == "disk"')]
+    off = written("pol_off", device_posture="device_posture.age < 7", enabled=False)
+    policies = PolicySet.compile([*written_, off], {"ages": NamedList.of(Type.INTEGER, ["400..500", "1000"])})
+    bounds = [0]
+    while (following := policies.next_age(bounds[-1])) < 10_000:
+        bounds.append(following)
+    assert bounds == [0, 60, 100, 201, 300, 301, 400, 501, 1000, 1001]
+    masks = [{policies.posture_mask({POSTURE_AGE: age}) for age in range(*span)} for span in pairwise(bounds)]
+    assert all(len(each) == 1 for each in masks)
+    assert all(first != second for first, second in pairwise(masks))
+    assert policies.asks_for_age
+    assert not PolicySet.compile([written_[-1], off]).asks_for_age
 
 
 def test_of_a_disabled_policy_nothing_else_is_said_to_fail() -> None:

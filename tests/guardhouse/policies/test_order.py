@@ -160,6 +160,26 @@ def test_whoever_is_blocked_cannot_change_the_address(identity: str) -> None:
     assert matched(policies, identity={"identity.email": "jane@example.com"}, lists=lists) == []
 
 
+@pytest.mark.parametrize(
+    "identity",
+    [
+        'identity.email != "jane.doe@example.com"',
+        'not identity.email in {"x@example.com" "jane.doe@example.com"}',
+        "not identity.email in $people",
+        'not(identity.email matches "^jane[.]doe@")',
+        'not(identity.email == "jane.doe@example.com" or identity.name == "nobody")',
+        'identity.email != "jane.doe@example.com" and not not identity.email == "janedoe+news@example.com"',
+    ],
+)
+def test_whoever_is_spared_is_nobody_else(identity: str) -> None:
+    """The same matching: a policy that blocks all but one person spares no variant of that person's address."""
+    lists = {"people": NamedList.of(Type.EMAIL, ["jane.doe@example.com"])}
+    policies = [written("pol_block", identity=identity, action=BLOCK)]
+    assert matched(policies, identity={"identity.email": "Jane.Doe@example.com"}, lists=lists) == []
+    for variant in ("jane.doe+news@example.com", "janedoe@example.com"):
+        assert matched(policies, identity={"identity.email": variant}, lists=lists) == ["pol_block"]
+
+
 def test_whoever_is_blocked_by_a_pattern_is_so_with_and_without_the_extension() -> None:
     policies = [
         written("pol_news", identity='identity.email matches "[+]news@"', action=BLOCK, precedence=1),

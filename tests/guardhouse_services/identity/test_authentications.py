@@ -2,7 +2,7 @@
 
 import pytest
 
-from guardhouse.clock import MINUTE, SECOND
+from guardhouse.durations import MINUTE, SECOND
 from guardhouse.errors import (
     ChallengeInvalid,
     DifferentUser,
@@ -88,9 +88,7 @@ async def test_another_person_leaves_the_timer_alone(world: World) -> None:
     wrong = Registration(ada.intent_id, user_id=bob.user_id)
     for name in ("ada", "bob"):
         with pytest.raises(DifferentUser):
-            await world.identity.authentications.record(
-                call, world.organization, ada.intent_id, wrong, world.sign_in(name)
-            )
+            await world.identity.authentications.record(call, world.organization, wrong, world.sign_in(name))
     assert await world.revision() == before
     assert await world.count("authentication") == 0
 
@@ -223,7 +221,7 @@ async def test_a_repeated_request_is_one(world: World) -> None:
     call = world.call(world.organization, "again", b"other", "RecordAuthentication")
     holder = Registration(intent.intent_id, user_id=intent.user_id)
     with pytest.raises(RequestIdReused):
-        await world.identity.authentications.record(call, world.organization, intent.intent_id, holder, token)
+        await world.identity.authentications.record(call, world.organization, holder, token)
 
 
 async def test_a_removed_user_enrolls_again_instead(world: World) -> None:

@@ -11,6 +11,8 @@ from guardhouse.errors import (
     EtagMismatch,
     GuardhouseError,
     IdentityProviderNotFound,
+    IdTokenInvalid,
+    SeatsExhausted,
     ServiceTokenInUse,
     ServiceTokenNotFound,
     UserNotFound,
@@ -185,6 +187,43 @@ async def test_what_would_be_refused_is_refused_when_asked(world: World, desk: D
         await refused_alike(desk, kind, request)
 
 
+async def test_signing_in_takes_no_seat_when_it_is_only_asked_for(world: World, desk: Desk) -> None:
+    """Decision 2: the ID token can still be used, and the request be repeated."""
+    world.clock.stop()
+    await world.limit(1)
+    request = pb.RecordAuthenticationRequest(organization_id=world.organization)
+    request.credential.id_token = world.sign_in("ada").compact
+    request.request_id = "q"
+    assert not (await would(desk, request)).user.user_id
+    done = await does(desk, request, ["user.user_id"])
+    assert done.user.user_id
+    # And once more when it is long done, as whoever asks first does who repeats both.
+    world.clock.advance(600)
+    asked = await would(desk, request)
+    done.revision_token = ""
+    assert asked == done
+    intent = await world.enroll("ada")
+    renewal = pb.RecordAuthenticationRequest(
+        organization_id=world.organization, registration_id=intent.intent_id, user_id=intent.user_id
+    )
+    renewal.credential.id_token = world.sign_in("ada").compact
+    renewal.request_id = "s"
+    assert (await would(desk, renewal)).authenticate_revision == await world.revision() + 1
+    await desk.send(renewal)
+    request.request_id, request.validate_only = "t", True
+    before = await desk.dump()
+    request.credential.id_token = renewal.credential.id_token
+    with pytest.raises(IdTokenInvalid):
+        await desk.send(request)
+    # Whoever asks may still refuse the person, so the seat comes last (decision 3): that there is none is said then.
+    request.credential.id_token = world.sign_in("bob").compact
+    assert (await desk.send(request)).user.email == "bob@example.com"
+    assert await desk.dump() == before
+    request.validate_only = False
+    with pytest.raises(SeatsExhausted):
+        await desk.send(request)
+
+
 def test_every_method_that_can_be_asked_is_tried_here() -> None:
     asked = {
         method.name
@@ -199,4 +238,5 @@ def test_every_method_that_can_be_asked_is_tried_here() -> None:
         "DeleteEnrollmentPolicy",
         "RevokeUser",
         "RemoveUsers",
+        "RecordAuthentication",
     }

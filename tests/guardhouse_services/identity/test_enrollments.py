@@ -2,7 +2,7 @@
 
 import pytest
 
-from guardhouse.clock import HOUR, SECOND
+from guardhouse.durations import HOUR, SECOND
 from guardhouse.errors import (
     EnrollmentAborted,
     EnrollmentRefused,

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from guardhouse.clock import MINUTE, SECOND
 from guardhouse.common.v1 import access_pb2
 from guardhouse.common.v1.audit_pb2 import AuditRecord
 from guardhouse.common.v1.credential_pb2 import Credential
 from guardhouse.common.v1.errors_pb2 import ErrorReason
+from guardhouse.durations import MINUTE, SECOND
 from guardhouse.errors import (
     ApiKeyNotFound,
     DifferentUser,
@@ -94,7 +94,9 @@ MUTATIONS = {
     ),
     "CancelEnrollment": Expected(named("intent_id"), actor=lambda _request, _answer: "service:registry"),
     "RecordAuthentication": Expected(
-        named("registration_id"), actor=lambda request, _answer: request.actor, change=renamed("registration_id")
+        lambda request, answer: [request.registration_id or answer.user.user_id],
+        actor=lambda request, _answer: request.actor,
+        change=renamed("actor"),
     ),
     "RevokeUser": Expected(named("user", "user_id"), change=renamed("user_id")),
     "RemoveUsers": Expected(lambda request, answer: [answer.removal.removal_id, *request.user_ids], change=bodies),
@@ -175,6 +177,11 @@ async def story(world: World) -> Story:
         user_id=user_id,
         credential=Credential(id_token=world.sign_in("ada").compact),
         actor=f"device:{intent_id}",
+    )
+    yield pb.RecordAuthenticationRequest(
+        organization_id=organization_id,
+        credential=Credential(id_token=world.sign_in("ada").compact),
+        actor="key:of-a-gateway",
     )
     revoked = yield pb.RevokeUserRequest(organization_id=organization_id, user_id=user_id)
     assert revoked.registrations == 1

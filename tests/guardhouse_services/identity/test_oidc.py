@@ -37,6 +37,7 @@ CAROL = Person("carol@example.com", "Carol", subject="u-2", email_verified=False
 class Trusted:
     issuer: str
     client_ids: tuple[str, ...] = ("guardhouse-cli", CLIENT_ID)
+    oidc_claims: tuple[str, ...] = ()
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,37 @@ async def test_accepts_a_sign_in(issuer: Issuer, issuers: Issuers) -> None:
         auth_time=NOW,
         token_hash=identity.token_hash,
     )
+
+
+async def test_the_claims_that_the_provider_names_are_taken(issuer: Issuer, issuers: Issuers) -> None:
+    """As JSON has them, each value once and in order; what is no text, number or boolean is left out, as is what would
+    be too long or holds a control character."""
+    said = {
+        "department": ["engineering", "sales", "engineering", ["nested"], {"of": 1}, None, "", "a=b="],
+        "level": 7,
+        "ratio": 0.5,
+        "huge": [10**400, 1e308],
+        "staff": True,
+        "nothing": None,
+        "object": {"of": 1},
+        "unfit": ["a\nb", "v" * 995],
+        "long": "v" * 995,
+        "unnamed": "x",
+    }
+    names = ("department", "level", "ratio", "huge", "staff", "nothing", "object", "unfit", "long", "missing", "level")
+    trusted = Trusted(issuer.url, oidc_claims=names)
+    identity = await issuers.verify(trusted, issuer.sign(issuer.claims(ADA.email) | said), NOW)
+    assert identity.claims == (
+        *("department=engineering", "department=sales", "department=", "department=a=b="),
+        *("level=7", "ratio=0.5", f"huge={10**400}", "huge=1e+308", "staff=true", "long=" + "v" * 995),
+    )
+    many = issuer.sign(issuer.claims(ADA.email) | {"level": list(range(200))})
+    identity = await issuers.verify(trusted, many, NOW)
+    assert identity.claims == tuple(f"level={number}" for number in range(100))
+    # JSON writes no infinite number, and a reader makes one of this.
+    endless = json.dumps(issuer.claims(ADA.email) | {"level": 1}).replace('"level": 1', '"level": 1e999')
+    identity = await issuers.verify(trusted, issuer.sign_bytes(endless.encode()), NOW)
+    assert identity.claims == ()
 
 
 async def test_an_unverified_email_is_not_taken(issuer: Issuer, issuers: Issuers) -> None:

@@ -18,6 +18,7 @@ from guardhouse_services.identity.domain.enrollments import Intent, IntentState
 from guardhouse_services.identity.domain.users import Removal
 from guardhouse_services.identity.store.tables import intent, users
 from guardhouse_services.identity.usecases import effects, seats
+from guardhouse_services.identity.usecases.authentications import Recorded
 from tests.guardhouse_services.identity.world import World, deleted, outcome, registered
 
 
@@ -51,6 +52,40 @@ async def test_one_user_enrolling_many_devices_at_once_takes_one_seat(world: Wor
     assert await world.used() == 1
     await world.cancel(intents[0])
     assert await world.used() == 0
+
+
+async def test_sixteen_logins_at_once_share_the_last_seat(world: World) -> None:
+    """Decision 2: exactly one signs in, and nothing but the refusal reaches the others."""
+    await world.limit(2)
+    await world.enroll("ada")
+    results = await asyncio.gather(*(outcome(world.log_in(f"user{number}")) for number in range(16)))
+    assert Counter(type(result) for result in results) == {Recorded: 1, SeatsExhausted: 15}
+    assert await world.used() == await counted(world) == 2
+    assert await world.count("users") == 2
+
+
+async def test_one_user_signing_in_eight_times_at_once_takes_one_seat(world: World) -> None:
+    """Decision 2, also when a device is enrolled meanwhile; each login has a revision of its own."""
+    await world.limit(1)
+    *logins, intent = await asyncio.gather(*(world.log_in("ada") for _ in range(8)), world.authorize("ada"))
+    assert isinstance(intent, Intent)
+    recorded = [login for login in logins if isinstance(login, Recorded)]
+    assert len({login.revision for login in recorded}) == 8
+    assert {login.user.user_id for login in recorded if login.user} == {intent.user_id}
+    assert await world.used() == await counted(world) == 1
+
+
+async def test_a_removal_amid_logins_hits_those_before_it(world: World) -> None:
+    """Decision 5: the seat is there if somebody signed in behind the removal, and only then."""
+    first = await world.log_in("ada")
+    for _ in range(4):
+        *logins, _ = await asyncio.gather(*(world.log_in("ada") for _ in range(4)), world.remove())
+        assert await world.used() == await counted(world)
+        (user,) = await world.users()
+        newest = max(login.revision for login in logins if isinstance(login, Recorded))
+        assert user.removed_revision > first.revision
+        assert user.removed_revision != newest
+        assert (user.seat_time is not None) == (newest > user.removed_revision)
 
 
 async def test_one_intent_asked_for_many_times_at_once_is_one(world: World) -> None:

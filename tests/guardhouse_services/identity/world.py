@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from guardhouse.clock import HOUR, SECOND
 from guardhouse.common.v1 import access_pb2
+from guardhouse.durations import HOUR, SECOND
 from guardhouse.errors import IdTokenInvalid
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import LEASE, ORGANIZATION, REGISTRATION, new_id
@@ -29,6 +29,7 @@ from guardhouse_services.identity.domain.organizations import SeatUsage
 from guardhouse_services.identity.domain.users import Removal, User
 from guardhouse_services.identity.oidc import IdentityClaims
 from guardhouse_services.identity.usecases import Identity, effects
+from guardhouse_services.identity.usecases.authentications import Recorded
 from guardhouse_services.identity.usecases.snapshot import snapshot
 from guardhouse_services.migrate import migrate
 from guardhouse_services.paging import Page
@@ -124,6 +125,7 @@ class World:
         issuer: str = ISSUER,
         display_name: str = "",
         auth_time: int | None = None,
+        **more: Any,
     ) -> IdToken:
         """A new ID token, issued `age` seconds ago."""
         claims = {
@@ -135,6 +137,7 @@ class World:
             "iat": self.clock.now() - round(age * SECOND),
             "auth_time": auth_time,
             "jti": secrets.token_hex(8),
+            **more,
         }
         payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
         return IdToken(f"e30.{payload}.signature")
@@ -154,6 +157,7 @@ class World:
             issue_time=claims["iat"],
             auth_time=claims["auth_time"],
             token_hash=hashlib.sha256(compact.encode()).digest(),
+            claims=tuple(f"{name}={claims[name]}" for name in provider.oidc_claims if name in claims),
         )
 
     # What the registry does
@@ -228,10 +232,18 @@ class World:
     ) -> int:
         call = self.call(self.organization, request_id, method="RecordAuthentication")
         holder = Registration(intent.intent_id, intent.user_id, intent.service_token_id)
-        time, _, _ = await self.identity.authentications.record(
-            call, self.organization, intent.intent_id, holder, credential, asked_time=asked_time
+        done = await self.identity.authentications.record(
+            call, self.organization, holder, credential, asked_time=asked_time
         )
-        return time
+        return done.authenticate_time
+
+    async def log_in(
+        self, who: str | IdToken | ServiceTokenSecret, request_id: str = "", *, dry: bool = False, **sign_in: Any
+    ) -> Recorded:
+        """Somebody signs in to an application, without a device."""
+        credential = self.sign_in(who, **sign_in) if isinstance(who, str) else who
+        call = self.call(self.organization, request_id, method="RecordAuthentication")
+        return await self.identity.authentications.record(call, self.organization, None, credential, validate_only=dry)
 
     # What administrators do
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from guardhouse.clock import SECOND
+from guardhouse.durations import SECOND
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb

@@ -12,7 +12,7 @@ from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import from_timestamp
 from guardhouse_services.database import Transaction
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import SECOND, Heartbeat, Posture, PostureChecks
+from guardhouse_services.registry.domain import HOUR, SECOND, Heartbeat, Posture, PostureChecks
 from guardhouse_services.registry.messages import to_event
 from guardhouse_services.registry.servicer import RegistryServicer
 from guardhouse_services.registry.store import tables
@@ -73,6 +73,29 @@ async def test_a_posture_is_as_old_as_the_first_heartbeat_that_said_it(world: Wo
     assert await since(world, enrolled) == began + SECOND
 
 
+async def reported(world: World, enrolled: Enrolled) -> int:
+    return from_timestamp((await world.snapshot())[name(enrolled)].posture.report_time)
+
+
+async def test_followers_are_told_once_an_hour_that_a_posture_is_as_it_was(world: World) -> None:
+    """Decision 32a: so its age, as they know it, is right to the hour, and never less than it is."""
+    enrolled, told = await world.enroll(), []
+    changes, records = len(await world.changes()), len(await world.records())
+    for _ in range(40):
+        await world.beat(enrolled, checks=SOUND)
+        told.append(len(await world.changes()) - changes)
+        age = world.clock.now() - await reported(world, enrolled)
+        assert 0 <= age < HOUR
+        world.clock.advance(7 * 60)
+    # At 0:00, then at 1:03, 2:06, 3:02 and 4:05, the first heartbeats of their hours.
+    assert [told.index(count) * 7 for count in range(1, 6)] == [0, 63, 126, 182, 245]
+    assert (told[-1], len(await world.records()) - records) == (5, 1), "only the first is a change"
+    world.clock.advance(5 * 3600)
+    assert world.clock.now() - await reported(world, enrolled) > 5 * HOUR, "a device that is silent"
+    await world.beat(enrolled, checks=UNSAFE)
+    assert await reported(world, enrolled) == world.clock.now()
+
+
 async def test_a_posture_stays_with_its_registration(world: World) -> None:
     """Whatever else is told of that afterwards; a new one begins without."""
     enrolled = await world.enroll()
@@ -106,7 +129,7 @@ async def test_a_posture_that_comes_late_takes_nothing_back(world: World) -> Non
     world.clock.advance(1)
     await world.beat(enrolled, checks=UNSAFE)
     written = await world.database.write(lambda tx: store.postures.write(tx, world.organization, late))
-    assert written == ([], set())
+    assert written == ([], [], set())
     assert await known(world, enrolled) == UNSAFE
 
 
@@ -118,7 +141,7 @@ async def test_a_replica_that_is_overtaken_takes_no_posture_back(world: World, e
     wrote, go = threading.Event(), threading.Event()
 
     def overtake(tx: Transaction) -> None:
-        changed, _ = store.postures.write(tx, world.organization, said(enrolled, UNSAFE, world.clock.now()))
+        changed, _, _ = store.postures.write(tx, world.organization, said(enrolled, UNSAFE, world.clock.now()))
         tx.publish(world.organization, [to_event(it) for it in changed])
         wrote.set()
         go.wait(5)

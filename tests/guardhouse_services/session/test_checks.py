@@ -11,8 +11,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse import decisions
-from guardhouse.clock import SECOND
-from guardhouse.durations import format_duration
+from guardhouse.durations import SECOND, format_duration
 from guardhouse.errors import DeadlineTooShort, DurationInvalid, FieldRequired, InvalidField
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from guardhouse import revisions
-from guardhouse.clock import SECOND
+from guardhouse.durations import SECOND
 from guardhouse.errors import (
     DurationInvalid,
     EtagMismatch,

@@ -10,8 +10,8 @@ import grpc.aio
 import pytest
 
 from guardhouse.channel import AioChannel, Policy
-from guardhouse.clock import SECOND
 from guardhouse.common.v1 import credential_pb2
+from guardhouse.durations import SECOND
 from guardhouse.errors import (
     ChallengeInvalid,
     CredentialsInvalid,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from guardhouse.clock import SECOND
+from guardhouse.durations import SECOND
 from guardhouse.errors import InvalidField
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
@@ -218,6 +218,68 @@ async def test_the_device_decides(world: World, clock: FakeClock) -> None:
     world.registry.publish(device(clock.now(), LAPTOP, ALICE, passed=["disk"]))
     assert await decide(world) == DEFAULT
     world.registry.publish(device(clock.now(), LAPTOP, ALICE, passed=["firewall"]))
+    assert await decide(world) == BLOCKED
+
+
+async def test_the_age_of_what_the_device_said_decides(world: World, clock: FakeClock) -> None:
+    """Decision 32a, by the present, and no answer outlives the bound: not one that is kept, nor its valid_for."""
+    asked = 'any(device_posture.checks.passed[*] in {"disk"}) and device_posture.age < 7200'
+    world.own.publish(policy(FIRST, 10, device_posture=asked), block(SECOND_POLICY, 20))
+    assert await decide(world) == BLOCKED, "it has said nothing yet"
+    event = device(clock.now(), LAPTOP, ALICE, passed=["disk"])
+    event.registration.posture.report_time.CopyFrom(to_timestamp(clock.now()))
+    world.registry.publish(event)
+    left = []
+    for seconds in (0, 7185, 5, 4, 5, 0.999999, 0.000001):
+        clock.advance(seconds)
+        answer = (await ask(world)).answer
+        left.append((answer.policy_id == FIRST, answer.valid_for.ToMicroseconds()))
+    assert left == [*((True, each * SECOND) for each in (10, 10, 10, 6, 1)), (True, 1), (False, 10 * SECOND)]
+    event.registration.posture.report_time.CopyFrom(to_timestamp(clock.now()))
+    world.registry.publish(event)
+    assert await decide(world) == ALLOWED, "it has said so again"
+
+
+async def test_a_trial_is_by_the_age_that_it_is_given(world: World, clock: FakeClock) -> None:
+    """Decisions 30a and 32a: what nobody gave shows as missing; a device that exists is as old as it is then."""
+    world.own.publish(block(FIRST, 10, device_posture="device_posture.age >= 3600"))
+    event = device(clock.now(), LAPTOP, ALICE, passed=["disk"])
+    event.registration.posture.report_time.CopyFrom(to_timestamp(clock.now()))
+    world.registry.publish(event)
+    await world.settle()
+    given: list[dict[str, Any]] = [{"test_subject": pb.TestSubject(posture_age=age)} for age in ("", "59m59s", "1h")]
+    given += [{"registration_id": each} for each in (LAPTOP, PHONE)]
+    kind = pb.TRAFFIC_KIND_CONNECTION
+    request = pb.TestPoliciesRequest(
+        organization_id=ORGANIZATION, tests=[pb.TrafficTest(kind=kind, **each) for each in given]
+    )
+    request.time.CopyFrom(to_timestamp(clock.now() + HOUR))
+    response = await servicer(world).TestPolicies(request, call())
+    steps = [step for result in response.results for step in result.steps]
+    missing = ["device_posture.age"]
+    assert [(step.matched, list(step.missing)) for step in steps] == [
+        *((False, missing), (False, []), (True, [])),
+        *((True, []), (False, missing)),
+    ]
+
+
+async def test_a_trial_is_by_the_claims_that_it_is_given(world: World) -> None:
+    world.own.publish(block(FIRST, 10, identity='any(identity.oidc_claims[*] in {"team=x"})'))
+    await world.settle()
+    kind = pb.TRAFFIC_KIND_CONNECTION
+    given = [pb.TestSubject(oidc_claims=claims) for claims in (["team=y"], ["team=y", "team=x"])]
+    tests = [pb.TrafficTest(kind=kind, test_subject=each) for each in given]
+    request = pb.TestPoliciesRequest(organization_id=ORGANIZATION, tests=tests)
+    response = await servicer(world).TestPolicies(request, call())
+    assert [step.matched for result in response.results for step in result.steps] == [False, True]
+
+
+async def test_a_posture_without_a_time_is_as_old_as_what_it_says(world: World, clock: FakeClock) -> None:
+    """Decision 32a: from a registry of the release before, which says only since when it is so."""
+    world.own.publish(block(FIRST, 10, device_posture="device_posture.age == 60"))
+    event = device(clock.now(), LAPTOP, ALICE, passed=["disk"])
+    event.registration.posture.change_time.CopyFrom(to_timestamp(clock.now() - 60 * SECOND))
+    world.registry.publish(event)
     assert await decide(world) == BLOCKED
 
 

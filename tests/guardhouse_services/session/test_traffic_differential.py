@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from guardhouse.clock import SECOND
 from guardhouse.decisions import Decision, Reason
+from guardhouse.durations import SECOND
 from guardhouse.expressions import FIELDS, Scope, Type
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
@@ -112,7 +112,7 @@ Answer = tuple[int, int, str, str, int | None, int, bool]
     "requests", [5_000, pytest.param(1_000_000, marks=[pytest.mark.long, pytest.mark.timeout(1_200)])]
 )
 async def test_every_answer_is_what_the_decisions_say(requests: int) -> None:
-    chance = random.Random(requests)
+    chance = random.Random(requests + 1)
     counts: dict[tuple[int, int], int] = {}
     deciding = 0
     for _ in range(ROUNDS):
@@ -243,7 +243,8 @@ def _registration(chance: random.Random, known: Known, device: str) -> registry.
     if chance.random() < 0.7:
         event.registration.posture.passed.extend(chance.choices(naive.TEXTS, k=chance.randrange(3)))
         event.registration.posture.failed.extend(chance.choices(naive.TEXTS, k=chance.randrange(3)))
-        event.registration.posture.SetInParent()
+        reported = BEGAN - chance.choice(naive.NUMBERS) * SECOND + chance.choice((-1, 0, 1))
+        event.registration.posture.report_time.CopyFrom(to_timestamp(reported))
     known.registrations[device] = event.registration
     return event
 
@@ -367,15 +368,34 @@ def _check_until(
     expected: Answer,
     was_set_back: bool,
 ) -> None:
-    """How long an answer holds. That of a query ends, at the latest, when another policy is in force; and a clock that
-    was set back may find one that was kept near the end of its session, which holds for less time, never for more."""
+    """How long an answer holds: at the latest until another policy decides, because another is in force or the posture
+    is of another age. A clock that was set back may find one that was kept near the end of its session, which holds for
+    less time, never for more."""
     said, most = answer[-2], expected[-2]
     assert min(1, most) <= said <= most, (now, staleness, asked, known)
-    if asked.item.kind == pb.TRAFFIC_KIND_QUERY:
-        last = _decided(known, asked, now + max(0, said - 1), staleness)
-        assert last[:3] == expected[:3], (now, staleness, asked, known)
+    deciding = _deciding(known, asked, now)
+    assert _deciding(known, asked, now + max(0, said - 1)) == deciding, (now, staleness, asked, known)
+    if asked.item.kind != pb.TRAFFIC_KIND_QUERY:
+        assert said == most or was_set_back or _turns(known, asked.item, now + said), (now, staleness, asked, known)
+
+
+def _turns(known: Known, item: pb.CheckTrafficItem, now: int) -> bool:
+    """Whether, at this time, a policy's expression on the device begins to hold or holds no longer."""
+    record = _asker(known, item)
+    trees = [tree for it in known.policies.values() if (tree := it.trees["device_posture"]) is not None]
+    return record is not None and any(
+        naive.answer(leaf, _device(record, now)) is not naive.answer(leaf, _device(record, now - 1))
+        for tree in trees
+        for leaf in _leaves(tree)
+    )
+
+
+def _leaves(tree: naive.Tree) -> Iterator[naive.Tree]:
+    if tree[0] == "condition":
+        yield tree
     else:
-        assert said == most or was_set_back, (now, staleness, asked, known)
+        for operand in tree[1:]:
+            yield from _leaves(operand)
 
 
 # The plain reading.
@@ -383,21 +403,36 @@ def _check_until(
 
 def _decided(known: Known, asked: Asked, now: int, staleness: int | None) -> Answer:
     item = asked.item
-    record = known.registrations.get(item.registration_id) if item.registration_id else _holder(known, item.address)
+    record = _asker(known, item)
     default = Decision.BLOCK if known.blocks_by_default else Decision.ALLOW
-    hosts = [asked.values[name] for name in HOSTS if name in asked.values]
-    if hosts and all(map(_is_sign_in, hosts)):
+    if _is_exempt(asked):
         return _judged(known, record, None, (Decision.ALLOW, Reason.SIGN_IN_HOST), now, staleness)
     best: Answer | None = None
-    for filter_ in FILTERS[item.kind]:
-        policy = _first_match(known, filter_, record, asked.values, now) if record is not None else None
-        if policy is not None:
-            answer = _judged(known, record, policy, (Decision.ALLOW, Reason.NO_SESSION_LIMIT), now, staleness)
-            if answer[0] != Decision.ALLOW:
-                return answer
-            if best is None or (answer[4] is not None and (best[4] is None or answer[4] < best[4])):
-                best = answer
+    for policy in _deciding(known, asked, now):
+        answer = _judged(known, record, policy, (Decision.ALLOW, Reason.NO_SESSION_LIMIT), now, staleness)
+        if answer[0] != Decision.ALLOW:
+            return answer
+        if best is None or (answer[4] is not None and (best[4] is None or answer[4] < best[4])):
+            best = answer
     return best or _judged(known, record, None, (default, Reason.NO_POLICY_MATCHED), now, staleness)
+
+
+def _is_exempt(asked: Asked) -> bool:
+    hosts = [asked.values[name] for name in HOSTS if name in asked.values]
+    return bool(hosts) and all(map(_is_sign_in, hosts))
+
+
+def _deciding(known: Known, asked: Asked, now: int) -> list[Written]:
+    """The first match of each filter."""
+    record = _asker(known, asked.item)
+    if record is None or _is_exempt(asked):
+        return []
+    found = (_first_match(known, filter_, record, asked.values, now) for filter_ in FILTERS[asked.item.kind])
+    return [policy for policy in found if policy is not None]
+
+
+def _asker(known: Known, item: pb.CheckTrafficItem) -> registry.RegistrationRecord | None:
+    return known.registrations.get(item.registration_id) if item.registration_id else _holder(known, item.address)
 
 
 def _holder(known: Known, address: str) -> registry.RegistrationRecord | None:
@@ -462,7 +497,7 @@ def _first_match(
     of = {
         "traffic": {**_domains(values), **values},
         "identity": _person(user) if user is not None else {},
-        "device_posture": _device(record),
+        "device_posture": _device(record, now),
     }
     for policy in sorted(known.policies.values(), key=lambda it: (it.message.precedence, it.message.policy_id)):
         made = policy.message
@@ -486,24 +521,28 @@ def _in_force(policy: Written, now: int) -> bool:
     return any(start <= local.hour < end for start, end in policy.spans[DAYS[local.weekday()]])
 
 
-def _holds(tree: naive.Tree, values: Mapping[str, Any], blocks: bool) -> bool:
-    """As naive.answer, with the variants of an address by which nobody gets around a policy that blocks."""
+def _holds(tree: naive.Tree, values: Mapping[str, Any], blocks: bool, spares: bool = False) -> bool:
+    """As naive.answer, with the variants of an address by which nobody gets around a policy that blocks; where it says
+    whom it spares, a variant is somebody else."""
     match tree:
         case ("or", *operands):
-            return any(_holds(operand, values, blocks) for operand in operands)
+            return any(_holds(operand, values, blocks, spares) for operand in operands)
         case ("and", *operands):
-            return all(_holds(operand, values, blocks) for operand in operands)
+            return all(_holds(operand, values, blocks, spares) for operand in operands)
         case ("not", operand):
-            return not _holds(operand, values, blocks)
-    _, of, _, _, operator, literal = tree
+            return not _holds(operand, values, blocks, not spares)
+    _, of, some, key, operator, literal = tree
     if not blocks or of.name != "identity.email" or of.name not in values:
+        return naive.answer(tree, values)
+    if operator == "!=":
+        return not _holds(("condition", of, some, key, "==", literal), values, blocks, not spares)
+    if spares:
         return naive.answer(tree, values)
     address = values[of.name]
     if operator == "matches":
         return any(naive.answer(tree, {of.name: each}) for each in (address, _plain(address)))
     several = {"in": literal, "list": naive.LISTS[literal][1] if operator == "list" else ()}.get(operator, [literal])
-    found = _plain(address).lower() in [_plain(member).lower() for member in several]
-    return found is not (operator == "!=")
+    return _plain(address).lower() in [_plain(member).lower() for member in several]
 
 
 def _plain(address: str) -> str:
@@ -528,11 +567,14 @@ def _person(user: identity.UserRecord) -> dict[str, Any]:
     return person
 
 
-def _device(record: registry.RegistrationRecord) -> dict[str, Any]:
+def _device(record: registry.RegistrationRecord, now: int) -> dict[str, Any]:
+    if not record.HasField("posture"):
+        return {}
     posture = record.posture
     return {
         "device_posture.checks.passed": list(posture.passed),
         "device_posture.checks.failed": list(posture.failed),
+        "device_posture.age": max(0, (now - posture.report_time.ToMicroseconds()) // SECOND),
     }
 
 

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 
 from guardhouse import revisions
-from guardhouse.clock import SECOND, Clock
+from guardhouse.clock import Clock
 from guardhouse.common.v1 import access_pb2, feed_pb2
+from guardhouse.durations import SECOND
 from guardhouse.following import Follower
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
@@ -29,10 +30,12 @@ EPOCH = "epoch"
 
 
 class Link:
-    """A feed without a service behind it. While `up` is false it loses pings, as a cut link does."""
+    """A feed without a service behind it. While `up` is false it loses pings, as a cut link does; while `slow` is true
+    its messages come one by one, and not all that there are at once."""
 
     def __init__(self, service: str, contract: Any) -> None:
         self.up = True
+        self.slow = False
         self._service = service
         self._contract = contract
         self._messages: asyncio.Queue[Any] = asyncio.Queue()
@@ -82,6 +85,8 @@ class Link:
 
     async def __anext__(self) -> Any:
         message = await self._messages.get()
+        if self.slow:
+            await asyncio.sleep(0)
         await self._open.wait()
         return message
 

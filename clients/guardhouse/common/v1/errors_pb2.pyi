@@ -82,6 +82,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such policy in the organization. Metadata: policy_id."""
     ERROR_REASON_LIST_NOT_FOUND: _ErrorReason.ValueType  # 51
     """NOT_FOUND: no such list in the organization. Metadata: list_id."""
+    ERROR_REASON_APPLICATION_NOT_FOUND: _ErrorReason.ValueType  # 52
+    """NOT_FOUND: no such application in the organization. Metadata: application_id."""
     ERROR_REASON_KEY_ALREADY_REGISTERED: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS: a live registration holds this public key."""
     ERROR_REASON_IDENTITY_PROVIDER_EXISTS: _ErrorReason.ValueType  # 61
@@ -108,6 +110,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the key that was to be replaced is not the registration's key. Metadata: registration_id."""
     ERROR_REASON_LIST_IN_USE: _ErrorReason.ValueType  # 78
     """FAILED_PRECONDITION: policies use the list. Metadata: policy_ids."""
+    ERROR_REASON_DEVICE_SESSION_DURATION_REQUIRED: _ErrorReason.ValueType  # 79
+    """FAILED_PRECONDITION: applications are to take the sessions of devices, and no duration is set for those. Metadata:
+    application_ids, of those that say so themselves.
+    """
     ERROR_REASON_SEATS_EXHAUSTED: _ErrorReason.ValueType  # 80
     """RESOURCE_EXHAUSTED: every purchased seat is taken."""
     ERROR_REASON_SUBNET_EXHAUSTED: _ErrorReason.ValueType  # 81
@@ -209,6 +215,8 @@ ERROR_REASON_POLICY_NOT_FOUND: ErrorReason.ValueType  # 50
 """NOT_FOUND: no such policy in the organization. Metadata: policy_id."""
 ERROR_REASON_LIST_NOT_FOUND: ErrorReason.ValueType  # 51
 """NOT_FOUND: no such list in the organization. Metadata: list_id."""
+ERROR_REASON_APPLICATION_NOT_FOUND: ErrorReason.ValueType  # 52
+"""NOT_FOUND: no such application in the organization. Metadata: application_id."""
 ERROR_REASON_KEY_ALREADY_REGISTERED: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS: a live registration holds this public key."""
 ERROR_REASON_IDENTITY_PROVIDER_EXISTS: ErrorReason.ValueType  # 61
@@ -235,6 +243,10 @@ ERROR_REASON_KEY_NOT_CURRENT: ErrorReason.ValueType  # 77
 """FAILED_PRECONDITION: the key that was to be replaced is not the registration's key. Metadata: registration_id."""
 ERROR_REASON_LIST_IN_USE: ErrorReason.ValueType  # 78
 """FAILED_PRECONDITION: policies use the list. Metadata: policy_ids."""
+ERROR_REASON_DEVICE_SESSION_DURATION_REQUIRED: ErrorReason.ValueType  # 79
+"""FAILED_PRECONDITION: applications are to take the sessions of devices, and no duration is set for those. Metadata:
+application_ids, of those that say so themselves.
+"""
 ERROR_REASON_SEATS_EXHAUSTED: ErrorReason.ValueType  # 80
 """RESOURCE_EXHAUSTED: every purchased seat is taken."""
 ERROR_REASON_SUBNET_EXHAUSTED: ErrorReason.ValueType  # 81

@@ -661,6 +661,7 @@ class IdentityProvider(_message.Message):
     FORCE_INTERACTION_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    OIDC_CLAIMS_FIELD_NUMBER: _builtins.int
     identity_provider_id: _builtins.str
     """idp_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
@@ -685,6 +686,12 @@ class IdentityProvider(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
 
+    @_builtins.property
+    def oidc_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The claims of its ID tokens that are kept of a user, for policies: at most 20 names of at most 100 characters, without
+        an equals sign.
+        """
+
     def __init__(
         self,
         *,
@@ -696,10 +703,11 @@ class IdentityProvider(_message.Message):
         force_interaction: _builtins.bool = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        oidc_claims: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "force_interaction", b"force_interaction", "identity_provider_id", b"identity_provider_id", "issuer", b"issuer", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "force_interaction", b"force_interaction", "identity_provider_id", b"identity_provider_id", "issuer", b"issuer", "oidc_claims", b"oidc_claims", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -905,7 +913,7 @@ class UpdateIdentityProviderRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, client_ids and force_interaction; required."""
+        """Of display_name, client_ids, force_interaction and oidc_claims; required."""
 
     def __init__(
         self,
@@ -1915,6 +1923,7 @@ class User(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
     SEAT_TIME_FIELD_NUMBER: _builtins.int
+    OIDC_CLAIMS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """usr_ and a UUIDv7; the same for ever."""
     issuer: _builtins.str
@@ -1943,6 +1952,13 @@ class User(_message.Message):
     def seat_time(self) -> _timestamp_pb2.Timestamp:
         """When the seat that is held was taken. Absent: none is."""
 
+    @_builtins.property
+    def oidc_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the newest authentication said in the claims that the identity provider's oidc_claims name, as `name=value`:
+        texts, numbers and booleans, and one for each of these in an array. At most 100, each of at most 1000 characters;
+        the rest is left out.
+        """
+
     def __init__(
         self,
         *,
@@ -1956,10 +1972,11 @@ class User(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         authenticate_time: _timestamp_pb2.Timestamp | None = ...,
         seat_time: _timestamp_pb2.Timestamp | None = ...,
+        oidc_claims: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "create_time", b"create_time", "seat_time", b"seat_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "groups", b"groups", "issuer", b"issuer", "seat_status", b"seat_status", "seat_time", b"seat_time", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "groups", b"groups", "issuer", b"issuer", "oidc_claims", b"oidc_claims", "seat_status", b"seat_status", "seat_time", b"seat_time", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2545,10 +2562,11 @@ class RecordAuthenticationRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     ASKED_TIME_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     registration_id: _builtins.str
-    """The registration whose timer starts anew."""
+    """The registration whose timer starts anew. Empty: somebody signs in to an application, with no device."""
     user_id: _builtins.str
     """A person."""
     service_token_id: _builtins.str
@@ -2557,14 +2575,16 @@ class RecordAuthenticationRequest(_message.Message):
     """See the package."""
     actor: _builtins.str
     """Who asked session for it, for the audit log: the kind and the id."""
+    validate_only: _builtins.bool
+    """See the package. No seat is asked for, and the ID token is not used up by it."""
     @_builtins.property
     def credential(self) -> _credential_pb2.Credential:
         """The proof."""
 
     @_builtins.property
     def asked_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was asked for, at most 10 minutes ago. Needed where the provider has force_interaction: the ID token's
-        auth_time must be later (decision 33).
+        """When it was asked for, at most 10 minutes ago. Where the provider has force_interaction the ID token's auth_time must
+        be later (decision 33), and a registration needs this.
         """
 
     def __init__(
@@ -2578,10 +2598,11 @@ class RecordAuthenticationRequest(_message.Message):
         request_id: _builtins.str = ...,
         actor: _builtins.str = ...,
         asked_time: _timestamp_pb2.Timestamp | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asked_time", b"asked_time", "credential", b"credential", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "asked_time", b"asked_time", "credential", b"credential", "holder", b"holder", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "asked_time", b"asked_time", "credential", b"credential", "holder", b"holder", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -2598,15 +2619,24 @@ class RecordAuthenticationResponse(_message.Message):
     AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    AUTHENTICATE_REVISION_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
+    service_token_id: _builtins.str
+    """The machine. Empty: it is a person."""
+    identity_provider_id: _builtins.str
+    """The provider that a person signed in with."""
+    authenticate_revision: _builtins.int
+    """The revision of this fact: a removal or revocation at or behind it ends the session."""
     @_builtins.property
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
         """Where the timer starts: min(now, iat), never before where it was (decision 27)."""
 
     @_builtins.property
     def user(self) -> Global___User:
-        """The person as of now. Absent: it is a machine."""
+        """The person as of now. Absent: it is a machine. With validate_only, somebody who is no user yet has no user_id."""
 
     def __init__(
         self,
@@ -2614,10 +2644,13 @@ class RecordAuthenticationResponse(_message.Message):
         authenticate_time: _timestamp_pb2.Timestamp | None = ...,
         revision_token: _builtins.str = ...,
         user: Global___User | None = ...,
+        service_token_id: _builtins.str = ...,
+        identity_provider_id: _builtins.str = ...,
+        authenticate_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "revision_token", b"revision_token", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_revision", b"authenticate_revision", "authenticate_time", b"authenticate_time", "identity_provider_id", b"identity_provider_id", "revision_token", b"revision_token", "service_token_id", b"service_token_id", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1560,11 +1560,13 @@ class AuthenticationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordAuthentication(self, request, context):
-        """Records that the holder of a registration signed in again, which starts its timer anew (decision 27).
+        """Records that the holder of a registration signed in again, which starts its timer anew (decision 27), or that
+        somebody signed in to an application without a device, who takes a seat by it (decision 2).
         Callers: session. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-        USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
-        is not the registration's; CHALLENGE_INVALID when it was asked for too long ago. The timer is untouched then.
+        USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is known to be
+        gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
+        ago. The timer is untouched then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

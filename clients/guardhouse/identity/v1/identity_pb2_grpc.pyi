@@ -664,11 +664,13 @@ class AuthenticationServiceStub:
     has durably aborted. Callers: registry. Idempotent by intent_id.
     """
     RecordAuthentication: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RecordAuthenticationRequest, _identity_pb2.RecordAuthenticationResponse]
-    """Records that the holder of a registration signed in again, which starts its timer anew (decision 27).
+    """Records that the holder of a registration signed in again, which starts its timer anew (decision 27), or that
+    somebody signed in to an application without a device, who takes a seat by it (decision 2).
     Callers: session. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-    USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
-    is not the registration's; CHALLENGE_INVALID when it was asked for too long ago. The timer is untouched then.
+    USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is known to be
+    gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
+    ago. The timer is untouched then.
     """
 
 @_typing.type_check_only
@@ -687,11 +689,13 @@ class AuthenticationServiceAsyncStub(AuthenticationServiceStub):
     has durably aborted. Callers: registry. Idempotent by intent_id.
     """
     RecordAuthentication: _aio.UnaryUnaryMultiCallable[_identity_pb2.RecordAuthenticationRequest, _identity_pb2.RecordAuthenticationResponse]  # type: ignore[assignment]
-    """Records that the holder of a registration signed in again, which starts its timer anew (decision 27).
+    """Records that the holder of a registration signed in again, which starts its timer anew (decision 27), or that
+    somebody signed in to an application without a device, who takes a seat by it (decision 2).
     Callers: session. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-    USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
-    is not the registration's; CHALLENGE_INVALID when it was asked for too long ago. The timer is untouched then.
+    USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is known to be
+    gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
+    ago. The timer is untouched then.
     """
 
 class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -725,11 +729,13 @@ class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.RecordAuthenticationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.RecordAuthenticationResponse, _abc.Awaitable[_identity_pb2.RecordAuthenticationResponse]]:
-        """Records that the holder of a registration signed in again, which starts its timer anew (decision 27).
+        """Records that the holder of a registration signed in again, which starts its timer anew (decision 27), or that
+        somebody signed in to an application without a device, who takes a seat by it (decision 2).
         Callers: session. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-        USER_REMOVED; REGISTRATION_NOT_FOUND when the registration is known to be gone; DIFFERENT_USER when the credential
-        is not the registration's; CHALLENGE_INVALID when it was asked for too long ago. The timer is untouched then.
+        USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is known to be
+        gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
+        ago. The timer is untouched then.
         """
 
 def add_AuthenticationServiceServicer_to_server(servicer: AuthenticationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

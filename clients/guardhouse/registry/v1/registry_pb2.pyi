@@ -1117,6 +1117,7 @@ class DevicePosture(_message.Message):
     PASSED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    REPORT_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def passed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those that it passed: at most 100, each of 1 to 100 characters."""
@@ -1129,16 +1130,21 @@ class DevicePosture(_message.Message):
     def change_time(self) -> _timestamp_pb2.Timestamp:
         """Since when it is so, as far as its heartbeats said. Set by the server."""
 
+    @_builtins.property
+    def report_time(self) -> _timestamp_pb2.Timestamp:
+        """When they said so for the last time, rounded down to whole hours since change_time. Set by the server."""
+
     def __init__(
         self,
         *,
         passed: _abc.Iterable[_builtins.str] | None = ...,
         failed: _abc.Iterable[_builtins.str] | None = ...,
         change_time: _timestamp_pb2.Timestamp | None = ...,
+        report_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "report_time", b"report_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "failed", b"failed", "passed", b"passed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "failed", b"failed", "passed", b"passed", "report_time", b"report_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -312,7 +312,8 @@ class RegistrationServiceServicer:
     def Heartbeat(self, request, context):
         """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
         record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
-        told of a posture that is not what it was, and of nothing else. Callers: the device itself.
+        told of a posture that is not what it was, and once an hour that it is still so, and of nothing else. Callers: the
+        device itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

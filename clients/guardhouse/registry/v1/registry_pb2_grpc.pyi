@@ -174,7 +174,8 @@ class RegistrationServiceStub:
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]
     """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
     record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
-    told of a posture that is not what it was, and of nothing else. Callers: the device itself.
+    told of a posture that is not what it was, and once an hour that it is still so, and of nothing else. Callers: the
+    device itself.
     """
     Leave: _grpc.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]
     """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
@@ -218,7 +219,8 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     Heartbeat: _aio.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
     record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
-    told of a posture that is not what it was, and of nothing else. Callers: the device itself.
+    told of a posture that is not what it was, and once an hour that it is still so, and of nothing else. Callers: the
+    device itself.
     """
     Leave: _aio.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]  # type: ignore[assignment]
     """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
@@ -301,7 +303,8 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.HeartbeatResponse, _abc.Awaitable[_registry_pb2.HeartbeatResponse]]:
         """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
         record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
-        told of a posture that is not what it was, and of nothing else. Callers: the device itself.
+        told of a posture that is not what it was, and once an hour that it is still so, and of nothing else. Callers: the
+        device itself.
         """
 
     @_abc_1.abstractmethod

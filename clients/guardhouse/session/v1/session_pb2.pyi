@@ -157,6 +157,38 @@ LIST_TYPE_INTEGER: ListType.ValueType  # 5
 """Numbers and ranges of them, such as ports: `443`, `8000..8080`."""
 Global___ListType: _TypeAlias = ListType  # noqa: Y015
 
+class _ApplicationDecision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ApplicationDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApplicationDecision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    APPLICATION_DECISION_UNSPECIFIED: _ApplicationDecision.ValueType  # 0
+    """Never stored."""
+    APPLICATION_DECISION_ALLOW: _ApplicationDecision.ValueType  # 1
+    """Lets people in who are signed in."""
+    APPLICATION_DECISION_BLOCK: _ApplicationDecision.ValueType  # 2
+    """Refuses people."""
+    APPLICATION_DECISION_SERVICE_AUTH: _ApplicationDecision.ValueType  # 3
+    """Lets machines in, which sign in with a service token."""
+    APPLICATION_DECISION_BYPASS: _ApplicationDecision.ValueType  # 4
+    """Lets everybody in, signed in or not."""
+
+class ApplicationDecision(_ApplicationDecision, metaclass=_ApplicationDecisionEnumTypeWrapper):
+    """What a policy of an application does with whom it is for."""
+
+APPLICATION_DECISION_UNSPECIFIED: ApplicationDecision.ValueType  # 0
+"""Never stored."""
+APPLICATION_DECISION_ALLOW: ApplicationDecision.ValueType  # 1
+"""Lets people in who are signed in."""
+APPLICATION_DECISION_BLOCK: ApplicationDecision.ValueType  # 2
+"""Refuses people."""
+APPLICATION_DECISION_SERVICE_AUTH: ApplicationDecision.ValueType  # 3
+"""Lets machines in, which sign in with a service token."""
+APPLICATION_DECISION_BYPASS: ApplicationDecision.ValueType  # 4
+"""Lets everybody in, signed in or not."""
+Global___ApplicationDecision: _TypeAlias = ApplicationDecision  # noqa: Y015
+
 class _Decision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -200,7 +232,7 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     DECISION_REASON_NO_SESSION_LIMIT: _DecisionReason.ValueType  # 3
     """ALLOW: the policy allows and limits no session."""
     DECISION_REASON_NO_POLICY_MATCHED: _DecisionReason.ValueType  # 4
-    """No policy covers the traffic: the organization's default."""
+    """No policy covers the traffic: the organization's default. BLOCK: no policy of the application is for the person."""
     DECISION_REASON_POLICY_BLOCK: _DecisionReason.ValueType  # 5
     """BLOCK: the policy refuses."""
     DECISION_REASON_SESSION_EXPIRED: _DecisionReason.ValueType  # 6
@@ -221,6 +253,16 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     """BLOCK: the policy is disabled and covers nothing."""
     DECISION_REASON_SIGN_IN_HOST: _DecisionReason.ValueType  # 14
     """ALLOW: the host is one of an identity provider, and whoever must sign in must reach it (decision 29)."""
+    DECISION_REASON_APPLICATION_UNKNOWN: _DecisionReason.ValueType  # 15
+    """BLOCK: there is no such application."""
+    DECISION_REASON_POLICY_BYPASS: _DecisionReason.ValueType  # 16
+    """ALLOW: a policy of the application asks for nobody."""
+    DECISION_REASON_NO_SESSION: _DecisionReason.ValueType  # 17
+    """REAUTHENTICATE: nobody is signed in, or what was sent is no session of this organization."""
+    DECISION_REASON_SESSION_NOT_BOUND: _DecisionReason.ValueType  # 18
+    """REAUTHENTICATE: the application binds sessions to a browser, and the cookie of this one did not come along."""
+    DECISION_REASON_LOGIN_METHOD: _DecisionReason.ValueType  # 19
+    """REAUTHENTICATE: the application does not take the identity provider that the person signed in with."""
 
 class DecisionReason(_DecisionReason, metaclass=_DecisionReasonEnumTypeWrapper):
     """Why."""
@@ -234,7 +276,7 @@ DECISION_REASON_SESSION_FRESH: DecisionReason.ValueType  # 2
 DECISION_REASON_NO_SESSION_LIMIT: DecisionReason.ValueType  # 3
 """ALLOW: the policy allows and limits no session."""
 DECISION_REASON_NO_POLICY_MATCHED: DecisionReason.ValueType  # 4
-"""No policy covers the traffic: the organization's default."""
+"""No policy covers the traffic: the organization's default. BLOCK: no policy of the application is for the person."""
 DECISION_REASON_POLICY_BLOCK: DecisionReason.ValueType  # 5
 """BLOCK: the policy refuses."""
 DECISION_REASON_SESSION_EXPIRED: DecisionReason.ValueType  # 6
@@ -255,6 +297,16 @@ DECISION_REASON_POLICY_DISABLED: DecisionReason.ValueType  # 13
 """BLOCK: the policy is disabled and covers nothing."""
 DECISION_REASON_SIGN_IN_HOST: DecisionReason.ValueType  # 14
 """ALLOW: the host is one of an identity provider, and whoever must sign in must reach it (decision 29)."""
+DECISION_REASON_APPLICATION_UNKNOWN: DecisionReason.ValueType  # 15
+"""BLOCK: there is no such application."""
+DECISION_REASON_POLICY_BYPASS: DecisionReason.ValueType  # 16
+"""ALLOW: a policy of the application asks for nobody."""
+DECISION_REASON_NO_SESSION: DecisionReason.ValueType  # 17
+"""REAUTHENTICATE: nobody is signed in, or what was sent is no session of this organization."""
+DECISION_REASON_SESSION_NOT_BOUND: DecisionReason.ValueType  # 18
+"""REAUTHENTICATE: the application binds sessions to a browser, and the cookie of this one did not come along."""
+DECISION_REASON_LOGIN_METHOD: DecisionReason.ValueType  # 19
+"""REAUTHENTICATE: the application does not take the identity provider that the person signed in with."""
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 class _TrafficKind:
@@ -1015,12 +1067,16 @@ class TestSubject(_message.Message):
     PASSED_CHECKS_FIELD_NUMBER: _builtins.int
     FAILED_CHECKS_FIELD_NUMBER: _builtins.int
     SESSION_AGE_FIELD_NUMBER: _builtins.int
+    POSTURE_AGE_FIELD_NUMBER: _builtins.int
+    OIDC_CLAIMS_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """The address."""
     display_name: _builtins.str
     """The name."""
     session_age: _builtins.str
     """How long ago they authenticated, in Go's form. Empty: just now."""
+    posture_age: _builtins.str
+    """How long ago the device said what it passed and failed, in Go's form. Empty: device_posture.age is missing."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 1000."""
@@ -1033,6 +1089,10 @@ class TestSubject(_message.Message):
     def failed_checks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those that it failed; at most 100."""
 
+    @_builtins.property
+    def oidc_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The claims of their ID token, as `name=value`; at most 100."""
+
     def __init__(
         self,
         *,
@@ -1042,10 +1102,12 @@ class TestSubject(_message.Message):
         passed_checks: _abc.Iterable[_builtins.str] | None = ...,
         failed_checks: _abc.Iterable[_builtins.str] | None = ...,
         session_age: _builtins.str = ...,
+        posture_age: _builtins.str = ...,
+        oidc_claims: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "failed_checks", b"failed_checks", "groups", b"groups", "passed_checks", b"passed_checks", "session_age", b"session_age"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "failed_checks", b"failed_checks", "groups", b"groups", "oidc_claims", b"oidc_claims", "passed_checks", b"passed_checks", "posture_age", b"posture_age", "session_age", b"session_age"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1550,6 +1612,862 @@ class DeleteListResponse(_message.Message):
 Global___DeleteListResponse: _TypeAlias = DeleteListResponse  # noqa: Y015
 
 @_typing.final
+class ApplicationRule(_message.Message):
+    """One condition. What is not known of somebody does not match."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERYONE_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    EMAIL_DOMAIN_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    ANY_VALID_SERVICE_TOKEN_FIELD_NUMBER: _builtins.int
+    LOGIN_METHOD_FIELD_NUMBER: _builtins.int
+    IP_RANGE_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    OIDC_CLAIM_FIELD_NUMBER: _builtins.int
+    POSTURE_CHECK_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """A verified e-mail address; letters of either case are equal. Under ALLOW and BLOCK only."""
+    email_domain: _builtins.str
+    """The part of the verified address behind the @, with or without it; letters of either case are equal. Under ALLOW
+    and BLOCK only.
+    """
+    group: _builtins.str
+    """A group of the identity, to the letter. Under ALLOW and BLOCK only."""
+    service_token_id: _builtins.str
+    """One service token, by service_token_id. Under SERVICE_AUTH only."""
+    login_method: _builtins.str
+    """Who signed in with this identity provider, by identity_provider_id. Under ALLOW and BLOCK only."""
+    ip_range: _builtins.str
+    """A network that the client's address is in, such as `192.0.2.0/24`, or one address."""
+    country: _builtins.str
+    """Two letters of ISO 3166-1, such as `DE`: where the gateway says that the client is."""
+    oidc_claim: _builtins.str
+    """A claim of the ID token, as `name=value`, to the letter. Under ALLOW and BLOCK only."""
+    posture_check: _builtins.str
+    """A posture check that the device passed by its last heartbeat. Not under BYPASS."""
+    @_builtins.property
+    def everyone(self) -> Global___Everyone:
+        """Matches everyone whom the policy's decision is about."""
+
+    @_builtins.property
+    def any_valid_service_token(self) -> Global___AnyValidServiceToken:
+        """Any service token of the organization. Under SERVICE_AUTH only."""
+
+    def __init__(
+        self,
+        *,
+        everyone: Global___Everyone | None = ...,
+        email: _builtins.str = ...,
+        email_domain: _builtins.str = ...,
+        group: _builtins.str = ...,
+        service_token_id: _builtins.str = ...,
+        any_valid_service_token: Global___AnyValidServiceToken | None = ...,
+        login_method: _builtins.str = ...,
+        ip_range: _builtins.str = ...,
+        country: _builtins.str = ...,
+        oidc_claim: _builtins.str = ...,
+        posture_check: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["any_valid_service_token", b"any_valid_service_token", "country", b"country", "email", b"email", "email_domain", b"email_domain", "everyone", b"everyone", "group", b"group", "ip_range", b"ip_range", "kind", b"kind", "login_method", b"login_method", "oidc_claim", b"oidc_claim", "posture_check", b"posture_check", "service_token_id", b"service_token_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_valid_service_token", b"any_valid_service_token", "country", b"country", "email", b"email", "email_domain", b"email_domain", "everyone", b"everyone", "group", b"group", "ip_range", b"ip_range", "kind", b"kind", "login_method", b"login_method", "oidc_claim", b"oidc_claim", "posture_check", b"posture_check", "service_token_id", b"service_token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["everyone", "email", "email_domain", "group", "service_token_id", "any_valid_service_token", "login_method", "ip_range", "country", "oidc_claim", "posture_check"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ApplicationRule: _TypeAlias = ApplicationRule  # noqa: Y015
+
+@_typing.final
+class Everyone(_message.Message):
+    """See ApplicationRule.everyone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Everyone: _TypeAlias = Everyone  # noqa: Y015
+
+@_typing.final
+class AnyValidServiceToken(_message.Message):
+    """See ApplicationRule.any_valid_service_token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnyValidServiceToken: _TypeAlias = AnyValidServiceToken  # noqa: Y015
+
+@_typing.final
+class ApplicationPolicy(_message.Message):
+    """Who may use an application. BYPASS and SERVICE_AUTH policies are tried first, then ALLOW and BLOCK, each in the order of
+    the application; the first match decides, and no match refuses.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    INCLUDE_FIELD_NUMBER: _builtins.int
+    REQUIRE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
+    SESSION_DURATION_FIELD_NUMBER: _builtins.int
+    display_name: _builtins.str
+    """What people read; 1 to 100 characters, unique in the application."""
+    decision: Global___ApplicationDecision.ValueType
+    """What it does. Required."""
+    session_duration: _builtins.str
+    """Instead of the application's, under ALLOW and SERVICE_AUTH only. Empty: the application's."""
+    @_builtins.property
+    def include(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApplicationRule]:
+        """At least one must match; 1 to 1000 rules."""
+
+    @_builtins.property
+    def require(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApplicationRule]:
+        """All must match; at most 1000 rules."""
+
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApplicationRule]:
+        """None may match; at most 1000 rules."""
+
+    def __init__(
+        self,
+        *,
+        display_name: _builtins.str = ...,
+        decision: Global___ApplicationDecision.ValueType = ...,
+        include: _abc.Iterable[Global___ApplicationRule] | None = ...,
+        require: _abc.Iterable[Global___ApplicationRule] | None = ...,
+        exclude: _abc.Iterable[Global___ApplicationRule] | None = ...,
+        session_duration: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "display_name", b"display_name", "exclude", b"exclude", "include", b"include", "require", b"require", "session_duration", b"session_duration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplicationPolicy: _TypeAlias = ApplicationPolicy  # noqa: Y015
+
+@_typing.final
+class Application(_message.Message):
+    """An Access application (decision 31)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLICATION_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SESSION_DURATION_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    IDENTITY_PROVIDER_IDS_FIELD_NUMBER: _builtins.int
+    BINDING_COOKIE_FIELD_NUMBER: _builtins.int
+    DEVICE_SESSION_FIELD_NUMBER: _builtins.int
+    DEVICE_SESSION_EFFECTIVE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    application_id: _builtins.str
+    """app_ and a UUIDv7. Set by the server. It is the `aud` of the application's tokens."""
+    display_name: _builtins.str
+    """What people read; 1 to 100 characters."""
+    description: _builtins.str
+    """At most 500 characters."""
+    session_duration: _builtins.str
+    """How long somebody stays signed in, in Go's form; answered in its normal form. At most 744h; `0s` means that they sign
+    in every time (decision 30). Empty in a new one: 24h.
+    """
+    binding_cookie: _builtins.bool
+    """A session is good only with the cookie that LogIn gave with it, so what leaks to the application is of no use."""
+    device_session: _builtins.bool
+    """Whether the session of a device is enough. Absent: as the settings say by default, where the application can take it.
+    It cannot with a binding cookie, and with policies other than ALLOW and BLOCK.
+    """
+    device_session_effective: _builtins.bool
+    """Whether the session of a device is enough, as of now. Set by the server."""
+    etag: _builtins.str
+    """See the package. Set by the server."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApplicationPolicy]:
+        """Who may use it; at most 100."""
+
+    @_builtins.property
+    def identity_provider_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The identity providers that people may sign in with; at most 20. None: every one of the organization."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    def __init__(
+        self,
+        *,
+        application_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        session_duration: _builtins.str = ...,
+        policies: _abc.Iterable[Global___ApplicationPolicy] | None = ...,
+        identity_provider_ids: _abc.Iterable[_builtins.str] | None = ...,
+        binding_cookie: _builtins.bool = ...,
+        device_session: _builtins.bool | None = ...,
+        device_session_effective: _builtins.bool = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_device_session", b"_device_session", "create_time", b"create_time", "device_session", b"device_session", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_device_session", b"_device_session", "application_id", b"application_id", "binding_cookie", b"binding_cookie", "create_time", b"create_time", "description", b"description", "device_session", b"device_session", "device_session_effective", b"device_session_effective", "display_name", b"display_name", "etag", b"etag", "identity_provider_ids", b"identity_provider_ids", "policies", b"policies", "session_duration", b"session_duration", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__device_session: _TypeAlias = _typing.Literal["device_session"]  # noqa: Y015
+    _WhichOneofArgType__device_session: _TypeAlias = _typing.Literal["_device_session", b"_device_session"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_session) -> _WhichOneofReturnType__device_session | None: ...
+
+Global___Application: _TypeAlias = Application  # noqa: Y015
+
+@_typing.final
+class DeviceSessionSettings(_message.Message):
+    """When the session of a device is enough for an application. It is independent of the durations of gateway policies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_DURATION_FIELD_NUMBER: _builtins.int
+    APPLY_BY_DEFAULT_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    session_duration: _builtins.str
+    """How old it may be, in Go's form; answered in its normal form. More than zero and at most 87600h. Empty: no
+    application takes it.
+    """
+    apply_by_default: _builtins.bool
+    """Of applications that do not say themselves, those that exist and new ones."""
+    etag: _builtins.str
+    """See the package. Set by the server."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server. Absent: nobody has set them."""
+
+    def __init__(
+        self,
+        *,
+        session_duration: _builtins.str = ...,
+        apply_by_default: _builtins.bool = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_by_default", b"apply_by_default", "etag", b"etag", "session_duration", b"session_duration", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceSessionSettings: _TypeAlias = DeviceSessionSettings  # noqa: Y015
+
+@_typing.final
+class SigningKey(_message.Message):
+    """A key that application tokens are signed with: ES256 (RFC 7518). Its public half is in the key set of the organization,
+    which session's HTTP port has at `/{organization_id}/jwks.json` (RFC 7517).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The `kid`."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    @_builtins.property
+    def sign_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it signs, until the next one does."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it leaves the key set. Absent: no other one has been made."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        sign_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "sign_time", b"sign_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "key_id", b"key_id", "sign_time", b"sign_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningKey: _TypeAlias = SigningKey  # noqa: Y015
+
+@_typing.final
+class CreateApplicationRequest(_message.Message):
+    """See ApplicationService.CreateApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def application(self) -> Global___Application:
+        """display_name is required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        application: Global___Application | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["application", b"application"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateApplicationRequest: _TypeAlias = CreateApplicationRequest  # noqa: Y015
+
+@_typing.final
+class CreateApplicationResponse(_message.Message):
+    """See ApplicationService.CreateApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def application(self) -> Global___Application:
+        """As it was created."""
+
+    def __init__(
+        self,
+        *,
+        application: Global___Application | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["application", b"application"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateApplicationResponse: _TypeAlias = CreateApplicationResponse  # noqa: Y015
+
+@_typing.final
+class GetApplicationRequest(_message.Message):
+    """See ApplicationService.GetApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    APPLICATION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    application_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        application_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application_id", b"application_id", "at_least", b"at_least", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetApplicationRequest: _TypeAlias = GetApplicationRequest  # noqa: Y015
+
+@_typing.final
+class GetApplicationResponse(_message.Message):
+    """See ApplicationService.GetApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def application(self) -> Global___Application:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        application: Global___Application | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["application", b"application"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetApplicationResponse: _TypeAlias = GetApplicationResponse  # noqa: Y015
+
+@_typing.final
+class ListApplicationsRequest(_message.Message):
+    """See ApplicationService.ListApplications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApplicationsRequest: _TypeAlias = ListApplicationsRequest  # noqa: Y015
+
+@_typing.final
+class ListApplicationsResponse(_message.Message):
+    """See ApplicationService.ListApplications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLICATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def applications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Application]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        applications: _abc.Iterable[Global___Application] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applications", b"applications", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApplicationsResponse: _TypeAlias = ListApplicationsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateApplicationRequest(_message.Message):
+    """See ApplicationService.UpdateApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def application(self) -> Global___Application:
+        """application_id is required; the rest are the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of display_name, description, session_duration, policies, identity_provider_ids, binding_cookie and device_session;
+        required.
+        """
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        application: Global___Application | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateApplicationRequest: _TypeAlias = UpdateApplicationRequest  # noqa: Y015
+
+@_typing.final
+class UpdateApplicationResponse(_message.Message):
+    """See ApplicationService.UpdateApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def application(self) -> Global___Application:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        application: Global___Application | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["application", b"application"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateApplicationResponse: _TypeAlias = UpdateApplicationResponse  # noqa: Y015
+
+@_typing.final
+class DeleteApplicationRequest(_message.Message):
+    """See ApplicationService.DeleteApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    APPLICATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    application_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    etag: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        application_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application_id", b"application_id", "etag", b"etag", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteApplicationRequest: _TypeAlias = DeleteApplicationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteApplicationResponse(_message.Message):
+    """See ApplicationService.DeleteApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def application(self) -> Global___Application:
+        """As it was."""
+
+    def __init__(
+        self,
+        *,
+        revision_token: _builtins.str = ...,
+        application: Global___Application | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["application", b"application"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteApplicationResponse: _TypeAlias = DeleteApplicationResponse  # noqa: Y015
+
+@_typing.final
+class GetDeviceSessionSettingsRequest(_message.Message):
+    """See ApplicationService.GetDeviceSessionSettings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeviceSessionSettingsRequest: _TypeAlias = GetDeviceSessionSettingsRequest  # noqa: Y015
+
+@_typing.final
+class GetDeviceSessionSettingsResponse(_message.Message):
+    """See ApplicationService.GetDeviceSessionSettings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def settings(self) -> Global___DeviceSessionSettings:
+        """As they are now."""
+
+    def __init__(
+        self,
+        *,
+        settings: Global___DeviceSessionSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeviceSessionSettingsResponse: _TypeAlias = GetDeviceSessionSettingsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateDeviceSessionSettingsRequest(_message.Message):
+    """See ApplicationService.UpdateDeviceSessionSettings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def settings(self) -> Global___DeviceSessionSettings:
+        """The new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of session_duration and apply_by_default; required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        settings: Global___DeviceSessionSettings | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "settings", b"settings", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDeviceSessionSettingsRequest: _TypeAlias = UpdateDeviceSessionSettingsRequest  # noqa: Y015
+
+@_typing.final
+class UpdateDeviceSessionSettingsResponse(_message.Message):
+    """See ApplicationService.UpdateDeviceSessionSettings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def settings(self) -> Global___DeviceSessionSettings:
+        """As they are now."""
+
+    def __init__(
+        self,
+        *,
+        settings: Global___DeviceSessionSettings | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDeviceSessionSettingsResponse: _TypeAlias = UpdateDeviceSessionSettingsResponse  # noqa: Y015
+
+@_typing.final
+class ListSigningKeysRequest(_message.Message):
+    """See ApplicationService.ListSigningKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSigningKeysRequest: _TypeAlias = ListSigningKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListSigningKeysResponse(_message.Message):
+    """See ApplicationService.ListSigningKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNING_KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def signing_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SigningKey]:
+        """Those that are in the key set; there are none before the first application."""
+
+    def __init__(
+        self,
+        *,
+        signing_keys: _abc.Iterable[Global___SigningKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signing_keys", b"signing_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSigningKeysResponse: _TypeAlias = ListSigningKeysResponse  # noqa: Y015
+
+@_typing.final
+class RotateSigningKeyRequest(_message.Message):
+    """See ApplicationService.RotateSigningKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REVOKE_PREVIOUS_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    revoke_previous: _builtins.bool
+    """The others are withdrawn at once; tokens that they signed are good nowhere from then on."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        revoke_previous: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "revoke_previous", b"revoke_previous"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSigningKeyRequest: _TypeAlias = RotateSigningKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateSigningKeyResponse(_message.Message):
+    """See ApplicationService.RotateSigningKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNING_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def signing_key(self) -> Global___SigningKey:
+        """The new one."""
+
+    def __init__(
+        self,
+        *,
+        signing_key: Global___SigningKey | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signing_key", b"signing_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "signing_key", b"signing_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSigningKeyResponse: _TypeAlias = RotateSigningKeyResponse  # noqa: Y015
+
+@_typing.final
 class Session(_message.Message):
     """How long ago a registration's holder authenticated."""
 
@@ -2032,6 +2950,110 @@ class RefreshIdentityResponse(_message.Message):
 Global___RefreshIdentityResponse: _TypeAlias = RefreshIdentityResponse  # noqa: Y015
 
 @_typing.final
+class LogInRequest(_message.Message):
+    """See SessionService.LogIn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    APPLICATION_ID_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    application_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """The device that is used. Empty: none, or one that is not enrolled."""
+    request_id: _builtins.str
+    """Required: see the package."""
+    challenge: _builtins.str
+    """As in ReauthenticateRequest; with a registration_id only."""
+    @_builtins.property
+    def credential(self) -> _credential_pb2.Credential:
+        """Required."""
+
+    @_builtins.property
+    def client(self) -> Global___ClientFacts:
+        """What the gateway knows of the client."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        application_id: _builtins.str = ...,
+        credential: _credential_pb2.Credential | None = ...,
+        registration_id: _builtins.str = ...,
+        client: Global___ClientFacts | None = ...,
+        request_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+        challenge: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "credential", b"credential"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application_id", b"application_id", "at_least", b"at_least", "challenge", b"challenge", "client", b"client", "credential", b"credential", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogInRequest: _TypeAlias = LogInRequest  # noqa: Y015
+
+@_typing.final
+class LogInResponse(_message.Message):
+    """See SessionService.LogIn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    BINDING_FIELD_NUMBER: _builtins.int
+    APPLICATION_TOKEN_FIELD_NUMBER: _builtins.int
+    APPLICATION_TOKEN_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    session_token: _builtins.str
+    """Says who signed in and when. It is for whoever asks CheckApplication, as a cookie, and never for the application;
+    good for every application of the organization, for as long as each says.
+    """
+    binding: _builtins.str
+    """Where the application has a binding cookie: what is to be sent along with the session_token, as a cookie of its own."""
+    application_token: _builtins.str
+    """As in CheckApplicationResponse."""
+    revision_token: _builtins.str
+    """identity's token of the authentication."""
+    @_builtins.property
+    def answer(self) -> Global___CheckAnswer:
+        """What is decided. Unless it is ALLOW, nobody is signed in, and there is nothing else."""
+
+    @_builtins.property
+    def application_token_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the application token expires."""
+
+    def __init__(
+        self,
+        *,
+        answer: Global___CheckAnswer | None = ...,
+        session_token: _builtins.str = ...,
+        binding: _builtins.str = ...,
+        application_token: _builtins.str = ...,
+        application_token_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "application_token_expire_time", b"application_token_expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "application_token", b"application_token", "application_token_expire_time", b"application_token_expire_time", "binding", b"binding", "revision_token", b"revision_token", "session_token", b"session_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogInResponse: _TypeAlias = LogInResponse  # noqa: Y015
+
+@_typing.final
 class CheckAnswer(_message.Message):
     """The answer to a check."""
 
@@ -2050,7 +3072,7 @@ class CheckAnswer(_message.Message):
     reason: Global___DecisionReason.ValueType
     """Why."""
     policy_id: _builtins.str
-    """The policy that decided. In a batch it is not repeated."""
+    """The policy that decided. In a batch it is not repeated. Of an application's policies, the name."""
     registration_id: _builtins.str
     """The registration. In a batch it is not repeated."""
     user_id: _builtins.str
@@ -2633,6 +3655,137 @@ class BatchCheckTrafficResponse(_message.Message):
 Global___BatchCheckTrafficResponse: _TypeAlias = BatchCheckTrafficResponse  # noqa: Y015
 
 @_typing.final
+class ClientFacts(_message.Message):
+    """What a gateway knows of a client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    ip: _builtins.str
+    """Its address, IPv4 or IPv6. Empty: not known."""
+    country: _builtins.str
+    """Where it is: two letters of ISO 3166-1. Empty: not known."""
+    def __init__(
+        self,
+        *,
+        ip: _builtins.str = ...,
+        country: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "ip", b"ip"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientFacts: _TypeAlias = ClientFacts  # noqa: Y015
+
+@_typing.final
+class CheckApplicationRequest(_message.Message):
+    """See CheckService.CheckApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    APPLICATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    BINDING_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    application_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """The registration."""
+    address: _builtins.str
+    """Its virtual address, IPv4 or IPv6."""
+    session_token: _builtins.str
+    """Of LogIn, if somebody has signed in."""
+    binding: _builtins.str
+    """Of LogIn, where it gave one."""
+    @_builtins.property
+    def client(self) -> Global___ClientFacts:
+        """What the gateway knows of the client."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        application_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        session_token: _builtins.str = ...,
+        binding: _builtins.str = ...,
+        client: Global___ClientFacts | None = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "client", b"client", "device", b"device", "registration_id", b"registration_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "application_id", b"application_id", "at_least", b"at_least", "binding", b"binding", "client", b"client", "device", b"device", "organization_id", b"organization_id", "registration_id", b"registration_id", "session_token", b"session_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["registration_id", "address"]  # noqa: Y015
+    _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_device) -> _WhichOneofReturnType_device | None: ...
+
+Global___CheckApplicationRequest: _TypeAlias = CheckApplicationRequest  # noqa: Y015
+
+@_typing.final
+class CheckApplicationResponse(_message.Message):
+    """See CheckService.CheckApplication."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    FRESH_AS_OF_FIELD_NUMBER: _builtins.int
+    APPLICATION_TOKEN_FIELD_NUMBER: _builtins.int
+    APPLICATION_TOKEN_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SIGN_INS_FIELD_NUMBER: _builtins.int
+    application_token: _builtins.str
+    """With ALLOW, unless by a BYPASS policy: a JWT (RFC 7519) for the application, signed with ES256. Its `iss` is the
+    organization's, `aud` the application_id, `sub` the user_id or service_token_id, `exp` the end of the session and at
+    most 15 minutes away.
+    """
+    @_builtins.property
+    def answer(self) -> Global___CheckAnswer:
+        """The answer."""
+
+    @_builtins.property
+    def fresh_as_of(self) -> _timestamp_pb2.Timestamp:
+        """As in CheckSessionResponse."""
+
+    @_builtins.property
+    def application_token_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires."""
+
+    @_builtins.property
+    def sign_ins(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignIn]:
+        """With REAUTHENTICATE: where a person may sign in, at most 20."""
+
+    def __init__(
+        self,
+        *,
+        answer: Global___CheckAnswer | None = ...,
+        fresh_as_of: _timestamp_pb2.Timestamp | None = ...,
+        application_token: _builtins.str = ...,
+        application_token_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        sign_ins: _abc.Iterable[Global___SignIn] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "application_token_expire_time", b"application_token_expire_time", "fresh_as_of", b"fresh_as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "application_token", b"application_token", "application_token_expire_time", b"application_token_expire_time", "fresh_as_of", b"fresh_as_of", "sign_ins", b"sign_ins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckApplicationResponse: _TypeAlias = CheckApplicationResponse  # noqa: Y015
+
+@_typing.final
 class ListAuditRecordsRequest(_message.Message):
     """See AuditService.ListAuditRecords."""
 
@@ -2934,16 +4087,37 @@ class Event(_message.Message):
     POLICY_DELETED_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
     LIST_DELETED_FIELD_NUMBER: _builtins.int
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    APPLICATION_DELETED_FIELD_NUMBER: _builtins.int
+    DEVICE_SESSION_SETTINGS_FIELD_NUMBER: _builtins.int
+    SIGNING_KEY_FIELD_NUMBER: _builtins.int
+    SIGNING_KEY_DELETED_FIELD_NUMBER: _builtins.int
     policy_deleted: _builtins.str
     """The policy_id of one that is gone."""
     list_deleted: _builtins.str
     """The list_id of one that is gone."""
+    application_deleted: _builtins.str
+    """The application_id of one that is gone."""
+    signing_key_deleted: _builtins.str
+    """The key_id of one that is withdrawn."""
     @_builtins.property
     def policy(self) -> Global___Policy:
         """It exists."""
 
     @_builtins.property
     def list(self) -> Global___List:
+        """It exists."""
+
+    @_builtins.property
+    def application(self) -> Global___Application:
+        """It exists. device_session_effective is left out, because it follows from the settings."""
+
+    @_builtins.property
+    def device_session_settings(self) -> Global___DeviceSessionSettings:
+        """As they are."""
+
+    @_builtins.property
+    def signing_key(self) -> Global___SigningKey:
         """It exists."""
 
     def __init__(
@@ -2953,12 +4127,17 @@ class Event(_message.Message):
         policy_deleted: _builtins.str = ...,
         list: Global___List | None = ...,
         list_deleted: _builtins.str = ...,
+        application: Global___Application | None = ...,
+        application_deleted: _builtins.str = ...,
+        device_session_settings: Global___DeviceSessionSettings | None = ...,
+        signing_key: Global___SigningKey | None = ...,
+        signing_key_deleted: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "list", b"list", "list_deleted", b"list_deleted", "policy", b"policy", "policy_deleted", b"policy_deleted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "application_deleted", b"application_deleted", "device_session_settings", b"device_session_settings", "kind", b"kind", "list", b"list", "list_deleted", b"list_deleted", "policy", b"policy", "policy_deleted", b"policy_deleted", "signing_key", b"signing_key", "signing_key_deleted", b"signing_key_deleted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "list", b"list", "list_deleted", b"list_deleted", "policy", b"policy", "policy_deleted", b"policy_deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "application_deleted", b"application_deleted", "device_session_settings", b"device_session_settings", "kind", b"kind", "list", b"list", "list_deleted", b"list_deleted", "policy", b"policy", "policy_deleted", b"policy_deleted", "signing_key", b"signing_key", "signing_key_deleted", b"signing_key_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["policy", "policy_deleted", "list", "list_deleted"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["policy", "policy_deleted", "list", "list_deleted", "application", "application_deleted", "device_session_settings", "signing_key", "signing_key_deleted"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -631,6 +631,449 @@ class ListService:
             _registered_method=True)
 
 
+class ApplicationServiceStub:
+    """Access applications: who may sign in to what, how old a sign-in may be, and whether a device's session is enough
+    (decision 31).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateApplication = channel.unary_unary(
+                '/guardhouse.session.v1.ApplicationService/CreateApplication',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CreateApplicationRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CreateApplicationResponse.FromString,
+                _registered_method=True)
+        self.GetApplication = channel.unary_unary(
+                '/guardhouse.session.v1.ApplicationService/GetApplication',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetApplicationRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetApplicationResponse.FromString,
+                _registered_method=True)
+        self.ListApplications = channel.unary_unary(
+                '/guardhouse.session.v1.ApplicationService/ListApplications',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListApplicationsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListApplicationsResponse.FromString,
+                _registered_method=True)
+        self.UpdateApplication = channel.unary_unary(
+                '/guardhouse.session.v1.ApplicationService/UpdateApplication',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateApplicationRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateApplicationResponse.FromString,
+                _registered_method=True)
+        self.DeleteApplication = channel.unary_unary(
+                '/guardhouse.session.v1.ApplicationService/DeleteApplication',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteApplicationRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteApplicationResponse.FromString,
+                _registered_method=True)
+        self.GetDeviceSessionSettings = channel.unary_unary(
+                '/guardhouse.session.v1.ApplicationService/GetDeviceSessionSettings',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetDeviceSessionSettingsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetDeviceSessionSettingsResponse.FromString,
+                _registered_method=True)
+        self.UpdateDeviceSessionSettings = channel.unary_unary(
+                '/guardhouse.session.v1.ApplicationService/UpdateDeviceSessionSettings',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateDeviceSessionSettingsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateDeviceSessionSettingsResponse.FromString,
+                _registered_method=True)
+        self.ListSigningKeys = channel.unary_unary(
+                '/guardhouse.session.v1.ApplicationService/ListSigningKeys',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListSigningKeysRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListSigningKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKey = channel.unary_unary(
+                '/guardhouse.session.v1.ApplicationService/RotateSigningKey',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
+
+
+class ApplicationServiceServicer:
+    """Access applications: who may sign in to what, how old a sign-in may be, and whether a device's session is enough
+    (decision 31).
+    """
+
+    def CreateApplication(self, request, context):
+        """Creates an application. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED beyond 500 applications; DURATION_INVALID;
+        DEVICE_SESSION_DURATION_REQUIRED for device_session without a duration in the settings; FIELD_INVALID for
+        device_session with a binding cookie or with a policy that neither allows nor blocks, and for a rule that cannot be
+        used under the policy's decision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetApplication(self, request, context):
+        """Gets an application. Callers: ADMIN and AUDITOR keys. Errors: APPLICATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApplications(self, request, context):
+        """Lists the applications by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateApplication(self, request, context):
+        """Changes the fields that the mask names; `policies` are replaced as a whole. It acts on existing sessions. Callers:
+        ADMIN keys. Idempotent by request_id. Errors: as CreateApplication, APPLICATION_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteApplication(self, request, context):
+        """Deletes an application. Application tokens that are out hold for at most 15 minutes more. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: APPLICATION_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeviceSessionSettings(self, request, context):
+        """Gets the organization's device session settings. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateDeviceSessionSettings(self, request, context):
+        """Changes the fields that the mask names. It acts on existing sessions. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID, ETAG_MISMATCH; DEVICE_SESSION_DURATION_REQUIRED for no duration
+        while apply_by_default is set or applications have device_session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSigningKeys(self, request, context):
+        """Lists the keys that application tokens are checked with, the newest first. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKey(self, request, context):
+        """Makes the next signing key, which is done every 42 days without being asked. It is published at once and signs an
+        hour later, when whoever keeps the key set has seen it; the one before stays published for 7 days. With
+        revoke_previous the new one signs at once and all others are withdrawn: for a key that leaked. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED beyond 10 keys in the key set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ApplicationServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateApplication': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateApplication,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CreateApplicationRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CreateApplicationResponse.SerializeToString,
+            ),
+            'GetApplication': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetApplication,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetApplicationRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetApplicationResponse.SerializeToString,
+            ),
+            'ListApplications': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApplications,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListApplicationsRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListApplicationsResponse.SerializeToString,
+            ),
+            'UpdateApplication': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateApplication,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateApplicationRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateApplicationResponse.SerializeToString,
+            ),
+            'DeleteApplication': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteApplication,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteApplicationRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteApplicationResponse.SerializeToString,
+            ),
+            'GetDeviceSessionSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeviceSessionSettings,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetDeviceSessionSettingsRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.GetDeviceSessionSettingsResponse.SerializeToString,
+            ),
+            'UpdateDeviceSessionSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDeviceSessionSettings,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateDeviceSessionSettingsRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateDeviceSessionSettingsResponse.SerializeToString,
+            ),
+            'ListSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSigningKeys,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListSigningKeysRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.ListSigningKeysResponse.SerializeToString,
+            ),
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RotateSigningKeyResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.session.v1.ApplicationService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.session.v1.ApplicationService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ApplicationService:
+    """Access applications: who may sign in to what, how old a sign-in may be, and whether a device's session is enough
+    (decision 31).
+    """
+
+    @staticmethod
+    def CreateApplication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ApplicationService/CreateApplication',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.CreateApplicationRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.CreateApplicationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetApplication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ApplicationService/GetApplication',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.GetApplicationRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.GetApplicationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApplications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ApplicationService/ListApplications',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListApplicationsRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListApplicationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateApplication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ApplicationService/UpdateApplication',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateApplicationRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateApplicationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteApplication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ApplicationService/DeleteApplication',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteApplicationRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.DeleteApplicationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeviceSessionSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ApplicationService/GetDeviceSessionSettings',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.GetDeviceSessionSettingsRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.GetDeviceSessionSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDeviceSessionSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ApplicationService/UpdateDeviceSessionSettings',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateDeviceSessionSettingsRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.UpdateDeviceSessionSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ApplicationService/ListSigningKeys',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListSigningKeysRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.ListSigningKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.ApplicationService/RotateSigningKey',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.RotateSigningKeyRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.RotateSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class SessionServiceStub:
     """Sessions: how long ago the holder of a registration authenticated.
     """
@@ -665,6 +1108,11 @@ class SessionServiceStub:
                 '/guardhouse.session.v1.SessionService/RefreshIdentity',
                 request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityResponse.FromString,
+                _registered_method=True)
+        self.LogIn = channel.unary_unary(
+                '/guardhouse.session.v1.SessionService/LogIn',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.LogInRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.LogInResponse.FromString,
                 _registered_method=True)
 
 
@@ -717,6 +1165,17 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LogIn(self, request, context):
+        """Signs a person or a machine in to an application, with a device or without. A person takes a seat by it (decision
+        2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
+        that registration's timer starts anew (decision 27). Callers: GATEWAY and ADMIN keys. Idempotent by request_id.
+        Errors: APPLICATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
+        SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -744,6 +1203,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.RefreshIdentity,
                     request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityRequest.FromString,
                     response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityResponse.SerializeToString,
+            ),
+            'LogIn': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogIn,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.LogInRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.LogInResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -892,6 +1356,33 @@ class SessionService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def LogIn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.SessionService/LogIn',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.LogInRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.LogInResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class CheckServiceStub:
     """Decisions. A refusal is an answer, never an error (decision 36).
@@ -927,6 +1418,11 @@ class CheckServiceStub:
                 '/guardhouse.session.v1.CheckService/BatchCheckTraffic',
                 request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficResponse.FromString,
+                _registered_method=True)
+        self.CheckApplication = channel.unary_unary(
+                '/guardhouse.session.v1.CheckService/CheckApplication',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CheckApplicationRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CheckApplicationResponse.FromString,
                 _registered_method=True)
 
 
@@ -976,6 +1472,15 @@ class CheckServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckApplication(self, request, context):
+        """Decides whether somebody may use an application, by the session of a device where the application takes it, else by
+        the session that LogIn began, and by the application's policies (decision 31). What is allowed comes with a token
+        for the application. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1003,6 +1508,11 @@ def add_CheckServiceServicer_to_server(servicer, server):
                     servicer.BatchCheckTraffic,
                     request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficRequest.FromString,
                     response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.BatchCheckTrafficResponse.SerializeToString,
+            ),
+            'CheckApplication': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckApplication,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CheckApplicationRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.CheckApplicationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1151,6 +1661,33 @@ class CheckService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def CheckApplication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.CheckService/CheckApplication',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.CheckApplicationRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.CheckApplicationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class AuditServiceStub:
     """The audit log of this service: every change and every refused privileged call, chained per organization (see
@@ -1277,7 +1814,7 @@ class AuditService:
 
 
 class SessionFeedServiceStub:
-    """The feed of session: policies and lists.
+    """The feed of session: policies, lists, applications and what they need.
     """
 
     def __init__(self, channel):
@@ -1294,7 +1831,7 @@ class SessionFeedServiceStub:
 
 
 class SessionFeedServiceServicer:
-    """The feed of session: policies and lists.
+    """The feed of session: policies, lists, applications and what they need.
     """
 
     def Watch(self, request_iterator, context):
@@ -1326,7 +1863,7 @@ def add_SessionFeedServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionFeedService:
-    """The feed of session: policies and lists.
+    """The feed of session: policies, lists, applications and what they need.
     """
 
     @staticmethod

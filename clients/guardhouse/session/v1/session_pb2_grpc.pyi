@@ -290,6 +290,193 @@ class ListServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_ListServiceServicer_to_server(servicer: ListServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class ApplicationServiceStub:
+    """Access applications: who may sign in to what, how old a sign-in may be, and whether a device's session is enough
+    (decision 31).
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ApplicationServiceAsyncStub: ...
+    CreateApplication: _grpc.UnaryUnaryMultiCallable[_session_pb2.CreateApplicationRequest, _session_pb2.CreateApplicationResponse]
+    """Creates an application. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED beyond 500 applications; DURATION_INVALID;
+    DEVICE_SESSION_DURATION_REQUIRED for device_session without a duration in the settings; FIELD_INVALID for
+    device_session with a binding cookie or with a policy that neither allows nor blocks, and for a rule that cannot be
+    used under the policy's decision.
+    """
+    GetApplication: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetApplicationRequest, _session_pb2.GetApplicationResponse]
+    """Gets an application. Callers: ADMIN and AUDITOR keys. Errors: APPLICATION_NOT_FOUND."""
+    ListApplications: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListApplicationsRequest, _session_pb2.ListApplicationsResponse]
+    """Lists the applications by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateApplication: _grpc.UnaryUnaryMultiCallable[_session_pb2.UpdateApplicationRequest, _session_pb2.UpdateApplicationResponse]
+    """Changes the fields that the mask names; `policies` are replaced as a whole. It acts on existing sessions. Callers:
+    ADMIN keys. Idempotent by request_id. Errors: as CreateApplication, APPLICATION_NOT_FOUND, ETAG_MISMATCH.
+    """
+    DeleteApplication: _grpc.UnaryUnaryMultiCallable[_session_pb2.DeleteApplicationRequest, _session_pb2.DeleteApplicationResponse]
+    """Deletes an application. Application tokens that are out hold for at most 15 minutes more. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: APPLICATION_NOT_FOUND, ETAG_MISMATCH.
+    """
+    GetDeviceSessionSettings: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetDeviceSessionSettingsRequest, _session_pb2.GetDeviceSessionSettingsResponse]
+    """Gets the organization's device session settings. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND."""
+    UpdateDeviceSessionSettings: _grpc.UnaryUnaryMultiCallable[_session_pb2.UpdateDeviceSessionSettingsRequest, _session_pb2.UpdateDeviceSessionSettingsResponse]
+    """Changes the fields that the mask names. It acts on existing sessions. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID, ETAG_MISMATCH; DEVICE_SESSION_DURATION_REQUIRED for no duration
+    while apply_by_default is set or applications have device_session.
+    """
+    ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListSigningKeysRequest, _session_pb2.ListSigningKeysResponse]
+    """Lists the keys that application tokens are checked with, the newest first. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND.
+    """
+    RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_session_pb2.RotateSigningKeyRequest, _session_pb2.RotateSigningKeyResponse]
+    """Makes the next signing key, which is done every 42 days without being asked. It is published at once and signs an
+    hour later, when whoever keeps the key set has seen it; the one before stays published for 7 days. With
+    revoke_previous the new one signs at once and all others are withdrawn: for a key that leaked. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED beyond 10 keys in the key set.
+    """
+
+@_typing.type_check_only
+class ApplicationServiceAsyncStub(ApplicationServiceStub):
+    """Access applications: who may sign in to what, how old a sign-in may be, and whether a device's session is enough
+    (decision 31).
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateApplication: _aio.UnaryUnaryMultiCallable[_session_pb2.CreateApplicationRequest, _session_pb2.CreateApplicationResponse]  # type: ignore[assignment]
+    """Creates an application. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED beyond 500 applications; DURATION_INVALID;
+    DEVICE_SESSION_DURATION_REQUIRED for device_session without a duration in the settings; FIELD_INVALID for
+    device_session with a binding cookie or with a policy that neither allows nor blocks, and for a rule that cannot be
+    used under the policy's decision.
+    """
+    GetApplication: _aio.UnaryUnaryMultiCallable[_session_pb2.GetApplicationRequest, _session_pb2.GetApplicationResponse]  # type: ignore[assignment]
+    """Gets an application. Callers: ADMIN and AUDITOR keys. Errors: APPLICATION_NOT_FOUND."""
+    ListApplications: _aio.UnaryUnaryMultiCallable[_session_pb2.ListApplicationsRequest, _session_pb2.ListApplicationsResponse]  # type: ignore[assignment]
+    """Lists the applications by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateApplication: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateApplicationRequest, _session_pb2.UpdateApplicationResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names; `policies` are replaced as a whole. It acts on existing sessions. Callers:
+    ADMIN keys. Idempotent by request_id. Errors: as CreateApplication, APPLICATION_NOT_FOUND, ETAG_MISMATCH.
+    """
+    DeleteApplication: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteApplicationRequest, _session_pb2.DeleteApplicationResponse]  # type: ignore[assignment]
+    """Deletes an application. Application tokens that are out hold for at most 15 minutes more. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: APPLICATION_NOT_FOUND, ETAG_MISMATCH.
+    """
+    GetDeviceSessionSettings: _aio.UnaryUnaryMultiCallable[_session_pb2.GetDeviceSessionSettingsRequest, _session_pb2.GetDeviceSessionSettingsResponse]  # type: ignore[assignment]
+    """Gets the organization's device session settings. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND."""
+    UpdateDeviceSessionSettings: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateDeviceSessionSettingsRequest, _session_pb2.UpdateDeviceSessionSettingsResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names. It acts on existing sessions. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID, ETAG_MISMATCH; DEVICE_SESSION_DURATION_REQUIRED for no duration
+    while apply_by_default is set or applications have device_session.
+    """
+    ListSigningKeys: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSigningKeysRequest, _session_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
+    """Lists the keys that application tokens are checked with, the newest first. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND.
+    """
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_session_pb2.RotateSigningKeyRequest, _session_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
+    """Makes the next signing key, which is done every 42 days without being asked. It is published at once and signs an
+    hour later, when whoever keeps the key set has seen it; the one before stays published for 7 days. With
+    revoke_previous the new one signs at once and all others are withdrawn: for a key that leaked. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED beyond 10 keys in the key set.
+    """
+
+class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Access applications: who may sign in to what, how old a sign-in may be, and whether a device's session is enough
+    (decision 31).
+    """
+
+    @_abc_1.abstractmethod
+    def CreateApplication(
+        self,
+        request: _session_pb2.CreateApplicationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.CreateApplicationResponse, _abc.Awaitable[_session_pb2.CreateApplicationResponse]]:
+        """Creates an application. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED beyond 500 applications; DURATION_INVALID;
+        DEVICE_SESSION_DURATION_REQUIRED for device_session without a duration in the settings; FIELD_INVALID for
+        device_session with a binding cookie or with a policy that neither allows nor blocks, and for a rule that cannot be
+        used under the policy's decision.
+        """
+
+    @_abc_1.abstractmethod
+    def GetApplication(
+        self,
+        request: _session_pb2.GetApplicationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.GetApplicationResponse, _abc.Awaitable[_session_pb2.GetApplicationResponse]]:
+        """Gets an application. Callers: ADMIN and AUDITOR keys. Errors: APPLICATION_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListApplications(
+        self,
+        request: _session_pb2.ListApplicationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListApplicationsResponse, _abc.Awaitable[_session_pb2.ListApplicationsResponse]]:
+        """Lists the applications by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+
+    @_abc_1.abstractmethod
+    def UpdateApplication(
+        self,
+        request: _session_pb2.UpdateApplicationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.UpdateApplicationResponse, _abc.Awaitable[_session_pb2.UpdateApplicationResponse]]:
+        """Changes the fields that the mask names; `policies` are replaced as a whole. It acts on existing sessions. Callers:
+        ADMIN keys. Idempotent by request_id. Errors: as CreateApplication, APPLICATION_NOT_FOUND, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteApplication(
+        self,
+        request: _session_pb2.DeleteApplicationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.DeleteApplicationResponse, _abc.Awaitable[_session_pb2.DeleteApplicationResponse]]:
+        """Deletes an application. Application tokens that are out hold for at most 15 minutes more. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: APPLICATION_NOT_FOUND, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDeviceSessionSettings(
+        self,
+        request: _session_pb2.GetDeviceSessionSettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.GetDeviceSessionSettingsResponse, _abc.Awaitable[_session_pb2.GetDeviceSessionSettingsResponse]]:
+        """Gets the organization's device session settings. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateDeviceSessionSettings(
+        self,
+        request: _session_pb2.UpdateDeviceSessionSettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.UpdateDeviceSessionSettingsResponse, _abc.Awaitable[_session_pb2.UpdateDeviceSessionSettingsResponse]]:
+        """Changes the fields that the mask names. It acts on existing sessions. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND, DURATION_INVALID, ETAG_MISMATCH; DEVICE_SESSION_DURATION_REQUIRED for no duration
+        while apply_by_default is set or applications have device_session.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSigningKeys(
+        self,
+        request: _session_pb2.ListSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListSigningKeysResponse, _abc.Awaitable[_session_pb2.ListSigningKeysResponse]]:
+        """Lists the keys that application tokens are checked with, the newest first. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _session_pb2.RotateSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.RotateSigningKeyResponse, _abc.Awaitable[_session_pb2.RotateSigningKeyResponse]]:
+        """Makes the next signing key, which is done every 42 days without being asked. It is published at once and signs an
+        hour later, when whoever keeps the key set has seen it; the one before stays published for 7 days. With
+        revoke_previous the new one signs at once and all others are withdrawn: for a key that leaked. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED beyond 10 keys in the key set.
+        """
+
+def add_ApplicationServiceServicer_to_server(servicer: ApplicationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class SessionServiceStub:
     """Sessions: how long ago the holder of a registration authenticated."""
 
@@ -322,6 +509,13 @@ class SessionServiceStub:
     the newest authentication, for every policy from now on (decision 9). Callers: the device itself, and ADMIN keys on
     its behalf. Idempotent by request_id. Errors: as Reauthenticate.
     """
+    LogIn: _grpc.UnaryUnaryMultiCallable[_session_pb2.LogInRequest, _session_pb2.LogInResponse]
+    """Signs a person or a machine in to an application, with a device or without. A person takes a seat by it (decision
+    2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
+    that registration's timer starts anew (decision 27). Callers: GATEWAY and ADMIN keys. Idempotent by request_id.
+    Errors: APPLICATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
+    SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -352,6 +546,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Does what Reauthenticate does, and answers who the provider says the user is: the groups and the rest are those of
     the newest authentication, for every policy from now on (decision 9). Callers: the device itself, and ADMIN keys on
     its behalf. Idempotent by request_id. Errors: as Reauthenticate.
+    """
+    LogIn: _aio.UnaryUnaryMultiCallable[_session_pb2.LogInRequest, _session_pb2.LogInResponse]  # type: ignore[assignment]
+    """Signs a person or a machine in to an application, with a device or without. A person takes a seat by it (decision
+    2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
+    that registration's timer starts anew (decision 27). Callers: GATEWAY and ADMIN keys. Idempotent by request_id.
+    Errors: APPLICATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
+    SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -412,6 +613,19 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         its behalf. Idempotent by request_id. Errors: as Reauthenticate.
         """
 
+    @_abc_1.abstractmethod
+    def LogIn(
+        self,
+        request: _session_pb2.LogInRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.LogInResponse, _abc.Awaitable[_session_pb2.LogInResponse]]:
+        """Signs a person or a machine in to an application, with a device or without. A person takes a seat by it (decision
+        2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
+        that registration's timer starts anew (decision 27). Callers: GATEWAY and ADMIN keys. Idempotent by request_id.
+        Errors: APPLICATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
+        SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
+        """
+
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class CheckServiceStub:
@@ -443,6 +657,11 @@ class CheckServiceStub:
     """Decides on many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckTraffic; FIELD_INVALID
     for a read_mask that names no field of CheckAnswer.
     """
+    CheckApplication: _grpc.UnaryUnaryMultiCallable[_session_pb2.CheckApplicationRequest, _session_pb2.CheckApplicationResponse]
+    """Decides whether somebody may use an application, by the session of a device where the application takes it, else by
+    the session that LogIn began, and by the application's policies (decision 31). What is allowed comes with a token
+    for the application. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession.
+    """
 
 @_typing.type_check_only
 class CheckServiceAsyncStub(CheckServiceStub):
@@ -470,6 +689,11 @@ class CheckServiceAsyncStub(CheckServiceStub):
     BatchCheckTraffic: _aio.UnaryUnaryMultiCallable[_session_pb2.BatchCheckTrafficRequest, _session_pb2.BatchCheckTrafficResponse]  # type: ignore[assignment]
     """Decides on many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckTraffic; FIELD_INVALID
     for a read_mask that names no field of CheckAnswer.
+    """
+    CheckApplication: _aio.UnaryUnaryMultiCallable[_session_pb2.CheckApplicationRequest, _session_pb2.CheckApplicationResponse]  # type: ignore[assignment]
+    """Decides whether somebody may use an application, by the session of a device where the application takes it, else by
+    the session that LogIn began, and by the application's policies (decision 31). What is allowed comes with a token
+    for the application. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession.
     """
 
 class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -525,6 +749,17 @@ class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.BatchCheckTrafficResponse, _abc.Awaitable[_session_pb2.BatchCheckTrafficResponse]]:
         """Decides on many at once, all at one state. Callers: GATEWAY and ADMIN keys. Errors: as CheckTraffic; FIELD_INVALID
         for a read_mask that names no field of CheckAnswer.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckApplication(
+        self,
+        request: _session_pb2.CheckApplicationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.CheckApplicationResponse, _abc.Awaitable[_session_pb2.CheckApplicationResponse]]:
+        """Decides whether somebody may use an application, by the session of a device where the application takes it, else by
+        the session that LogIn began, and by the application's policies (decision 31). What is allowed comes with a token
+        for the application. Callers: GATEWAY and ADMIN keys. Errors: as CheckSession.
         """
 
 def add_CheckServiceServicer_to_server(servicer: CheckServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -585,7 +820,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class SessionFeedServiceStub:
-    """The feed of session: policies and lists."""
+    """The feed of session: policies, lists, applications and what they need."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -602,7 +837,7 @@ class SessionFeedServiceStub:
 
 @_typing.type_check_only
 class SessionFeedServiceAsyncStub(SessionFeedServiceStub):
-    """The feed of session: policies and lists."""
+    """The feed of session: policies, lists, applications and what they need."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Watch: _aio.StreamStreamMultiCallable[_session_pb2.WatchRequest, _session_pb2.WatchResponse]  # type: ignore[assignment]
@@ -615,7 +850,7 @@ class SessionFeedServiceAsyncStub(SessionFeedServiceStub):
     """
 
 class SessionFeedServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The feed of session: policies and lists."""
+    """The feed of session: policies, lists, applications and what they need."""
 
     @_abc_1.abstractmethod
     def Watch(

@@ -33,6 +33,8 @@ class IdentityProvider:
     """A sign-in that was made before it was asked for re-authenticates nobody (decision 33)."""
     update_time: int = 0
     """0: it is as it was created."""
+    oidc_claims: tuple[str, ...] = ()
+    """The claims of its ID tokens that are kept of a user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,15 @@ Credential = IdToken | ServiceTokenSecret
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a provider says about a person. `email` is empty unless the provider has verified it."""
+    """What a provider says about a person. `email` is empty unless the provider has verified it.
+
+    `claims` has the values of the claims that the provider's `oidc_claims` name, as `name=value`.
+    """
 
     email: str = ""
     display_name: str = ""
     groups: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
 
 
 NOBODY = Profile()

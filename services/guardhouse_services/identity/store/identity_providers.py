@@ -25,6 +25,7 @@ def _made(row: Any) -> IdentityProvider:
         row.create_time,
         row.force_interaction,
         row.update_time,
+        tuple(row.oidc_claims),
     )
 
 
@@ -48,6 +49,7 @@ def insert(tx: Transaction, organization_id: str, made: IdentityProvider) -> Non
                 "client_ids": list(made.client_ids),
                 "create_time": made.create_time,
                 "force_interaction": made.force_interaction,
+                "oidc_claims": list(made.oidc_claims),
             },
         )
     except IntegrityError as error:
@@ -112,6 +114,7 @@ def update(tx: Transaction, organization_id: str, changed: IdentityProvider) -> 
         list(changed.client_ids),
         changed.force_interaction,
         changed.update_time,
+        list(changed.oidc_claims),
     )
 
 
@@ -123,6 +126,7 @@ def _update(
     client_ids: list[str],
     force_interaction: bool,
     update_time: int,
+    oidc_claims: list[str],
 ) -> sa.Executable:
     changed = identity_provider.update().where(_key(organization_id, identity_provider_id))
     return changed.values(
@@ -130,6 +134,7 @@ def _update(
         client_ids=client_ids,
         force_interaction=force_interaction,
         update_time=update_time,
+        oidc_claims=oidc_claims,
     )
 
 

@@ -25,7 +25,7 @@ def _made(row: Any) -> Intent:
         user_id=row.user_id,
         service_token_id=row.service_token_id,
         enrollment_policy_id=row.enrollment_policy_id,
-        profile=Profile(row.email, row.display_name, tuple(row.groups)),
+        profile=Profile(row.email, row.display_name, tuple(row.groups), tuple(row.oidc_claims)),
         authenticate_time=row.authenticate_time,
         authorize_revision=row.authorize_revision,
     )
@@ -46,6 +46,7 @@ def insert(tx: Transaction, organization_id: str, made: Intent) -> None:
                 "email": made.profile.email,
                 "display_name": made.profile.display_name,
                 "groups": list(made.profile.groups),
+                "oidc_claims": list(made.profile.claims),
                 "authenticate_time": made.authenticate_time,
                 "authorize_revision": made.authorize_revision,
                 "create_time": made.create_time,

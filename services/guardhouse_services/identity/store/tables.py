@@ -27,6 +27,10 @@ def _number(name: str, *, nullable: bool = False) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=nullable)
 
 
+def _claims() -> sa.Column[list[str]]:
+    return sa.Column("oidc_claims", sa.JSON, nullable=False, server_default="[]")
+
+
 organization = sa.Table(
     "organization",
     metadata,
@@ -72,6 +76,7 @@ identity_provider = sa.Table(
     _number("create_time"),
     sa.Column("force_interaction", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("update_time", sa.BigInteger, nullable=False, server_default="0"),
+    _claims(),
 )
 provider_by_issuer = sa.UniqueConstraint(
     identity_provider.c.organization_id, identity_provider.c.issuer, name="provider_by_issuer"
@@ -141,6 +146,7 @@ users = sa.Table(
     _number("revoked_revision"),
     _number("registrations_revoked_revision"),
     sa.Column("removal_id", sa.String(40), nullable=False),
+    _claims(),
     sa.UniqueConstraint("organization_id", "issuer", "subject", name="user_by_subject"),
     sa.Index("user_by_email", "organization_id", "email_key"),
 )
@@ -175,6 +181,7 @@ intent = sa.Table(
     # Of the two, an intent has the first while it is undecided, and the second afterwards.
     _number("ask_time", nullable=True),
     _number("end_time", nullable=True),
+    _claims(),
     sa.Index("intent_by_user", "organization_id", "user_id"),
     # For the jobs that ask and forget, in every organization.
     sa.Index("intent_by_ask_time", "ask_time"),

@@ -24,7 +24,7 @@ _SAVE = users.update().where(
 
 
 def _made(row: Any) -> User:
-    profile = Profile(row.email, row.display_name, tuple(row.groups))
+    profile = Profile(row.email, row.display_name, tuple(row.groups), tuple(row.oidc_claims))
     return User(profile=profile, **{name: getattr(row, name) for name in _PLAIN})
 
 
@@ -34,6 +34,7 @@ def _values(user: User) -> dict[str, Any]:
         "email_key": folded(user.profile.email),
         "display_name": user.profile.display_name,
         "groups": list(user.profile.groups),
+        "oidc_claims": list(user.profile.claims),
     }
 
 

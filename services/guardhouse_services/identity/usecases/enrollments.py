@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from guardhouse.clock import MINUTE
+from guardhouse.durations import MINUTE
 from guardhouse.errors import EnrollmentAborted, EnrollmentRefused, SeatsExhausted
 from guardhouse.ids import USER, new_id
 from guardhouse_services import audit

@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from guardhouse.clock import DAY, HOUR, SECOND
+from guardhouse.durations import DAY, HOUR, SECOND
 from guardhouse.errors import GuardhouseError, Unavailable
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2

@@ -50,7 +50,7 @@ class Verifier:
             raise IdTokenInvalid(detail="the organization has no identity provider with the token's issuer")
         claims = await self._verify_id_token(provider, credential.compact, self._clock.now())
         failpoint("identity.verified")
-        profile = Profile(claims.email, claims.name, claims.groups)
+        profile = Profile(claims.email, claims.name, claims.groups, claims.claims)
         return Person(claims.issuer, claims.subject, profile, claims.issue_time, claims.auth_time, claims.token_hash)
 
 

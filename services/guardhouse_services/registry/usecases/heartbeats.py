@@ -99,11 +99,13 @@ class Heartbeats:
     async def _write(self, organization_id: str, part: Sequence[Heartbeat]) -> None:
         def write(tx: Transaction) -> set[str]:
             late = store.heartbeats.write(tx, organization_id, part)
-            changed, busy = store.postures.write(tx, organization_id, part)
+            changed, younger, busy = store.postures.write(tx, organization_id, part)
             if changed:
+                # That a device says the same again, every hour, is no change that anybody made.
                 ids = [it.registration_id for it in changed]
                 audit.note_entry(tx, audit.Entry(organization_id, "job:write heartbeats", "", ids))
-                tx.publish(organization_id, [to_event(it) for it in changed])
+            if told := [*changed, *younger]:
+                tx.publish(organization_id, [to_event(it) for it in told])
             return late | busy
 
         try:

@@ -2,7 +2,8 @@
 
 import base64
 
-from guardhouse.clock import MINUTE, SECOND, Clock
+from guardhouse.clock import Clock
+from guardhouse.durations import MINUTE, SECOND
 from guardhouse.errors import ChallengeInvalid, KeyInvalid, ProofInvalid
 from guardhouse.keys import CURVE25519, KeyType, Transcript
 from guardhouse_services.credentials import MasterKey, equal

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from guardhouse.decisions import PolicyAction, PolicyFilter
-from guardhouse.durations import format_duration
+from guardhouse.durations import HOUR, format_duration
 from guardhouse.errors import DurationInvalid, InvalidField
 from guardhouse.expressions import (
     Expression,
@@ -21,7 +21,7 @@ from guardhouse.expressions import (
 from guardhouse.policies import scopes
 
 CHECKED_FILTERS = (PolicyFilter.L4, PolicyFilter.HTTP)
-MAX_OPEN = 24 * 3600 * 1_000_000
+MAX_OPEN = 24 * HOUR
 LIMIT = 500
 """How many an organization may have of each filter (the public account limits)."""
 MAX_PRECEDENCE = 1_000_000

@@ -12,17 +12,20 @@ NEW = "new"
 """What the id of a proposed policy that is not there yet begins with; its place follows."""
 
 
-Posture = tuple[tuple[str, ...], tuple[str, ...]] | None
-"""The checks that a device passed and failed, if it said so."""
+Posture = tuple[tuple[str, ...], tuple[str, ...], int | None] | None
+"""The checks that a device passed and failed, and when it said so, if it did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Somebody:
-    """Who need not exist. `age` is how long ago they authenticated, in microseconds."""
+    """Who need not exist. `age` is how long ago they authenticated, and `posture_age` how long ago their device said
+    what it passed and failed, if that is to be known; both are microseconds."""
 
     profile: Profile
-    posture: Posture
+    passed: tuple[str, ...]
+    failed: tuple[str, ...]
     age: int
+    posture_age: int | None
 
 
 @dataclass(frozen=True, slots=True)

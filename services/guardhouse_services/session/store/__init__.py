@@ -3,7 +3,7 @@
 Functions take the transaction first, and take and return domain values. Every query names the organization.
 """
 
-from guardhouse_services.session.store import lists, policies
+from guardhouse_services.session.store import applications, device_session_settings, lists, policies, signing_keys
 from guardhouse_services.session.store.tables import metadata
 
-__all__ = ["lists", "metadata", "policies"]
+__all__ = ["applications", "device_session_settings", "lists", "metadata", "policies", "signing_keys"]

@@ -51,3 +51,44 @@ value_list = sa.Table(
 """Named lists. `list` is a word of SQL."""
 
 list_by_name = sa.Index("value_list_by_name", value_list.c.organization_id, value_list.c.name, unique=True)
+
+application = sa.Table(
+    "application",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("application_id", sa.String(40), primary_key=True),
+    sa.Column("display_name", sa.String(100), nullable=False),
+    sa.Column("description", sa.String(500), nullable=False),
+    sa.Column("session_duration", sa.BigInteger, nullable=False),
+    sa.Column("identity_provider_ids", sa.JSON, nullable=False),
+    sa.Column("binding_cookie", sa.Boolean, nullable=False),
+    # Null: as the settings say.
+    sa.Column("device_session", sa.Boolean),
+    # They are only ever read and written together, in the application's order.
+    sa.Column("policies", sa.JSON, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("update_time", sa.BigInteger, nullable=False),
+)
+
+device_session_settings = sa.Table(
+    "device_session_settings",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    # Null: no application takes the sessions of devices.
+    sa.Column("session_duration", sa.BigInteger),
+    sa.Column("apply_by_default", sa.Boolean, nullable=False),
+    sa.Column("update_time", sa.BigInteger, nullable=False),
+)
+"""No row: nobody has set them."""
+
+signing_key = sa.Table(
+    "signing_key",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("key_id", sa.String(40), primary_key=True),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("sign_time", sa.BigInteger, nullable=False),
+    # Null: until the next one is made.
+    sa.Column("expire_time", sa.BigInteger),
+)
+"""What is public of the keys that application tokens are signed with. The private halves are derived, not stored."""

@@ -2,7 +2,8 @@
 
 import base64
 
-from guardhouse.clock import MINUTE, Clock
+from guardhouse.clock import Clock
+from guardhouse.durations import MINUTE
 from guardhouse.errors import ChallengeInvalid
 from guardhouse_services.credentials import MasterKey, equal
 

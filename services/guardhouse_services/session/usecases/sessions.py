@@ -132,10 +132,24 @@ class Sessions:
         """Where the timer starts now, who the person is, and the revision token.
 
         Identity records the fact once for a repeated request, of each `purpose`, and it comes back in its feed. Raises
-        RegistrationNotFound, RegistrationRevoked, UserRemoved, ChallengeInvalid, StateStale, ServiceUnavailable and
-        whatever identity says of the credential.
+        what `prepare` and `record` do.
         """
-        registration, _ = await self._usable(organization_id, registration_id)
+        request = await self.prepare(call, organization_id, registration_id, credential, challenge, purpose)
+        return await self.record(request)
+
+    async def prepare(
+        self,
+        call: Call,
+        organization_id: str,
+        registration_id: str,
+        credential: credential_pb2.Credential,
+        challenge: str,
+        purpose: str,
+    ) -> identity.RecordAuthenticationRequest:
+        """What identity is asked, for a registration or, with an empty id, for whoever signs in without a device.
+
+        Raises RegistrationNotFound, RegistrationRevoked, UserRemoved, ChallengeInvalid and StateStale.
+        """
         request = identity.RecordAuthenticationRequest(
             organization_id=organization_id,
             registration_id=registration_id,
@@ -143,6 +157,9 @@ class Sessions:
             request_id=_request_id(f"{purpose}{call.caller.name}", registration_id, call.key.request_id),
             actor=call.caller.name,
         )
+        if not registration_id:
+            return request
+        registration, _ = await self._usable(organization_id, registration_id)
         if registration.user_id:
             request.user_id = registration.user_id
         else:
@@ -150,6 +167,10 @@ class Sessions:
         if challenge:
             asked_time = self._challenges.asked_time(organization_id, registration_id, challenge)
             request.asked_time.CopyFrom(to_timestamp(asked_time))
+        return request
+
+    async def record(self, request: identity.RecordAuthenticationRequest) -> identity.RecordAuthenticationResponse:
+        """Raises ServiceUnavailable and whatever identity says of the credential."""
         failpoint("session.record")
         with reaching("identity"):
             try:

@@ -7,10 +7,17 @@ from guardhouse_services.database import Transaction
 from guardhouse_services.feed import Section, read_sections
 from guardhouse_services.session import messages, store
 
-# Lists come first, because policies use them.
+# What is used comes before what uses it: lists before policies, and the settings before applications.
 _SECTIONS: dict[str, Section] = {
     "list": (store.lists.page_with_values, messages.list_event, lambda it: it.list_id),
     "policy": (store.policies.page, messages.policy_event, lambda it: it.policy_id),
+    "device_session_settings": (
+        store.device_session_settings.page,
+        messages.device_session_settings_event,
+        lambda _: "",
+    ),
+    "application": (store.applications.page, messages.application_event, lambda it: it.application_id),
+    "signing_key": (store.signing_keys.page, messages.signing_key_event, lambda it: it.key_id),
 }
 
 

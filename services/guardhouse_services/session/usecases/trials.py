@@ -68,7 +68,7 @@ class Trials:
     def _find(self, organization_id: str, trial: Trial, policies: PolicySet, now: int) -> Finding:
         registration, user, posture = self._subject(organization_id, trial.subject, now)
         identity = identity_facts(user.profile if user is not None else None)
-        facts = posture_facts(posture)
+        facts = posture_facts(posture, now)
         steps = list(policies.trace(trial.filters, trial.traffic, identity, facts, now))
         hosts = self._replica.sign_in_hosts(organization_id)
         deciding = [step.policy for step in steps if step.decides]
@@ -86,7 +86,8 @@ class Trials:
     ) -> tuple[Registration, User | None, Posture]:
         if isinstance(subject, Somebody):
             somebody = Registration("", RegistrationState.ACTIVE, "somebody", "", now - subject.age, 0, 0)
-            return somebody, User("somebody", profile=subject.profile), subject.posture
+            reported = None if subject.posture_age is None else now - subject.posture_age
+            return somebody, User("somebody", profile=subject.profile), (subject.passed, subject.failed, reported)
         registration, user = self._replica.find(organization_id, subject)
         if registration is None:
             raise RegistrationNotFound(subject)

@@ -1,0 +1,181 @@
+"""Access applications as domain values, from requests and from the feed: syntax, and which field is at fault."""
+
+import re
+from collections.abc import Collection, Sequence
+from ipaddress import IPv4Network, ip_network
+from typing import Any
+
+from guardhouse.applications import (
+    MAX_DURATION,
+    Application,
+    DeviceSessionSettings,
+    Policy,
+    PolicyDecision,
+    Rule,
+    RuleKind,
+    SigningKey,
+)
+from guardhouse.durations import format_duration, parse_duration, parse_session_timeout
+from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField
+from guardhouse.ids import IDENTITY_PROVIDER, SERVICE_TOKEN, check_id
+from guardhouse.session.v1 import session_pb2 as pb
+from guardhouse.times import from_timestamp
+from guardhouse_services import checks
+from guardhouse_services.session.domain.applications import MAX_POLICIES, MAX_PROVIDERS, MAX_RULES
+
+PATHS = (
+    *("display_name", "description", "session_duration", "policies"),
+    *("identity_provider_ids", "binding_cookie", "device_session"),
+)
+SETTINGS_PATHS = ("session_duration", "apply_by_default")
+NAME = 100
+EMAIL = 254
+GROUP = 256
+CLAIM_NAME = 100
+CLAIM = 1000
+CHECK = 100
+COUNTRY = re.compile(r"[A-Za-z]{2}")
+
+
+def fields(sent: pb.Application, paths: Collection[str] = PATHS) -> dict[str, Any]:
+    """Those that the paths name. Raises InvalidField and DurationInvalid."""
+
+    def read(path: str) -> Any:
+        field = f"application.{path}"
+        match path:
+            case "display_name":
+                return checks.text(sent.display_name, field, NAME)
+            case "description":
+                return checks.text(sent.description, field, 500, required=False)
+            case "session_duration":
+                return _duration(sent.session_duration, field)
+            case "policies":
+                checks.count(sent.policies, field, MAX_POLICIES, least=0)
+                return tuple(_policy(policy, f"{field}[{place}]") for place, policy in enumerate(sent.policies))
+            case "identity_provider_ids":
+                return _identity_provider_ids(sent.identity_provider_ids, field)
+            case "binding_cookie":
+                return sent.binding_cookie
+        return sent.device_session if sent.HasField("device_session") else None
+
+    return {path: read(path) for path in PATHS if path in paths}
+
+
+def application(of: pb.Application) -> Application:
+    """One that was stored. Raises InvalidField and DurationInvalid for what only a newer release knows."""
+    times = from_timestamp(of.create_time), from_timestamp(of.update_time)
+    return Application(of.application_id, **fields(of), create_time=times[0], update_time=times[1])
+
+
+def settings_fields(sent: pb.DeviceSessionSettings, paths: Collection[str] = SETTINGS_PATHS) -> dict[str, Any]:
+    """Those that the paths name. Raises DurationInvalid."""
+    found: dict[str, Any] = {"apply_by_default": sent.apply_by_default}
+    duration = sent.session_duration
+    if "session_duration" in paths:
+        found["session_duration"] = parse_session_timeout(duration, "settings.session_duration") if duration else None
+    return {path: found[path] for path in SETTINGS_PATHS if path in paths}
+
+
+def settings(of: pb.DeviceSessionSettings) -> DeviceSessionSettings:
+    """Those that were stored."""
+    return DeviceSessionSettings(**settings_fields(of), update_time=from_timestamp(of.update_time))
+
+
+def signing_key(of: pb.SigningKey) -> SigningKey:
+    """One that was stored."""
+    expire_time = from_timestamp(of.expire_time) if of.HasField("expire_time") else None
+    return SigningKey(of.key_id, from_timestamp(of.create_time), from_timestamp(of.sign_time), expire_time)
+
+
+def _duration(text: str, field: str) -> int:
+    duration = parse_duration(text, field)
+    if not 0 <= duration <= MAX_DURATION:
+        longest = format_duration(MAX_DURATION)
+        raise DurationInvalid(field, f"{field} is 0s, for signing in every time, to {longest}")
+    return duration
+
+
+def _identity_provider_ids(ids: Sequence[str], field: str) -> tuple[str, ...]:
+    checks.count(ids, field, MAX_PROVIDERS, least=0)
+    for place, each in enumerate(ids):
+        check_id(each, IDENTITY_PROVIDER, f"{field}[{place}]")
+        if each in ids[:place]:
+            raise InvalidField(f"{field}[{place}]", f"{each} is named twice")
+    return tuple(ids)
+
+
+def _policy(sent: pb.ApplicationPolicy, field: str) -> Policy:
+    return Policy(
+        display_name=checks.text(sent.display_name, f"{field}.display_name", NAME),
+        decision=PolicyDecision(checks.choice(sent.decision, list(PolicyDecision), f"{field}.decision")),
+        include=_rules(sent.include, f"{field}.include", least=1),
+        require=_rules(sent.require, f"{field}.require"),
+        exclude=_rules(sent.exclude, f"{field}.exclude"),
+        session_duration=_duration(sent.session_duration, f"{field}.session_duration")
+        if sent.session_duration
+        else None,
+    )
+
+
+def _rules(sent: Sequence[pb.ApplicationRule], field: str, least: int = 0) -> tuple[Rule, ...]:
+    checks.count(sent, field, MAX_RULES, least=least)
+    return tuple(_rule(rule, f"{field}[{place}]") for place, rule in enumerate(sent))
+
+
+def _rule(sent: pb.ApplicationRule, field: str) -> Rule:
+    if not (name := sent.WhichOneof("kind")):
+        raise FieldRequired(field, f"{field} needs a kind of rule")
+    kind, field = RuleKind(name), f"{field}.{name}"
+    if kind in (RuleKind.EVERYONE, RuleKind.ANY_SERVICE_TOKEN):
+        return Rule(kind)
+    return Rule(kind, _value(kind, getattr(sent, name), field))
+
+
+def _value(kind: RuleKind, value: str, field: str) -> str:
+    """In its normal form."""
+    match kind:
+        case RuleKind.EMAIL:
+            checks.text(value, field, EMAIL)
+            if value.count("@") != 1 or value.startswith("@") or value.endswith("@"):
+                raise InvalidField(field, f"{field} is an address such as ada@example.com")
+        case RuleKind.EMAIL_DOMAIN:
+            checks.text(value, field, EMAIL)
+            if value.removeprefix("@") == "" or "@" in value[1:]:
+                raise InvalidField(field, f"{field} is what stands behind the @, such as example.com")
+        case RuleKind.GROUP:
+            checks.text(value, field, GROUP)
+        case RuleKind.SERVICE_TOKEN:
+            check_id(value, SERVICE_TOKEN, field)
+        case RuleKind.LOGIN_METHOD:
+            check_id(value, IDENTITY_PROVIDER, field)
+        case RuleKind.IP_RANGE:
+            return _network(value, field)
+        case RuleKind.COUNTRY:
+            if not value:
+                raise FieldRequired(field)
+            if not COUNTRY.fullmatch(value):
+                raise InvalidField(field, f"{field} is two letters of ISO 3166-1, such as DE")
+            return value.upper()
+        case RuleKind.OIDC_CLAIM:
+            checks.text(value, field, CLAIM)
+            claim, equals, _ = value.partition("=")
+            if not equals or not 0 < len(claim) <= CLAIM_NAME:
+                message = f"{field} is a claim's name, of at most {CLAIM_NAME} characters, = and its value"
+                raise InvalidField(field, message)
+        case _:
+            checks.text(value, field, CHECK)
+    return value
+
+
+def _network(value: str, field: str) -> str:
+    if not value:
+        raise FieldRequired(field)
+    try:
+        # A zone (RFC 4007) is a machine's own name for a link, and no part of a network.
+        network = ip_network(value.replace("%", " "))
+    except ValueError:
+        message = f"{field} is an address or a network without host bits, such as 192.0.2.0/24"
+        raise InvalidField(field, message) from None
+    # Clients whose IPv4 address comes in the form of IPv6 (RFC 4291, section 2.5.5.2) are compared by their IPv4 one.
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return str(IPv4Network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network)
