@@ -13,6 +13,8 @@ from guardhouse.times import from_timestamp
 # 9999-12-31T23:59:59Z, the last that a Timestamp may hold.
 LAST_SECOND = 253_402_300_799
 REQUEST_ID = re.compile(r"[!-~]{1,64}")
+EMAIL = 254
+"""Characters of an address that mail is sent to (RFC 5321, section 4.5.3.1.3, without the brackets)."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -24,6 +26,21 @@ def text(value: str, field: str, limit: int, *, required: bool = True) -> str:
         raise InvalidField(field, f"{field} has {len(value)} characters; at most {limit} are allowed")
     if CONTROL.search(value):
         raise InvalidField(field, f"{field} holds a control character")
+    return value
+
+
+def email(value: str, field: str) -> str:
+    text(value, field, EMAIL)
+    if value.count("@") != 1 or value.startswith("@") or value.endswith("@"):
+        raise InvalidField(field, f"{field} is an address such as ada@example.com")
+    return value
+
+
+def email_domain(value: str, field: str) -> str:
+    """With or without the @."""
+    text(value, field, EMAIL)
+    if value.removeprefix("@") == "" or "@" in value[1:]:
+        raise InvalidField(field, f"{field} is what stands behind the @, such as example.com")
     return value
 
 

@@ -14,7 +14,7 @@ from guardhouse.cli import output
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import BATCH_SIZE, Context, Invocation, batches
 from guardhouse.cli.options import ApplicationId, ClientCountry, ClientIp, PolicyId, RegistrationId
-from guardhouse.cli.traffic import Fields, Kind, traffic_of
+from guardhouse.cli.traffic import Fields, Kind, Subject, traffic_of
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.status import from_rpc_error
 
@@ -76,14 +76,7 @@ def check_batch(
 @app.command("traffic")
 def check_traffic(
     ctx: Context,
-    subject: Annotated[
-        str,
-        typer.Argument(
-            metavar="REGISTRATION|ADDRESS",
-            help="Whose traffic it is, by the virtual address if it is none of the other.",
-            autocompletion=ids("registrations", "ipv4"),
-        ),
-    ],
+    subject: Subject,
     kind: Kind,
     fields: Fields = None,
 ) -> None:

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import typer
 from google.protobuf.message import Message
 
 from guardhouse.cli import output
-from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context, Invocation
 from guardhouse.cli.options import PolicyId, RegistrationId
-from guardhouse.cli.traffic import Fields, Kind, traffic_of
+from guardhouse.cli.traffic import Fields, Kind, Subject, traffic_of
 from guardhouse.cli.trials import print_steps
 from guardhouse.durations import format_duration
 from guardhouse.errors import NotFound, StateStale
@@ -124,14 +123,7 @@ def explain_check(ctx: Context, registration_id: RegistrationId, policy_id: Poli
 @app.command("traffic")
 def explain_traffic(
     ctx: Context,
-    subject: Annotated[
-        str,
-        typer.Argument(
-            metavar="REGISTRATION|ADDRESS",
-            help="Whose traffic it is, by the virtual address if it is none of the other.",
-            autocompletion=ids("registrations", "ipv4"),
-        ),
-    ],
+    subject: Subject,
     kind: Kind,
     fields: Fields = None,
 ) -> None:

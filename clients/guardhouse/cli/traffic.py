@@ -5,11 +5,20 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from guardhouse.cli.complete import ids
 from guardhouse.session.v1 import session_pb2 as pb
 
 EACH: Final = "[*]"
 """Behind the name of a field with several values, as expressions have it."""
 
+Subject = Annotated[
+    str,
+    typer.Argument(
+        metavar="REGISTRATION|ADDRESS",
+        help="Whose traffic it is, by the virtual address if it is none of the other.",
+        autocompletion=ids("registrations", "ipv4"),
+    ),
+]
 Kind = Annotated[
     Literal["connection", "request", "query"],
     typer.Option(help="A connection passes l4 policies, an HTTP request l4 and then http policies, a DNS query dns."),

@@ -41,7 +41,6 @@ from guardhouse_services.identity.usecases import Identity
 from guardhouse_services.paging import Pages
 
 NAME = 100
-EMAIL = 254
 GROUP = 256
 GROUPS = 1000
 ISSUER = 255
@@ -283,7 +282,7 @@ class IdentityServicer:
 
     async def ListUsers(self, request: pb.ListUsersRequest, call: Call) -> pb.ListUsersResponse:
         organization_id, now = _organization(request), self._clock.now()
-        email = checks.text(request.email, "email", EMAIL, required=False)
+        email = checks.text(request.email, "email", checks.EMAIL, required=False)
         has_seat = None
         if request.seat_status:
             has_seat = checks.choice(request.seat_status, SEAT_STATUSES, "seat_status") == pb.SEAT_STATUS_ACTIVE
@@ -488,13 +487,9 @@ def _rule(rule: pb.EnrollmentRule, field: str) -> Rule:
     kind, field = RuleKind(name), f"{field}.{name}"
     match kind:
         case RuleKind.EMAIL:
-            value = checks.text(rule.email, field, EMAIL)
-            if value.count("@") != 1 or value.startswith("@") or value.endswith("@"):
-                raise InvalidField(field, f"{field} is an address such as ada@example.com")
+            value = checks.email(rule.email, field)
         case RuleKind.EMAIL_DOMAIN:
-            value = checks.text(rule.email_domain, field, EMAIL)
-            if value.removeprefix("@") == "" or "@" in value[1:]:
-                raise InvalidField(field, f"{field} is what stands behind the @, such as example.com")
+            value = checks.email_domain(rule.email_domain, field)
         case RuleKind.GROUP:
             value = checks.text(rule.group, field, GROUP)
         case RuleKind.SERVICE_TOKEN:
@@ -522,7 +517,7 @@ def _test_identity(identity: pb.TestIdentity) -> Subject:
     checks.count(identity.groups, "identity.groups", GROUPS, least=0)
     for place, group in enumerate(identity.groups):
         checks.text(group, f"identity.groups[{place}]", GROUP)
-    email = checks.text(identity.email, "identity.email", EMAIL, required=False)
+    email = checks.text(identity.email, "identity.email", checks.EMAIL, required=False)
     return Subject(email=email, groups=tuple(identity.groups))
 
 
