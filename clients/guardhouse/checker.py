@@ -260,7 +260,8 @@ class Checker:
             user = subject.user if subject.users is users else subject.join(users)
             removed, revoked = (user.removed_revision, user.revoked_revision) if user is not None else (-1, -1)
             if staleness is not None and max_staleness - staleness >= MAX_VALID_FOR:
-                basis = covering, authentications.get(subject.registration.registration_id), removed, revoked
+                authentication = authentications.get(subject.registration.registration_id)
+                basis = covering, subject.unchanged_until, authentication, removed, revoked
                 if (kept := subject.kept) is not None:
                     since, until, kept_basis, kept_answer = kept
                     if since <= now <= until and kept_basis == basis:

@@ -102,7 +102,7 @@ def answer(
             user = subject.user if subject.users is users else subject.join(users)
             removed, revoked = (user.removed_revision, user.revoked_revision) if user is not None else (-1, -1)
             authentication = authentications.get(subject.registration.registration_id)
-            basis = (covering, authentication, removed, revoked, new, wants)
+            basis = (covering, subject.unchanged_until, authentication, removed, revoked, new, wants)
             if (kept := subject.kept) is not None:
                 since, until, kept_basis, part = kept
                 if since <= now <= until and kept_basis == basis:

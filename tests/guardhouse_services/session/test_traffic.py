@@ -240,6 +240,19 @@ async def test_the_age_of_what_the_device_said_decides(world: World, clock: Fake
     assert await decide(world) == ALLOWED, "it has said so again"
 
 
+async def test_a_bound_that_is_new_ends_what_was_kept(world: World, clock: FakeClock) -> None:
+    """Decision 32a: the answer is as it was, and holds for less time."""
+    clock.stop()
+    world.own.publish(policy(SECOND_POLICY, 20))
+    event = device(clock.now(), LAPTOP, ALICE, passed=["disk"])
+    event.registration.posture.report_time.CopyFrom(to_timestamp(clock.now()))
+    world.registry.publish(event)
+    assert (await ask(world)).answer.valid_for.ToMicroseconds() == 10 * SECOND
+    world.own.publish(block(FIRST, 10, device_posture="device_posture.age >= 4"))
+    answer = (await ask(world)).answer
+    assert (answer.policy_id, answer.valid_for.ToMicroseconds()) == (SECOND_POLICY, 4 * SECOND)
+
+
 async def test_a_trial_is_by_the_age_that_it_is_given(world: World, clock: FakeClock) -> None:
     """Decisions 30a and 32a: what nobody gave shows as missing; a device that exists is as old as it is then."""
     world.own.publish(block(FIRST, 10, device_posture="device_posture.age >= 3600"))
