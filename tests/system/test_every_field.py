@@ -91,14 +91,16 @@ class Walk:
             await quiet(self.plane)
         bads = [bad for bad in self._bad(method, request) if bad.name not in accepted]
         # What time alone brought about meanwhile, such as the end of an intent, does not come about twice.
-        for _ in range(2):
-            before = await state(self.plane)
-            for bad in bads:
-                outcome = await self.send(method, caller, bad.raw)
-                self.note(method, bad.name, unexpected(method, bad, outcome), outcome)
-            if not (changed := difference(before, await state(self.plane))):
-                return
-        self.faults.append(f"{method.name}: what was refused changed {changed}")
+        if await self._refused(method, caller, bads) and (changed := await self._refused(method, caller, bads)):
+            self.faults.append(f"{method.name}: what was refused changed {changed}")
+
+    async def _refused(self, method: Method, caller: Caller, bads: Sequence[Bad]) -> str:
+        """What is different after these requests."""
+        before = await state(self.plane)
+        for bad in bads:
+            outcome = await self.send(method, caller, bad.raw)
+            self.note(method, bad.name, unexpected(method, bad, outcome), outcome)
+        return difference(before, await state(self.plane))
 
     async def _try(self, method: Method) -> set[str]:
         """The names of those changes that need not be refused and are not."""
