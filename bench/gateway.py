@@ -175,7 +175,7 @@ class Commands:
 
     async def _traffic(self, drawn: Sequence[str], kind: Kind, requests: Sequence[dict[str, str]]) -> dict[str, Any]:
         registrations = self._checker._state.registrations.states[self._checker.organization_id].registrations
-        asked = [inet_ntop(AF_INET, registrations[each].addresses[0]) for each in drawn]
+        asked = [inet_ntop(AF_INET, registrations[each].ipv4) for each in drawn]
         place = self._dice.randrange(REQUESTS)
         check = self._checker.check_traffic
 

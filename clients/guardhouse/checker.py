@@ -198,24 +198,28 @@ class Checker:
         authentication = authentications.get(registration_id)
         user = subject.user if subject.users is users else subject.join(users)
         removed, revoked = (user.removed_revision, user.revoked_revision) if user is not None else (-1, -1)
-        # With the registration itself and the time, all that an answer follows from; the server keeps answers alike.
-        basis = (policy, authentication, removed, revoked)
         is_fresh = staleness is not None and max_staleness - staleness >= MAX_VALID_FOR
         if is_fresh and (kept := subject.kept) is not None:
-            since, until, kept_basis, kept_answer = kept
-            if since <= now <= until and kept_basis == basis:
-                return kept_answer  # type: ignore[no-any-return]  # to ask `cast` would cost a tenth of all this
-        registration = subject.registration
-        if authentication is not None:
-            registration = authentication.renew(registration)
-        verdict = check_session(registration, user, policy, now, staleness, max_staleness)
-        answer = _answer(verdict, registration, policy)
+            # With the registration itself, all that an answer follows from; the server keeps answers alike.
+            asked, newest, was_removed, was_revoked, since, until, answer = kept
+            if (
+                since <= now <= until
+                and asked is policy
+                and newest is authentication
+                and was_removed == removed
+                and was_revoked == revoked
+            ):
+                return answer  # type: ignore[no-any-return]  # to ask `cast` would cost a tenth of all this
+        if authentication is not subject.authentication:
+            subject.renew(authentication)
+        verdict = check_session(subject, user, policy, now, staleness, max_staleness)
+        answer = _answer(verdict, subject, policy)
         if is_fresh and verdict.decision is _ALLOW:
             # Within MAX_VALID_FOR of a session's end no two answers are the same.
             expire_time = verdict.session_expire_time
             until = _FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
             if now <= until:
-                subject.kept = registration.authenticate_time, until, basis, answer
+                subject.kept = policy, authentication, removed, revoked, subject.authenticate_time, until, answer
         return answer
 
     def check_traffic(
@@ -252,28 +256,35 @@ class Checker:
             raise FieldRequired("registration_id", "registration_id or address is required")
         now, staleness, max_staleness = state.now(), self._staleness(), state.max_staleness
         covering = cover_traffic(facts, subject, filters, traffic, now)
-        basis: tuple[Any, ...] | None = None
+        may_keep, authentication, removed, revoked = False, None, -1, -1
         # As in check_session. What answers a query may change with the hour, and where no policy decides there is none
         # to compare.
         if covering and subject is not None and filters is not QUERY:
             users, authentications = facts.users, facts.authentications
             user = subject.user if subject.users is users else subject.join(users)
-            removed, revoked = (user.removed_revision, user.revoked_revision) if user is not None else (-1, -1)
+            if user is not None:
+                removed, revoked = user.removed_revision, user.revoked_revision
             if staleness is not None and max_staleness - staleness >= MAX_VALID_FOR:
-                authentication = authentications.get(subject.registration.registration_id)
-                basis = covering, subject.unchanged_until, authentication, removed, revoked
+                may_keep, authentication = True, authentications.get(subject.registration_id)
                 if (kept := subject.kept) is not None:
-                    since, until, kept_basis, kept_answer = kept
-                    if since <= now <= until and kept_basis == basis:
-                        return kept_answer  # type: ignore[no-any-return]
-        verdict, registration, policy = judge_traffic(facts, subject, covering, filters, now, staleness, max_staleness)
-        answer = _answer(verdict, registration, policy)
-        if basis is not None and verdict.decision is _ALLOW and subject is not None and registration is not None:
+                    asked, newest, was_removed, was_revoked, span, since, until, answer = kept
+                    if (
+                        since <= now <= until
+                        and newest is authentication
+                        and was_removed == removed
+                        and was_revoked == revoked
+                        and span is subject.unchanged
+                        and asked == covering
+                    ):
+                        return answer  # type: ignore[no-any-return]
+        verdict, policy = judge_traffic(facts, subject, covering, filters, now, staleness, max_staleness)
+        answer = _answer(verdict, subject, policy)
+        if may_keep and verdict.decision is _ALLOW and subject is not None:
             expire_time = verdict.session_expire_time
-            ends = subject.unchanged_until if expire_time is None else min(expire_time, subject.unchanged_until)
-            if now <= (until := ends - MAX_VALID_FOR):
-                since = max(registration.authenticate_time, subject.unchanged_since)
-                subject.kept = since, until, basis, answer
+            since, ends = span = subject.unchanged
+            if now <= (until := (ends if expire_time is None else min(expire_time, ends)) - MAX_VALID_FOR):
+                since = max(subject.authenticate_time, since)
+                subject.kept = covering, authentication, removed, revoked, span, since, until, answer
         return answer
 
     def _traffic_facts(self) -> TrafficFacts:

@@ -72,7 +72,8 @@ class Profile(NamedTuple):
     claims: tuple[str, ...] = ()
 
 
-class Registration(NamedTuple):
+@dataclass(slots=True)
+class Registration:
     """What a replica knows of a registration. It belongs to a user or to a service token; the other id is empty.
 
     `authenticate_time` is that of the newest authentication made for this registration and `authenticate_revision` its

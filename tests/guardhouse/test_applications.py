@@ -84,7 +84,7 @@ def test_rules_in_order_of_precedence() -> None:
     expired, ada = THEN + HOUR, replace(ADA, removed_revision=20, revoked_revision=20)
     session = SESSION._replace(user=ada)
     application = having(NOBODY, binding_cookie=True, identity_provider_ids=(OTHER_SSO,))
-    revoked = Device(LAPTOP._replace(state=RegistrationState.REVOKED), ADA)
+    revoked = Device(replace(LAPTOP, state=RegistrationState.REVOKED), ADA)
     assert check(None, None, Device(None), now=expired, staleness=None) == (BLOCK, Reason.STATE_STALE)
     assert check(None, None, Device(None), now=expired, staleness=MAX_STALENESS + 1) == (BLOCK, Reason.STATE_STALE)
     assert check(None, None, Device(None), now=expired) == (BLOCK, Reason.APPLICATION_UNKNOWN)
@@ -122,7 +122,7 @@ def test_bypass_and_service_auth_come_first_and_then_the_first_match_decides() -
 
 def test_bypass_lets_anybody_in_and_sees_nobody() -> None:
     """Who they are changes nothing, so neither does a device that is revoked."""
-    revoked = Device(LAPTOP._replace(state=RegistrationState.REVOKED), ADA)
+    revoked = Device(replace(LAPTOP, state=RegistrationState.REVOKED), ADA)
     assert check(having(ANYBODY), None, revoked) == (ALLOW, Reason.POLICY_BYPASS)
     staff = replace(ANYBODY, include=(Rule(RuleKind.GROUP, "staff"),))
     assert check(having(staff)) == (BLOCK, Reason.NO_POLICY_MATCHED)
@@ -212,7 +212,7 @@ def test_a_duration_of_nothing_means_every_time() -> None:
 def test_the_session_of_a_device_overrides_every_duration() -> None:
     """Decision 31: it decides whether there is a login or not, in both directions."""
     strict = having(replace(ALL, session_duration=0), session_duration=0)
-    old = LAPTOP._replace(authenticate_time=THEN - 2 * HOUR + 2)
+    old = replace(LAPTOP, authenticate_time=THEN - 2 * HOUR + 2)
     for session in (SESSION, None):
         outcome = judge(strict, session, DEVICE._replace(registration=old), DEVICES)
         assert (outcome.verdict.decision, outcome.of_device) == (ALLOW, True)
@@ -248,7 +248,7 @@ def test_an_application_overrides_the_default_of_device_sessions() -> None:
 
 
 def test_the_device_of_a_machine_has_no_session_for_applications() -> None:
-    device = Device(LAPTOP._replace(user_id="", service_token_id="svt_1"))
+    device = Device(replace(LAPTOP, user_id="", service_token_id="svt_1"))
     assert check(WIKI, None, device, DEVICES) == (REAUTHENTICATE, Reason.NO_SESSION)
     assert judge(WIKI, SESSION, device, DEVICES).verdict.decision is ALLOW
 
@@ -263,7 +263,7 @@ def test_a_device_of_another_provider_lets_another_sign_in_decide() -> None:
 
 def test_a_device_that_is_revoked_uses_nothing_by_a_login_either() -> None:
     """Decision 16."""
-    device = DEVICE._replace(registration=LAPTOP._replace(state=RegistrationState.REVOKED))
+    device = DEVICE._replace(registration=replace(LAPTOP, state=RegistrationState.REVOKED))
     assert check(WIKI, SESSION, device) == (BLOCK, Reason.REGISTRATION_REVOKED)
 
 
@@ -271,7 +271,7 @@ def test_a_revocation_ends_the_session_of_a_device() -> None:
     """Decision 35."""
     device = DEVICE._replace(user=replace(ADA, revoked_revision=20))
     assert check(WIKI, None, device, DEVICES) == (REAUTHENTICATE, Reason.SESSION_REVOKED)
-    newer = device._replace(registration=LAPTOP._replace(authenticate_revision=21))
+    newer = device._replace(registration=replace(LAPTOP, authenticate_revision=21))
     assert check(WIKI, None, newer, DEVICES) == (ALLOW, Reason.SESSION_FRESH)
 
 

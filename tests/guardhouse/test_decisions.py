@@ -27,8 +27,8 @@ THEN = 1_790_000_000_000_000
 MAX_STALENESS = 30 * SECOND
 
 REGISTRATION = Registration("reg_1", RegistrationState.ACTIVE, "usr_1", "", THEN, 20, 10)
-OF_TOKEN = REGISTRATION._replace(user_id="", service_token_id="svt_1")
-REVOKED = REGISTRATION._replace(state=RegistrationState.REVOKED)
+OF_TOKEN = replace(REGISTRATION, user_id="", service_token_id="svt_1")
+REVOKED = replace(REGISTRATION, state=RegistrationState.REVOKED)
 USER = User("usr_1")
 POLICY = Policy("pol_1", True, PolicyFilter.L4, PolicyAction.ALLOW, HOUR)
 
@@ -129,15 +129,15 @@ def test_a_revoked_user_authenticates_again(revoked_revision: int, expected: tup
     user = User("usr_1", revoked_revision=revoked_revision)
     assert check(user=user) == expected
     assert check(user=user, policy=replace(POLICY, timeout=None)) == (ALLOW, Reason.NO_SESSION_LIMIT)
-    again = REGISTRATION._replace(authenticate_revision=revoked_revision + 1)
+    again = replace(REGISTRATION, authenticate_revision=revoked_revision + 1)
     assert check(registration=again, user=user) == (ALLOW, Reason.SESSION_FRESH)
 
 
 def test_a_registration_without_an_authentication_is_as_old_as_can_be() -> None:
     """Decision 27: without a known authentication there is nothing fresh, and no revocation to have come after it."""
-    registration = REGISTRATION._replace(authenticate_time=0, authenticate_revision=0)
+    registration = replace(REGISTRATION, authenticate_time=0, authenticate_revision=0)
     assert check(registration=registration) == (REAUTHENTICATE, Reason.SESSION_EXPIRED)
-    assert check(registration=registration._replace(authorize_revision=0)) == (REAUTHENTICATE, Reason.SESSION_EXPIRED)
+    assert check(registration=replace(registration, authorize_revision=0)) == (REAUTHENTICATE, Reason.SESSION_EXPIRED)
 
 
 def test_a_service_token_has_a_timer_and_no_user() -> None:
@@ -151,7 +151,7 @@ def test_a_registration_whose_owner_is_not_known_is_refused(timeout: int | None)
     """Decision 5: whether its user was removed cannot be told. Missing state refuses."""
     policy = replace(POLICY, timeout=timeout)
     assert check(REGISTRATION, None, policy) == (BLOCK, Reason.REGISTRATION_UNKNOWN)
-    assert check(OF_TOKEN._replace(service_token_id=""), None, policy) == (BLOCK, Reason.REGISTRATION_UNKNOWN)
+    assert check(replace(OF_TOKEN, service_token_id=""), None, policy) == (BLOCK, Reason.REGISTRATION_UNKNOWN)
 
 
 @pytest.mark.parametrize("policy_filter", PolicyFilter)

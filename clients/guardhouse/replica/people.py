@@ -1,38 +1,24 @@
 """What a replica knows of users and their authentications, from identity's feed."""
 
 import sys
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from guardhouse.decisions import Profile, Registration, User
+from guardhouse.decisions import Profile, User
 from guardhouse.expressions import Traffic, Type, read_traffic
 from guardhouse.expressions.fields import folded
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.organizations import OrganizationState
+from guardhouse.replica.sharing import shared
 from guardhouse.times import from_timestamp
 
 
+@dataclass(slots=True, frozen=True, eq=False)
 class Authentication:
     """A registration's newest authentication after its enrollment."""
 
-    __slots__ = ("_of", "_renewed", "revision", "time")
-
-    def __init__(self, time: int, revision: int) -> None:
-        self.time = time
-        self.revision = revision
-        self._of: Registration | None = None
-        self._renewed: Registration | None = None
-
-    def renew(self, registration: Registration) -> Registration:
-        """The registration with this authentication, if it is the newer one by identity's revision.
-
-        They come by two feeds, in either order, so only a check finds both. The first one after either has changed
-        puts them together for all that follow.
-        """
-        if self._renewed is None or self._of is not registration:
-            self._of = self._renewed = registration
-            if self.revision >= registration.authenticate_revision:
-                self._renewed = registration._replace(authenticate_time=self.time, authenticate_revision=self.revision)
-        return self._renewed
+    time: int
+    revision: int
 
 
 class IdentityState(OrganizationState):
@@ -43,13 +29,14 @@ class IdentityState(OrganizationState):
         self.users: dict[str, User] = {}
         self.authentications: dict[str, Authentication] = {}
         self.sign_in_hosts: frozenset[str] = frozenset()
-        self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def apply(self, event: identity.Event) -> None:
         match event.WhichOneof("kind"):
             case "user":
                 record = event.user
-                user = self.users.setdefault(record.user.user_id, User(record.user.user_id))
+                # Each time that it is read, a message makes another text.
+                user_id = record.user.user_id
+                user = self.users.setdefault(user_id, User(user_id))
                 user.removed_revision, user.revoked_revision = record.removed_revision, record.revoked_revision
                 self._describe(user, record.user)
             case "authentication":
@@ -67,11 +54,7 @@ class IdentityState(OrganizationState):
 
     def _describe(self, user: User, of: identity.User) -> None:
         """A profile that is as it was stays the same object, by which others know that nothing has changed."""
-        groups, claims = tuple(of.groups), tuple(of.oidc_claims)
-        shared = self._shared
-        profile = Profile(
-            of.email, of.display_name, shared.setdefault(groups, groups), shared.setdefault(claims, claims)
-        )
+        profile = Profile(of.email, of.display_name, shared(tuple(of.groups)), shared(tuple(of.oidc_claims)))
         if user.profile != profile:
             user.profile = profile
         # One text for all who have it.

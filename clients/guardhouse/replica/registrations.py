@@ -8,76 +8,120 @@ from guardhouse.durations import SECOND
 from guardhouse.expressions import POSTURE_AGE, Traffic
 from guardhouse.policies import NEVER, PolicySet
 from guardhouse.registry.v1 import registry_pb2 as registry
-from guardhouse.replica.people import identity_facts
+from guardhouse.replica.people import Authentication, identity_facts
+from guardhouse.replica.sharing import shared
 from guardhouse.times import from_timestamp
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
+_ALWAYS: Final = 0, NEVER
+_ACTIVE, _REVOKED = RegistrationState.ACTIVE, RegistrationState.REVOKED
 
-Kept = tuple[int, int, tuple[Any, ...], Any]
-"""An answer in its final form, which holds from a time up to another, both included, as long as what it follows from is
-the same."""
-Addresses = tuple[bytes, bytes]
-"""IPv4 and IPv6, in network byte order; empty for one that is none."""
+Kept = tuple[Any, ...]
+"""An answer in its final form, behind what it follows from, and the times from which and to which it holds."""
 Posture = tuple[tuple[str, ...], tuple[str, ...], int | None] | None
 """The checks that the device passed and failed, and when it said so, if it did."""
 Matching = tuple[PolicySet, Profile | None, int]
 """What a mask was made of, and the mask."""
 
 
-class Subject:
-    """A registration, and its user once a check has put the two together.
+class Subject(Registration):
+    """A registration with its newest authentication and its user, once a check has put them together.
 
-    Finding a user among a million costs as much as all the rest of a decision.
+    They come by different feeds, in any order, so only a check finds them all. Finding a user among a million costs as
+    much as all the rest of a decision.
     """
 
     __slots__ = (
-        *("addresses", "kept", "matching", "posture", "registration", "token_hash"),
-        *("unchanged_since", "unchanged_until", "user", "users"),
+        *("authentication", "enroll_time", "failed", "ipv4", "ipv6", "kept", "matching", "passed", "report_time"),
+        *("token_hash", "unchanged", "user", "users"),
     )
 
-    def __init__(self, registration: Registration, token_hash: bytes, addresses: Addresses, posture: Posture) -> None:
-        self.registration = registration
-        self.token_hash = token_hash
+    def __init__(
+        self, record: registry.RegistrationRecord, registration_id: str, addresses: tuple[bytes, bytes]
+    ) -> None:
+        """Its timer is that of the enrollment. A state that a newer registry may know refuses, as REVOKED does."""
+        of = record.registration
+        self.registration_id = registration_id
+        self.state = _ACTIVE if of.state == registry.REGISTRATION_STATE_ACTIVE else _REVOKED
+        self.user_id = of.user_id
+        self.service_token_id = of.service_token_id
+        self.authenticate_time = self.enroll_time = from_timestamp(record.authenticate_time)
+        self.authenticate_revision = self.authorize_revision = record.authorize_revision
+        self.authentication: Authentication | None = None
+        """The one that is taken into account."""
+        self.ipv4, self.ipv6 = addresses
+        """In network byte order; empty for one that is none."""
+        self.token_hash = record.token_hash
         """SHA-256 of the token that its device calls with."""
-        self.addresses = addresses
-        self.posture = posture
+        self.passed: tuple[str, ...] = ()
+        self.failed: tuple[str, ...] = ()
+        self.report_time: int | None = None
+        """When the device said which checks it passed and failed, if it did."""
+        if record.HasField("posture"):
+            posture = record.posture
+            self.passed, self.failed = shared(tuple(posture.passed)), shared(tuple(posture.failed))
+            # A registry that does not say when it was reported says since when it is so, which is longer ago.
+            reported = posture.report_time if posture.HasField("report_time") else posture.change_time
+            self.report_time = from_timestamp(reported)
         self.kept: Kept | None = None
         """The newest answer that allows it something."""
         self.matching: Matching | None = None
-        self.unchanged_since, self.unchanged_until = 0, NEVER
+        self.unchanged = _ALWAYS
         """The times between which `matching` is right if nothing happens, the second excluded."""
         self.user: User | None = None
         self.users: dict[str, User] | None = None
         """Among whom the user was found. A snapshot of identity replaces them all."""
 
+    @property
+    def posture(self) -> Posture:
+        return None if self.report_time is None else (self.passed, self.failed, self.report_time)
+
+    def copy(self) -> Registration:
+        """What it is now, for who waits while holding it."""
+        return Registration(
+            self.registration_id,
+            self.state,
+            self.user_id,
+            self.service_token_id,
+            self.authenticate_time,
+            self.authenticate_revision,
+            self.authorize_revision,
+        )
+
     def join(self, users: dict[str, User]) -> User | None:
         """The user, if there is one and it has come."""
         if self.users is not users:
-            self.user = users.get(self.registration.user_id)
-            self.users = users if self.user is not None else None
+            self.user = user = users.get(self.user_id)
+            self.users = None
+            if user is not None:
+                self.users = users
+                # One text for both.
+                self.user_id = user.user_id
         return self.user
+
+    def renew(self, authentication: Authentication | None) -> None:
+        """Takes this for the newest authentication, unless the enrollment is newer by identity's revision."""
+        self.authentication = authentication
+        if authentication is not None and authentication.revision >= self.authorize_revision:
+            self.authenticate_time, self.authenticate_revision = authentication.time, authentication.revision
+        else:
+            self.authenticate_time, self.authenticate_revision = self.enroll_time, self.authorize_revision
 
     def who(self, policies: PolicySet, users: dict[str, User], now: int) -> int:
         """The policies whose identity and device posture hold, asked once for as long as nothing of it changes."""
         user = self.user if self.users is users else self.join(users)
         profile = user.profile if user is not None else None
-        matching = self.matching
-        if (
-            matching is None
-            or matching[0] is not policies
-            or matching[1] is not profile
-            or not self.unchanged_since <= now < self.unchanged_until
-        ):
+        matching, (since, until) = self.matching, self.unchanged
+        if matching is None or matching[0] is not policies or matching[1] is not profile or not since <= now < until:
             identity_mask = policies.identity_mask(identity_facts(profile))
             mask = identity_mask and identity_mask & policies.posture_mask(posture_facts(self.posture, now))
             self.matching = matching = policies, profile, mask
-            self.unchanged_since, self.unchanged_until = self._span(policies, now)
+            self.unchanged = self._span(policies, now)
         return matching[2]
 
     def _span(self, policies: PolicySet, now: int) -> tuple[int, int]:
-        posture = self.posture
-        if posture is None or (time := posture[2]) is None or not policies.asks_for_age:
-            return 0, NEVER
+        if (time := self.report_time) is None or not policies.asks_for_age:
+            return _ALWAYS
         return now, min(NEVER, time + policies.next_age(_age(time, now)) * SECOND)
 
 
@@ -94,20 +138,20 @@ class RegistryState:
         match event.WhichOneof("kind"):
             case "registration":
                 record = event.registration
-                registration = _registration(record)
-                registration_id = registration.registration_id
+                registration_id = record.registration.registration_id
                 before = self.registrations.get(registration_id)
-                addresses = _addresses(record.registration) if before is None else before.addresses
-                posture = None
-                if record.HasField("posture"):
-                    posture = _posture(record.posture)
-                self.registrations[registration_id] = Subject(registration, record.token_hash, addresses, posture)
-                if before is None:
-                    for address in addresses:
+                if before is not None:
+                    addresses = before.ipv4, before.ipv6
+                    # The text that is the key already.
+                    registration_id = before.registration_id
+                else:
+                    addresses = _addresses(record.registration)
+                    for address in filter(None, addresses):
                         self.holders[address] = registration_id
+                self.registrations[registration_id] = Subject(record, registration_id, addresses)
             case "registration_deleted":
                 gone = self.registrations.pop(event.registration_deleted, None)
-                for address in gone.addresses if gone is not None else ():
+                for address in (gone.ipv4, gone.ipv6) if gone is not None else ():
                     # Another may hold it already: the events of two registrations come in no order.
                     if self.holders.get(address) == event.registration_deleted:
                         del self.holders[address]
@@ -132,13 +176,7 @@ def _age(time: int, now: int) -> int:
     return max(0, now - time) // SECOND
 
 
-def _posture(of: registry.DevicePosture) -> Posture:
-    """A registry that does not say when it was reported says since when it is so, which is longer ago."""
-    reported = of.report_time if of.HasField("report_time") else of.change_time
-    return tuple(of.passed), tuple(of.failed), from_timestamp(reported)
-
-
-def _addresses(of: registry.Registration) -> Addresses:
+def _addresses(of: registry.Registration) -> tuple[bytes, bytes]:
     return inet_pton(AF_INET, of.ipv4) if of.ipv4 else b"", inet_pton(AF_INET6, of.ipv6) if of.ipv6 else b""
 
 
@@ -148,20 +186,3 @@ def _packed(address: str) -> bytes:
     packed = inet_pton(AF_INET6, address)
     # As a socket that listens to both families says IPv4 (RFC 4291, section 2.5.5.2).
     return packed[12:] if packed.startswith(_MAPPED) else packed
-
-
-def _registration(record: registry.RegistrationRecord) -> Registration:
-    """Its timer is that of the enrollment. A state that a newer registry may know refuses, as REVOKED does."""
-    of, revision = record.registration, record.authorize_revision
-    active = of.state == registry.REGISTRATION_STATE_ACTIVE
-    state = RegistrationState.ACTIVE if active else RegistrationState.REVOKED
-    # By position, which takes half the time: a follower makes one for every event.
-    return Registration(
-        of.registration_id,
-        state,
-        of.user_id,
-        of.service_token_id,
-        from_timestamp(record.authenticate_time),
-        revision,
-        revision,
-    )

@@ -124,14 +124,13 @@ class State:
         return PolicyAction.BLOCK if blocks else PolicyAction.ALLOW
 
     def find(self, organization_id: str, registration_id: str) -> tuple[Registration | None, User | None]:
-        """A registration with its newest authentication, and its user."""
+        """A registration as it is now, with its newest authentication, and its user."""
         users, authentications, registrations, _ = self.of(organization_id)
         if (subject := registrations.get(registration_id)) is None:
             return None, None
-        registration = subject.registration
-        if (authentication := authentications.get(registration_id)) is not None:
-            registration = authentication.renew(registration)
-        return registration, subject.user if subject.users is users else subject.join(users)
+        if (authentication := authentications.get(registration_id)) is not subject.authentication:
+            subject.renew(authentication)
+        return subject.copy(), subject.user if subject.users is users else subject.join(users)
 
     def staleness(self) -> int | None:
         """How long ago all three feeds were last proven to be applied; None while one has never been."""
@@ -189,22 +188,20 @@ def judge_traffic(
     now: int,
     staleness: int | None,
     max_staleness: int,
-) -> tuple[Verdict, Registration | None, decisions.Policy | None]:
+) -> tuple[Verdict, decisions.Policy | None]:
     """Judge traffic by the policies that cover it, and say which one's verdict it is."""
-    registration = user = None
+    user = None
     if subject is not None:
-        registration = subject.registration
         user = subject.user if subject.users is facts.users else subject.join(facts.users)
-        if (authentication := facts.authentications.get(registration.registration_id)) is not None:
-            registration = authentication.renew(registration)
+        if (authentication := facts.authentications.get(subject.registration_id)) is not subject.authentication:
+            subject.renew(authentication)
     if covering is None:
-        verdict = check_anywhere(registration, user, Reason.SIGN_IN_HOST, now, staleness, max_staleness)
-        return verdict, registration, None
-    verdict, policy = check_traffic(registration, user, covering, facts.default, now, staleness, max_staleness)
+        return check_anywhere(subject, user, Reason.SIGN_IN_HOST, now, staleness, max_staleness), None
+    verdict, policy = check_traffic(subject, user, covering, facts.default, now, staleness, max_staleness)
     if filters is QUERY and (left := facts.policies.time_mask_until(now) - now) < verdict.valid_for:
         # By then another policy may be in force.
         verdict = verdict._replace(valid_for=left)
-    if subject is not None and subject.unchanged_until - now < verdict.valid_for:
+    if subject is not None and subject.unchanged[1] - now < verdict.valid_for:
         # By then the age of its device's posture may be too much for a policy, or enough.
-        verdict = verdict._replace(valid_for=subject.unchanged_until - now)
-    return verdict, registration, policy
+        verdict = verdict._replace(valid_for=subject.unchanged[1] - now)
+    return verdict, policy

@@ -220,8 +220,7 @@ async def _of_policies(state: StoredPolicyState) -> AsyncIterator[Iterator[sessi
     yield iter(list(state.written.values()))
 
 
-def _registration(subject: Subject) -> registry.Event:
-    of = subject.registration
+def _registration(of: Subject) -> registry.Event:
     event = registry.Event()
     record = event.registration
     made = record.registration
@@ -232,18 +231,17 @@ def _registration(subject: Subject) -> registry.Event:
         made.user_id = of.user_id
     elif of.service_token_id:
         made.service_token_id = of.service_token_id
-    ipv4, ipv6 = subject.addresses
-    if ipv4:
-        made.ipv4 = inet_ntop(AF_INET, ipv4)
-    if ipv6:
-        made.ipv6 = inet_ntop(AF_INET6, ipv6)
-    set_time(record.authenticate_time, of.authenticate_time)
+    if of.ipv4:
+        made.ipv4 = inet_ntop(AF_INET, of.ipv4)
+    if of.ipv6:
+        made.ipv6 = inet_ntop(AF_INET6, of.ipv6)
+    # The authentication comes by identity's feed.
+    set_time(record.authenticate_time, of.enroll_time)
     record.authorize_revision = of.authorize_revision
-    if subject.posture is not None:
-        passed, failed, time = subject.posture
-        record.posture.passed.extend(passed)
-        record.posture.failed.extend(failed)
-        set_time(record.posture.report_time, time or 0)
+    if of.report_time is not None:
+        record.posture.passed.extend(of.passed)
+        record.posture.failed.extend(of.failed)
+        set_time(record.posture.report_time, of.report_time)
     return event
 
 

@@ -110,36 +110,44 @@ def answer(
             check_id(organization_id, ORGANIZATION, "organization_id")
             check_id(registration_id, REGISTRATION, f"{where.format(index)}registration_id")
             check_id(item.policy_id, POLICY, f"{where.format(index)}policy_id")
-        registration = user = None
-        basis: tuple[Any, ...] = ()
+        user = authentication = None
+        removed = revoked = -1
         if subject is not None:
             authentication = authentications.get(registration_id)
             user = subject.user if subject.users is users else subject.join(users)
-            removed, revoked = (user.removed_revision, user.revoked_revision) if user is not None else (-1, -1)
-            # With the registration itself and the time, all that an answer follows from.
-            basis = (policy, authentication, removed, revoked, new, wants)
+            if user is not None:
+                removed, revoked = user.removed_revision, user.revoked_revision
             if is_fresh and (kept := subject.kept) is not None:
-                since, until, kept_basis, part = kept
-                if since <= now <= until and kept_basis == basis:
+                # With the registration itself, all that an answer follows from.
+                asked, newest, was_removed, was_revoked, made_by, wanted, since, until, part = kept
+                if (
+                    since <= now <= until
+                    and asked is policy
+                    and newest is authentication
+                    and was_removed == removed
+                    and was_revoked == revoked
+                    and made_by is new
+                    and wanted == wants
+                ):
                     parts.append(part)
                     continue
-            registration = subject.registration
-            if authentication is not None:
-                registration = authentication.renew(registration)
-        verdict = check_session(registration, user, policy, now, staleness, max_staleness)
+            if authentication is not subject.authentication:
+                subject.renew(authentication)
+        verdict = check_session(subject, user, policy, now, staleness, max_staleness)
         if verdict.degraded:
             degraded_answers += 1
         one, made = new()
-        fill(made, verdict, registration, policy, wants)
+        fill(made, verdict, subject, policy, wants)
         part = one.SerializeToString()
         parts.append(part)
         # Refusals are not kept: they are few, and some end by themselves.
-        if verdict.decision is _ALLOW and is_fresh and subject is not None and registration is not None:
+        if verdict.decision is _ALLOW and is_fresh and subject is not None:
             # Within MAX_VALID_FOR of a session's end no two answers are the same.
             expire_time = verdict.session_expire_time
             until = FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
             if now <= until:
-                subject.kept = registration.authenticate_time, until, basis, part
+                since = subject.authenticate_time
+                subject.kept = policy, authentication, removed, revoked, new, wants, since, until, part
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 

@@ -136,7 +136,7 @@ class Replica(State):
             subject = state.registrations.get(registration_id)
             if subject is None or not equal(subject.token_hash, hash_secret(bearer)):
                 continue
-            if subject.registration.state != RegistrationState.ACTIVE:
+            if subject.state != RegistrationState.ACTIVE:
                 raise CredentialsInvalid("the registration is revoked")
             return Caller("device", registration_id, organization_id)
         raise CredentialsInvalid("no such registration token")

@@ -94,33 +94,43 @@ def answer(
         else:
             subject = _holder(facts.registry, item, where.format(index))
         covering = cover_traffic(facts, subject, filters, traffic, now)
-        basis: tuple[Any, ...] = ()
         # As in checking.py. What answers a query may change with the hour, and where no policy decides there is none to
         # compare.
+        authentication, removed, revoked = None, -1, -1
         may_keep = is_fresh and subject is not None and covering and filters is not QUERY
         if may_keep and subject is not None:
             user = subject.user if subject.users is users else subject.join(users)
-            removed, revoked = (user.removed_revision, user.revoked_revision) if user is not None else (-1, -1)
-            authentication = authentications.get(subject.registration.registration_id)
-            basis = (covering, subject.unchanged_until, authentication, removed, revoked, new, wants)
+            if user is not None:
+                removed, revoked = user.removed_revision, user.revoked_revision
+            authentication = authentications.get(subject.registration_id)
             if (kept := subject.kept) is not None:
-                since, until, kept_basis, part = kept
-                if since <= now <= until and kept_basis == basis:
+                asked, newest, was_removed, was_revoked, span, made_by, wanted, since, until, part = kept
+                if (
+                    since <= now <= until
+                    and newest is authentication
+                    and was_removed == removed
+                    and was_revoked == revoked
+                    and made_by is new
+                    and wanted == wants
+                    and span is subject.unchanged
+                    and asked == covering
+                ):
                     parts.append(part)
                     continue
-        verdict, registration, policy = judge_traffic(facts, subject, covering, filters, now, staleness, max_staleness)
+        verdict, policy = judge_traffic(facts, subject, covering, filters, now, staleness, max_staleness)
         if verdict.degraded:
             degraded_answers += 1
         one, made = new()
-        fill(made, verdict, registration, policy, wants)
+        fill(made, verdict, subject, policy, wants)
         part = one.SerializeToString()
         parts.append(part)
-        if may_keep and verdict.decision is _ALLOW and subject is not None and registration is not None:
+        if may_keep and verdict.decision is _ALLOW and subject is not None:
             expire_time = verdict.session_expire_time
-            since, until = subject.unchanged_since, subject.unchanged_until
+            since, until = span = subject.unchanged
             until = (until if expire_time is None else min(expire_time, until)) - MAX_VALID_FOR
             if now <= until:
-                subject.kept = max(since, registration.authenticate_time), until, basis, part
+                since = max(since, subject.authenticate_time)
+                subject.kept = covering, authentication, removed, revoked, span, new, wants, since, until, part
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 

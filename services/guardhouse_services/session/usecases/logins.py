@@ -1,7 +1,7 @@
 """Signing in to applications, and whether somebody may use one (decision 31)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guardhouse.applications import Client, Device, Outcome, Session, decide
 from guardhouse.clock import Clock
@@ -137,7 +137,7 @@ class Logins:
         """The registration that holds an address; empty: none."""
         registry = self._replica.registrations.states.get(organization_id)
         subject = registry.holder(address) if registry is not None else None
-        return subject.registration.registration_id if subject is not None else ""
+        return subject.registration_id if subject is not None else ""
 
     def _sign_in(
         self,
@@ -167,7 +167,7 @@ class Logins:
         )
         device = self._device(organization_id, registration_id) if registration_id else None
         if device is not None and device.registration is not None:
-            renewed = device.registration._replace(authenticate_time=time, authenticate_revision=revision)
+            renewed = replace(device.registration, authenticate_time=time, authenticate_revision=revision)
             device = Device(renewed, user, recorded.identity_provider_id, device.passed)
         return self._judge(organization_id, application_id, device, registration_id, session, client, signing_in=True)
 

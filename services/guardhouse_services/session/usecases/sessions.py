@@ -72,7 +72,7 @@ class Sessions:
 
         def is_wanted(registration_id: str) -> bool:
             subject = registrations.get(registration_id)
-            if subject is None or (user_id and subject.registration.user_id != user_id):
+            if subject is None or (user_id and subject.user_id != user_id):
                 return False
             if not only_expired:
                 return True
