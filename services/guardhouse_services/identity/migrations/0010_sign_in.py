@@ -1,0 +1,13 @@
+"""Signing in at a terminal."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "identity_0010"
+down_revision = "identity_0009"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
