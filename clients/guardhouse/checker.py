@@ -267,13 +267,12 @@ class Checker:
             if staleness is not None and max_staleness - staleness >= MAX_VALID_FOR:
                 may_keep, authentication = True, authentications.get(subject.registration_id)
                 if (kept := subject.kept) is not None:
-                    asked, newest, was_removed, was_revoked, span, since, until, answer = kept
+                    asked, newest, was_removed, was_revoked, since, until, answer = kept
                     if (
                         since <= now <= until
                         and newest is authentication
                         and was_removed == removed
                         and was_revoked == revoked
-                        and span is subject.unchanged
                         and asked == covering
                     ):
                         return answer  # type: ignore[no-any-return]
@@ -281,10 +280,10 @@ class Checker:
         answer = _answer(verdict, subject, policy)
         if may_keep and verdict.decision is _ALLOW and subject is not None:
             expire_time = verdict.session_expire_time
-            since, ends = span = subject.unchanged
+            since, ends = subject.unchanged
             if now <= (until := (ends if expire_time is None else min(expire_time, ends)) - MAX_VALID_FOR):
                 since = max(subject.authenticate_time, since)
-                subject.kept = covering, authentication, removed, revoked, span, since, until, answer
+                subject.kept = covering, authentication, removed, revoked, since, until, answer
         return answer
 
     def _traffic_facts(self) -> TrafficFacts:

@@ -117,6 +117,8 @@ class Subject(Registration):
             mask = identity_mask and identity_mask & policies.posture_mask(posture_facts(self.posture, now))
             self.matching = matching = policies, profile, mask
             self.unchanged = self._span(policies, now)
+            # What was answered held for as long as the mask before this one was to hold.
+            self.kept = None
         return matching[2]
 
     def _span(self, policies: PolicySet, now: int) -> tuple[int, int]:

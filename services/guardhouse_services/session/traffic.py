@@ -104,7 +104,7 @@ def answer(
                 removed, revoked = user.removed_revision, user.revoked_revision
             authentication = authentications.get(subject.registration_id)
             if (kept := subject.kept) is not None:
-                asked, newest, was_removed, was_revoked, span, made_by, wanted, since, until, part = kept
+                asked, newest, was_removed, was_revoked, made_by, wanted, since, until, part = kept
                 if (
                     since <= now <= until
                     and newest is authentication
@@ -112,7 +112,6 @@ def answer(
                     and was_revoked == revoked
                     and made_by is new
                     and wanted == wants
-                    and span is subject.unchanged
                     and asked == covering
                 ):
                     parts.append(part)
@@ -126,11 +125,11 @@ def answer(
         parts.append(part)
         if may_keep and verdict.decision is _ALLOW and subject is not None:
             expire_time = verdict.session_expire_time
-            since, until = span = subject.unchanged
+            since, until = subject.unchanged
             until = (until if expire_time is None else min(expire_time, until)) - MAX_VALID_FOR
             if now <= until:
                 since = max(since, subject.authenticate_time)
-                subject.kept = covering, authentication, removed, revoked, span, new, wants, since, until, part
+                subject.kept = covering, authentication, removed, revoked, new, wants, since, until, part
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 
