@@ -27,13 +27,12 @@ class Clauses(NamedTuple):
     exact: bool
 
 
-def read_clauses(root: Node, lists: Mapping[str, NamedList], *, extended_emails: bool) -> Clauses:
+def read_clauses(root: Node, lists: Mapping[str, NamedList]) -> Clauses:
     """Take an expression apart. Every list that it names exists and fits.
 
-    With `extended_emails`, a pattern on an e-mail address is left out: it may be found in either form of the address.
-    A clause that is negated is about the address as it is.
+    A clause that is negated is about an e-mail address as it is, even where addresses match in their extended form.
     """
-    needs = _Reader(lists, extended_emails).needs(root, negated=False)
+    needs = _Reader(lists).needs(root, negated=False)
     clauses = (
         Clause(next(iter(conditions)).field, conditions, negated)
         for (_, negated), conditions in sorted(needs.clauses.items(), key=lambda item: item[0])
@@ -59,9 +58,8 @@ class _Needs(NamedTuple):
 
 
 class _Reader:
-    def __init__(self, lists: Mapping[str, NamedList], extended_emails: bool) -> None:
+    def __init__(self, lists: Mapping[str, NamedList]) -> None:
         self._lists = lists
-        self._extended_emails = extended_emails
 
     def needs(self, node: Node, *, negated: bool) -> _Needs:
         """What a node needs to hold, or, negated, not to hold."""
@@ -80,7 +78,7 @@ class _Reader:
     def _leaves_out(self, leaf: Leaf) -> bool:
         """Whether it asks more than which values a field has."""
         if isinstance(leaf, Matches):
-            return leaf.key is not None or (self._extended_emails and leaf.field.name == "identity.email")
+            return leaf.key is not None
         return isinstance(leaf, OneOf) and leaf.excluded
 
     def _all(self, parts: Iterable[_Needs]) -> _Needs:

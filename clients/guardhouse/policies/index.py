@@ -41,7 +41,7 @@ class Index:
         self._tests: dict[int, Predicate] = {}
         entries: dict[tuple[str, bool, bool], list[Entry]] = {}
         for bit, (expression, extended_emails) in asked.items():
-            clauses, exact = read_clauses(expression.root, lists, extended_emails=extended_emails)
+            clauses, exact = read_clauses(expression.root, lists)
             if not exact:
                 self._unsure |= bit
                 self._tests[bit] = compile_expression(expression, lists, extended_emails=extended_emails)

@@ -59,7 +59,8 @@ def make_row(
 ) -> tuple[int, Row]:
     """A row, with the policies from which it starts. `everyone` are those that it may leave over.
 
-    With `plain_emails`, addresses are compared without what guardhouse.expressions.plain_email takes away.
+    With `plain_emails`, addresses are compared without what guardhouse.expressions.plain_email takes away, and patterns
+    are looked for with and without it.
     """
     start = everyone
     turned: dict[frozenset[Leaf], int] = {}
@@ -130,7 +131,12 @@ def _texts(
     if field.many:
         return _several(name, start, hits)
     if plain_emails:
-        return lambda traffic: start ^ hits(plain_email(traffic[name])) if name in traffic else start
+        if not patterns:
+            return lambda traffic: start ^ hits(plain_email(traffic[name])) if name in traffic else start
+        # A pattern may be found in either form. What lists the form without its tag is met by no other one.
+        return lambda traffic: (
+            start ^ (hits(plain_email(traffic[name])) | hits(traffic[name])) if name in traffic else start
+        )
     return lambda traffic: start ^ hits(traffic[name]) if name in traffic else start
 
 

@@ -190,6 +190,20 @@ def test_whoever_is_blocked_by_a_pattern_is_so_with_and_without_the_extension() 
     assert matched(policies, identity={"identity.email": "joe+x@example.com"}) == []
 
 
+@pytest.mark.parametrize(
+    ("pattern", "address", "holds"),
+    [("[+]x@b", "a+x@b", True), ("^a@b", "a+x@b", True), ("^ac@b", "a.c@b", True), ("^a@b", "c+a@b", False)],
+)
+def test_a_pattern_of_a_policy_that_blocks_is_found_in_either_form(pattern: str, address: str, holds: bool) -> None:
+    """Beside a policy that asks for the form without the extension, with which it shares a lookup."""
+    policies = [
+        written("pol_pattern", identity=f'identity.email matches "{pattern}"', action=BLOCK, precedence=1),
+        written("pol_other", identity='identity.email == "other+x@b"', action=BLOCK, precedence=2),
+    ]
+    assert matched(policies, identity={"identity.email": address}) == (["pol_pattern"] if holds else [])
+    assert matched(policies, identity={"identity.email": "oth.er@b"}) == ["pol_other"]
+
+
 def test_an_edit_is_a_new_set_that_obeys_it() -> None:
     """Whatever the set before it has in common is not read again, and none of its answers remain."""
     host = read_traffic({"http.request.host": "wiki.example.com"})
