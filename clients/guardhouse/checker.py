@@ -36,7 +36,7 @@ from guardhouse.decisions import (
 )
 from guardhouse.durations import DAY, format_duration
 from guardhouse.errors import FieldRequired, InvalidField
-from guardhouse.expressions import TrafficInvalid, read_texts
+from guardhouse.expressions import TrafficInvalid
 from guardhouse.following import Follower, Position, View
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.ids import ORGANIZATION, check_id
@@ -44,6 +44,7 @@ from guardhouse.policies import CONNECTION, QUERY, REQUEST
 from guardhouse.profile import Profile, ProfileInvalid
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
 from guardhouse.replica import storing
+from guardhouse.replica.coverage import refusal
 from guardhouse.replica.people import IdentityState
 from guardhouse.replica.registrations import Subject
 from guardhouse.replica.state import State, TrafficFacts, cover_traffic, judge_traffic, parse_max_staleness
@@ -65,6 +66,7 @@ MAX_OPEN: Final = DAY
 _KINDS: Final[dict[str, tuple[PolicyFilter, ...]]] = {"connection": CONNECTION, "request": REQUEST, "query": QUERY}
 _NO_FIELDS: Final[Mapping[str, str]] = {}
 _NO_LISTS: Final[Mapping[str, Iterable[str]]] = {}
+_NO_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {}
 _ALLOW, _STALE = Decision.ALLOW, Reason.STATE_STALE
 _FOREVER: Final = 1 << 63
 _new = tuple.__new__
@@ -239,11 +241,6 @@ class Checker:
         state, facts = self._state, self._traffic_facts()
         if (filters := _KINDS.get(kind)) is None:
             raise InvalidField("kind", f"kind is one of {', '.join(_KINDS)}, not {kind!r}")
-        try:
-            traffic = read_texts(fields, lists)
-        except TrafficInvalid as invalid:
-            field = "fields" if invalid.name in fields else "lists"
-            raise InvalidField(field, f"{field}: {invalid}") from None
         subject: Subject | None
         if registration_id:
             subject = facts.registry.registrations.get(registration_id)
@@ -255,7 +252,11 @@ class Checker:
         else:
             raise FieldRequired("registration_id", "registration_id or address is required")
         now, staleness, max_staleness = state.now(), self._staleness(), state.max_staleness
-        covering = cover_traffic(facts, subject, filters, traffic, now)
+        several = {name: tuple(texts) for name, texts in lists.items()} if lists else _NO_TEXTS
+        try:
+            covering = cover_traffic(facts, subject, filters, fields, several, now)
+        except TrafficInvalid as invalid:
+            raise refusal(fields, invalid) from None
         may_keep, authentication, removed, revoked = False, None, -1, -1
         # As in check_session. What answers a query may change with the hour, and where no policy decides there is none
         # to compare.

@@ -29,9 +29,10 @@ from guardhouse.expressions.nodes import (
     conditions,
 )
 from guardhouse.expressions.patterns import Pattern
-from guardhouse.expressions.traffic import Traffic, read_texts, read_traffic
+from guardhouse.expressions.traffic import DOMAINS, Traffic, read_texts, read_traffic
 
 __all__ = [
+    "DOMAINS",
     "FIELDS",
     "OTHER_NAMES",
     "POSTURE_AGE",

@@ -4,7 +4,6 @@ They are brought into that form once for a request, not once for each rule.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ Traffic = Mapping[str, Any]
 """Values by the name of the field. A text is folded as its field folds, an address is an integer of
 guardhouse.expressions.ranges, several values are a tuple, and a field that is missing has no key."""
 
-_DOMAINS: Final = {
+DOMAINS: Final = {
     "net.sni.domains": "net.sni.host",
     "http.request.domains": "http.request.host",
     "dns.domains": "dns.fqdn",
@@ -43,7 +42,7 @@ def read_traffic(values: Mapping[str, object]) -> Traffic:
             raise TrafficInvalid(f"no such field; did you mean {name}?" if name else "no such field", spelling)
         if value is not None:
             traffic[field.name] = _several(value, field) if field.many else _READERS[field.type](value, field)
-    for name, host in _DOMAINS.items():
+    for name, host in DOMAINS.items():
         if host in traffic and name not in traffic:
             traffic[name] = _domains(traffic[host])
     return traffic
@@ -53,24 +52,18 @@ def read_texts(fields: Mapping[str, str], lists: Mapping[str, Iterable[str]] = _
     """The same for values that are all text: numbers in decimal digits, `true` and `false`. `fields` have one value and
     `lists` several.
 
-    It is made for one request after the other, so it looks up in one step how a field is read, and remembers what was
-    read lately: hosts and addresses come again and again. Raises TrafficInvalid.
+    It is made for one request after the other, so it looks up in one step how a field is read. Raises TrafficInvalid.
     """
     traffic: dict[str, Any] = {}
     # For the map of a message this takes a quarter less than its items().
     for spelling in fields:
-        text = fields[spelling]
         known = _FROM_TEXT.get(spelling)
         if known is None:
             raise _unknown(spelling, several=False)
-        name, brief, field, domains = known
-        value = brief(text) if len(text) <= MAX_BRIEF else None
-        if value is None:
-            # Not as it should be, or not as it mostly is.
-            value = _TEXT_READERS[field.type](text, field)
-        traffic[name] = value
+        name, read_one, field, domains = known
+        value = traffic[name] = read_one(fields[spelling], field)
         if domains:
-            traffic[domains] = _remembered_domains(value) if len(value) <= MAX_BRIEF else _domains(value)
+            traffic[domains] = _domains(value)
     for spelling, texts in lists.items():
         found = find(spelling)
         if found is None or not found.many:
@@ -101,8 +94,11 @@ def _parts(value: object) -> Iterable[object]:
 
 
 def _domains(host: str) -> tuple[str, ...]:
-    labels = host.split(".")
-    return tuple(".".join(labels[place:]) for place in range(len(labels)))
+    domains = [host]
+    while "." in host:
+        host = host[host.index(".") + 1 :]
+        domains.append(host)
+    return tuple(domains)
 
 
 def _text(value: object, field: Field) -> str:
@@ -164,66 +160,37 @@ def _boolean_text(text: str, field: Field) -> bool:
     return text == "true"
 
 
+def _plain_text(text: str, field: Field) -> str:
+    return text if text.isascii() and len(text) <= MAX_VALUE else _text(text, field)
+
+
+def _word_text(text: str, field: Field) -> str:
+    return text.lower() if text.isascii() and len(text) <= MAX_VALUE else _text(text, field)
+
+
+def _host_text(text: str, field: Field) -> str:
+    return text.lower().removesuffix(".") if text.isascii() and len(text) <= MAX_VALUE else _text(text, field)
+
+
 MAX_DIGITS: Final = 19
 
 _TEXT_READERS: Final[Mapping[Type, Callable[[str, Field], Any]]] = {
-    **_READERS,
+    Type.ADDRESS: _address,
     Type.INTEGER: _integer_text,
     Type.BOOLEAN: _boolean_text,
+    # Of ASCII alone, texts are folded in a third of the time.
+    Type.TEXT: _plain_text,
+    Type.WORD: _word_text,
+    Type.EMAIL: _word_text,
+    Type.HOST: _host_text,
 }
 
-_DOMAINS_OF: Final = {host: domains for domains, host in _DOMAINS.items()}
-
-REMEMBERED: Final = 16_384
-"""How many hosts, and how many addresses or numbers of a field."""
-MAX_BRIEF: Final = 255
-"""Characters of what is remembered; a host has no more (RFC 1035)."""
-
-
-_remembered_domains: Final = lru_cache(REMEMBERED)(_domains)
-
-Brief = Callable[[str], Any]
-
-
-def _brief_text(text: str) -> str | None:
-    return text if text.isascii() else None
-
-
-def _brief_word(text: str) -> str | None:
-    return text.lower() if text.isascii() else None
-
-
-@lru_cache(REMEMBERED)
-def _brief_host(text: str) -> str | None:
-    return folded(text, Type.HOST) if text.isascii() else None
-
-
-def _brief(field: Field) -> Brief:
-    """How a brief text is read that is as it mostly is; None for any other."""
-    if field.type in _BRIEF:
-        return _BRIEF[field.type]
-
-    @lru_cache(REMEMBERED)
-    def read(text: str) -> Any:
-        try:
-            return _TEXT_READERS[field.type](text, field)
-        except TrafficInvalid:
-            return None
-
-    return read
-
-
-_BRIEF: Final[Mapping[Type, Brief]] = {
-    Type.TEXT: _brief_text,
-    Type.WORD: _brief_word,
-    Type.EMAIL: _brief_word,
-    Type.HOST: _brief_host,
-}
+_DOMAINS_OF: Final = {host: domains for domains, host in DOMAINS.items()}
 
 _FROM_TEXT: Final = {
-    spelling: (field.name, _brief(field), field, _DOMAINS_OF.get(field.name))
+    spelling: (field.name, _TEXT_READERS[field.type], field, _DOMAINS_OF.get(field.name))
     for spelling in (*FIELDS, *OTHER_NAMES)
     if (field := find(spelling)) is not None and not field.many
 }
-"""How a field with one value is read, by each of its names: its name, what reads it while it is brief, itself, and the
-field that holds the domains above it."""
+"""How a field with one value is read, by each of its names: its name, what reads it, itself, and the field that holds
+the domains above it."""

@@ -1,6 +1,6 @@
 """The index: which of many expressions of one kind hold."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from guardhouse.expressions import FIELDS, Expression, InList, NamedList, Predicate, Traffic, compile_expression
@@ -36,7 +36,7 @@ class Index:
     def __init__(
         self, asked: Mapping[int, Asked], lists: Mapping[str, NamedList], previous: "Index | None" = None
     ) -> None:
-        self._everyone = sum(asked)
+        self.everyone = sum(asked)
         self._unsure = 0
         self._tests: dict[int, Predicate] = {}
         entries: dict[tuple[str, bool, bool], list[Entry]] = {}
@@ -60,7 +60,7 @@ class Index:
         made = sorted(self._made.values(), key=lambda it: it.start.bit_count())
         self._rows: tuple[Row, ...] = tuple(it.row for it in made)
         asking = sum({entry.bit for clauses in entries.values() for entry in clauses})
-        self._sure = self._everyone & ~(asking | self._unsure)
+        self._sure = self.everyone & ~(asking | self._unsure)
         """Those that ask for nothing, and hold whatever the facts are."""
 
     def _make(
@@ -68,15 +68,20 @@ class Index:
     ) -> _Made:
         conditions = (condition for entry in entries for condition in entry.conditions)
         named = {it.name: lists[it.name] for it in conditions if isinstance(it, InList)}
-        if before is not None and before[:3] == (entries, self._everyone, named):
+        if before is not None and before[:3] == (entries, self.everyone, named):
             return before
         name, _, plain_emails = key
-        start, row = make_row(FIELDS[name], entries, self._everyone, named, plain_emails=plain_emails)
-        return _Made(entries, self._everyone, named, start, row)
+        start, row = make_row(FIELDS[name], entries, self.everyone, named, plain_emails=plain_emails)
+        return _Made(entries, self.everyone, named, start, row)
+
+    @property
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Each with the name of the field that it is about."""
+        return ((name, made.row) for (name, *_), made in self._made.items())
 
     def holding(self, facts: Traffic) -> int:
         """The bits of all that hold."""
-        left = self._left(facts, self._everyone)
+        left = self._left(facts, self.everyone)
         unsure = left & self._unsure
         while unsure:
             bit = unsure & -unsure
@@ -87,7 +92,7 @@ class Index:
 
     def first(self, facts: Traffic, among: int) -> int:
         """The lowest bit of those `among` that hold, or 0."""
-        left = among & self._everyone
+        left = among & self.everyone
         if (lowest := left & -left) & self._sure:
             return lowest
         for row in self._rows:
@@ -97,9 +102,14 @@ class Index:
             if (lowest := left & -left) & self._sure:
                 # No other row can take it away, and nothing comes before it.
                 return lowest
+        return self.first_of(left, lambda: facts)
+
+    def first_of(self, left: int, facts: Callable[[], Traffic]) -> int:
+        """The lowest bit of those that hold, once it is known which every row leaves over."""
+        left &= self.everyone
         while left:
             bit = left & -left
-            if not bit & self._unsure or self._tests[bit](facts):
+            if not bit & self._unsure or self._tests[bit](facts()):
                 return bit
             left ^= bit
         return 0

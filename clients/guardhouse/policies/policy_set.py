@@ -1,7 +1,7 @@
 """Which Gateway policy covers which traffic (decision 29)."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -21,6 +21,7 @@ from guardhouse.expressions import (
 )
 from guardhouse.policies.clauses import ranges_of
 from guardhouse.policies.index import Asked, Index
+from guardhouse.policies.rows import Row
 from guardhouse.policies.schedule import Schedule
 
 CONNECTION: Final = (PolicyFilter.L4,)
@@ -38,6 +39,7 @@ _TRAFFIC: Final = {
     PolicyFilter.HTTP: Scope.HTTP_TRAFFIC,
     PolicyFilter.DNS: Scope.DNS_TRAFFIC,
 }
+_BLOCK: Final = PolicyAction.BLOCK
 _NO_LISTS: Final[Mapping[str, NamedList]] = MappingProxyType({})
 
 
@@ -151,6 +153,13 @@ class PolicySet:
             filter_: Index(asked("traffic", filter_), lists, previous._traffic[filter_] if previous else None)
             for filter_ in PolicyFilter
         }
+        everyone = sum(index.everyone for index in self._traffic.values())
+        self._everyone = everyone
+        self._rows: dict[str, list[tuple[int, Row]]] = {}
+        """By the field that they are about, each with the policies of other filters."""
+        for index in self._traffic.values():
+            for field, row in index.rows:
+                self._rows.setdefault(field, []).append((everyone ^ index.everyone, row))
         self._timed = [
             (1 << place, written)
             for place, written in enumerate(policies)
@@ -186,6 +195,11 @@ class PolicySet:
                     except ExpressionInvalid as refusal:
                         raise PolicyInvalid(written.policy.policy_id, attribute, refusal) from refusal
         return cls(ordered, read, dict(lists), previous)
+
+    @property
+    def end(self) -> int:
+        """The first bit behind those of the policies."""
+        return len(self._policies)
 
     def identity_mask(self, identity: Traffic) -> int:
         """The policies whose `identity` holds for a user."""
@@ -234,7 +248,28 @@ class PolicySet:
             policy = self.first_match(filter_, traffic, who)
             if policy is not None:
                 found.append(policy)
-                if policy.action is PolicyAction.BLOCK:
+                if policy.action is _BLOCK:
+                    break
+        return tuple(found)
+
+    def left(self, traffic: Traffic, fields: Iterable[str]) -> int:
+        """The policies whose `traffic` may hold, judging by these fields of it alone."""
+        left = self._everyone
+        for field in fields:
+            for others, row in self._rows.get(field, ()):
+                left &= others | row(traffic)
+        return left
+
+    def first_of(
+        self, filters: Iterable[PolicyFilter], left: int, traffic: Callable[[], Traffic]
+    ) -> tuple[Policy, ...]:
+        """What `match` finds, once it is known which policies all fields leave over for `who`."""
+        found: list[Policy] = []
+        for filter_ in filters:
+            if bit := self._traffic[filter_].first_of(left, traffic):
+                policy = self._policies[bit.bit_length() - 1].policy
+                found.append(policy)
+                if policy.action is _BLOCK:
                     break
         return tuple(found)
 

@@ -7,7 +7,6 @@ policies with a condition that it meets.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from itertools import accumulate
 from operator import xor
 from typing import Any, Final, NamedTuple, TypeVar
@@ -30,11 +29,6 @@ from guardhouse.policies.clauses import NUMBERS, ranges_of
 
 Row = Callable[[Traffic], int]
 """The policies that may hold, judging by one field."""
-
-REMEMBERED: Final = 4_096
-"""Texts of one field for which it is remembered what patterns find in them."""
-LONGEST_REMEMBERED: Final = 255
-"""Characters: room for every host name (RFC 1035, section 2.3.4)."""
 
 _GROUP_PROGRAM: Final = 5_000
 """Instructions of RE2 that are searched for together. With more, a thousand patterns such as `[a-z]+\\.example$` make
@@ -170,8 +164,7 @@ def _hits(table: dict[Any, int], patterns: Mapping[Pattern, int]) -> Callable[[A
     if not patterns:
         return lambda value: table.get(value, 0)
     find = _finder(patterns)
-    remember = lru_cache(REMEMBERED)(lambda value: table.get(value, 0) | find(value))
-    return lambda value: remember(value) if len(value) <= LONGEST_REMEMBERED else remember.__wrapped__(value)
+    return lambda value: table.get(value, 0) | find(value)
 
 
 def _finder(patterns: Mapping[Pattern, int]) -> Callable[[str], int]:

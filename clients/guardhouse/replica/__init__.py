@@ -1,5 +1,6 @@
 """What decisions are made by, kept up to date by three feeds: for the session server and for the checker."""
 
+from guardhouse.replica.coverage import Coverage, refusal, signs_in
 from guardhouse.replica.people import IdentityState, identity_facts
 from guardhouse.replica.policies import PolicyState
 from guardhouse.replica.registrations import Posture, RegistryState, Subject, posture_facts
@@ -9,10 +10,10 @@ from guardhouse.replica.state import (
     cover_traffic,
     judge_traffic,
     parse_max_staleness,
-    signs_in,
 )
 
 __all__ = [
+    "Coverage",
     "IdentityState",
     "PolicyState",
     "Posture",
@@ -25,5 +26,6 @@ __all__ = [
     "judge_traffic",
     "parse_max_staleness",
     "posture_facts",
+    "refusal",
     "signs_in",
 ]

@@ -10,6 +10,7 @@ from guardhouse.decisions import PolicyAction, PolicyFilter
 from guardhouse.durations import parse_duration, parse_session_timeout
 from guardhouse.expressions import ListInvalid, NamedList
 from guardhouse.policies import DAYS, GatewayPolicy, ListType, PolicyInvalid, PolicySet, Schedule, ScheduleInvalid
+from guardhouse.replica.coverage import Coverage
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.times import from_timestamp
 
@@ -33,6 +34,7 @@ class PolicyState:
         self._lists: dict[str, tuple[str, NamedList]] = {}
         self._compiled: PolicySet = _NO_POLICY_SET
         self._is_compiled = True
+        self._coverage = Coverage(_NO_POLICY_SET, frozenset())
 
     def apply(self, event: pb.Event) -> None:
         match event.WhichOneof("kind"):
@@ -65,6 +67,13 @@ class PolicyState:
             self._compiled = compile_policies(self._written.values(), dict(self._lists.values()), self._compiled)
             self._is_compiled = True
         return self._compiled
+
+    def coverage(self, sign_in_hosts: frozenset[str]) -> Coverage:
+        """The same with the hosts of the identity providers, and what is remembered of both."""
+        policies, coverage = self.compiled(), self._coverage
+        if coverage.policies is not policies or coverage.sign_in_hosts is not sign_in_hosts:
+            self._coverage = coverage = Coverage(policies, sign_in_hosts)
+        return coverage
 
     def proposed(self, changed: Mapping[str, GatewayPolicy], deleted: Collection[str]) -> PolicySet:
         """The policies with these instead of those of the same id, and without some. Raises PolicyInvalid."""

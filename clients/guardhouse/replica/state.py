@@ -4,7 +4,7 @@ The session server and the checker that is built into a gateway have the same on
 when they are applied, never when a check is made. What is missing refuses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -22,17 +22,15 @@ from guardhouse.decisions import (
 )
 from guardhouse.durations import MINUTE, SECOND, format_duration, parse_duration
 from guardhouse.errors import DurationInvalid
-from guardhouse.expressions import Traffic
 from guardhouse.following import Follower, View
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.policies import QUERY, PolicySet
+from guardhouse.replica.coverage import Coverage, Covering
 from guardhouse.replica.people import Authentication, IdentityState
 from guardhouse.replica.policies import PolicyState
 from guardhouse.replica.registrations import RegistryState, Subject
 
 MAX_STALENESS: Final = (2 * SECOND, 5 * MINUTE)
-
-_HOSTS: Final = ("http.request.host", "net.sni.host", "dns.fqdn")
 
 _NO_IDENTITY: Final = IdentityState("")
 _NO_REGISTRY: Final = RegistryState("")
@@ -49,7 +47,7 @@ class TrafficFacts(NamedTuple):
     authentications: dict[str, Authentication]
     registry: RegistryState
     policies: PolicySet
-    sign_in_hosts: frozenset[str]
+    coverage: Coverage
     default: PolicyAction
     """What becomes of traffic that no policy covers (decision 29)."""
 
@@ -97,12 +95,13 @@ class State:
         """Empty for an organization that is not known."""
         from_identity = self.people.states.get(organization_id, _NO_IDENTITY)
         own = self.policies.states.get(organization_id, _NO_POLICIES)
+        coverage = own.coverage(from_identity.sign_in_hosts)
         return TrafficFacts(
             from_identity.users,
             from_identity.authentications,
             self.registrations.states.get(organization_id, _NO_REGISTRY),
-            own.compiled(),
-            from_identity.sign_in_hosts,
+            coverage.policies,
+            coverage,
             self.default_action(organization_id),
         )
 
@@ -150,34 +149,26 @@ class State:
         return staleness
 
 
-def signs_in(traffic: Traffic, sign_in_hosts: frozenset[str]) -> bool:
-    """Whether traffic is to a host where people sign in, and so exempt (decision 29).
-
-    All hosts that it names must be such, because they are what the client says: a request for another host over a
-    connection to a provider, or for a provider over a connection to another host, is not.
-    """
-    named = [traffic[name] for name in _HOSTS if name in traffic]
-    return bool(named) and sign_in_hosts.issuperset(named)
-
-
-Covering = tuple[decisions.Policy, ...] | None
-"""The policies that decide, in order; None where the host is one at which people sign in."""
-
-
 def cover_traffic(
-    facts: TrafficFacts, subject: Subject | None, filters: tuple[PolicyFilter, ...], traffic: Traffic, now: int
+    facts: TrafficFacts,
+    subject: Subject | None,
+    filters: tuple[PolicyFilter, ...],
+    fields: Mapping[str, str],
+    lists: Mapping[str, tuple[str, ...]],
+    now: int,
 ) -> Covering:
     """Find what decides on the traffic of a registration, None for one that is not known (decision 29).
 
-    Who somebody is, and on which device, is matched once for as long as it is so, and only the traffic itself anew.
+    Who somebody is, and on which device, is matched once for as long as it is so, and of the traffic only what was not
+    seen lately. Raises TrafficInvalid, whoever sends it.
     """
-    if facts.sign_in_hosts and signs_in(traffic, facts.sign_in_hosts):
-        return None
-    if subject is None:
-        return ()
-    policies = facts.policies
-    who = subject.who(policies, facts.users, now)
-    return policies.match(filters, traffic, who & policies.time_mask(now) if filters is QUERY else who)
+    who = 0
+    if subject is not None:
+        policies = facts.policies
+        who = subject.who(policies, facts.users, now)
+        if filters is QUERY:
+            who &= policies.time_mask(now)
+    return facts.coverage.find(filters, fields, lists, who)
 
 
 def judge_traffic(

@@ -4,7 +4,7 @@ As in checking.py this is the path of every connection, so nothing is done twice
 items, and only the traffic itself is read and matched for each.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from guardhouse.decisions import MAX_VALID_FOR, Decision, PolicyFilter
@@ -12,12 +12,13 @@ from guardhouse.errors import FieldRequired, InvalidField
 from guardhouse.expressions import Traffic, TrafficInvalid, read_texts
 from guardhouse.ids import ORGANIZATION, REGISTRATION, check_id
 from guardhouse.policies import CONNECTION, QUERY, REQUEST
-from guardhouse.replica import RegistryState, Subject, cover_traffic, judge_traffic
+from guardhouse.replica import RegistryState, Subject, cover_traffic, judge_traffic, refusal
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse_services.session.checking import FIELDS, Reply, Wants, fill, finished
 from guardhouse_services.session.replica import Replica
 
 Filters = tuple[PolicyFilter, ...]
+Texts = tuple[Mapping[str, str], Mapping[str, tuple[str, ...]]]
 
 FILTERS: Final[dict[int, Filters]] = {
     pb.TRAFFIC_KIND_CONNECTION: CONNECTION,
@@ -29,7 +30,7 @@ MAX_VALUES: Final = 1000
 # A batch says which policy it was, which its items do not.
 IN_A_BATCH: Final[Wants] = tuple(name != "registration_id" for name in FIELDS)
 
-
+_NO_LISTS: Final[Mapping[str, tuple[str, ...]]] = {}
 _ALLOW: Final = Decision.ALLOW
 
 
@@ -85,7 +86,6 @@ def answer(
     for index, item in enumerate(items):
         if (filters := FILTERS.get(item.kind)) is None:
             raise _no_kind(item.kind, where.format(index))
-        traffic = read(item.traffic, where, index)
         subject: Subject | None
         if registration_id := item.registration_id:
             subject = registrations.get(registration_id)
@@ -93,7 +93,11 @@ def answer(
                 check_id(registration_id, REGISTRATION, f"{where.format(index)}registration_id")
         else:
             subject = _holder(facts.registry, item, where.format(index))
-        covering = cover_traffic(facts, subject, filters, traffic, now)
+        fields, lists = _texts(item.traffic, where, index)
+        try:
+            covering = cover_traffic(facts, subject, filters, fields, lists, now)
+        except TrafficInvalid as invalid:
+            raise refusal(fields, invalid, f"{where.format(index)}traffic.") from None
         # As in checking.py. What answers a query may change with the hour, and where no policy decides there is none to
         # compare.
         authentication, removed, revoked = None, -1, -1
@@ -135,27 +139,25 @@ def answer(
 
 def read(sent: pb.Traffic, where: str = "", index: int = 0) -> Traffic:
     """What policies ask about. Raises InvalidField, which names it with `where`, the place of an item."""
+    fields, lists = _texts(sent, where, index)
+    try:
+        return read_texts(fields, lists)
+    except TrafficInvalid as invalid:
+        raise refusal(fields, invalid, f"{where.format(index)}traffic.") from None
+
+
+def _texts(sent: pb.Traffic, where: str, index: int) -> Texts:
+    """The fields with one value, and those with several. Raises InvalidField if they are too many."""
     fields, lists = sent.fields, sent.lists
     if len(fields) > MAX_FIELDS or len(lists) > MAX_FIELDS:
         field = f"{where.format(index)}traffic.{'fields' if len(fields) > MAX_FIELDS else 'lists'}"
         raise InvalidField(field, f"{field} has more than {MAX_FIELDS} entries")
-    try:
-        traffic = read_texts(fields)
-    except TrafficInvalid as invalid:
-        raise InvalidField(
-            f"{where.format(index)}traffic.fields", f"{where.format(index)}traffic.fields: {invalid}"
-        ) from None
     if not lists:
-        return traffic
-    several = {name: values.values for name, values in lists.items()}
+        return fields, _NO_LISTS
+    several = {name: tuple(values.values) for name, values in lists.items()}
     if any(len(values) > MAX_VALUES for values in several.values()):
         raise InvalidField(f"{where.format(index)}traffic.lists", f"a field has at most {MAX_VALUES} values")
-    try:
-        return {**traffic, **read_texts({}, several)}
-    except TrafficInvalid as invalid:
-        raise InvalidField(
-            f"{where.format(index)}traffic.lists", f"{where.format(index)}traffic.lists: {invalid}"
-        ) from None
+    return fields, several
 
 
 def _holder(registry: RegistryState, item: Item, where: str) -> Subject | None:

@@ -1,16 +1,10 @@
-"""Cost must not grow with the number of policies that cannot match, and memory has a bound."""
+"""Cost must not grow with the number of policies that cannot match."""
 
-import random
 import sys
-import tracemalloc
 from collections.abc import Callable
-from typing import Any
-
-import pytest
 
 from guardhouse.expressions import NamedList, Traffic, Type, read_traffic
 from guardhouse.policies import REQUEST, GatewayPolicy, PolicySet, Schedule
-from guardhouse.policies.rows import REMEMBERED
 from tests.guardhouse.policies.writing import BLOCK, DNS, HTTP, L4, written
 
 LISTS = {
@@ -104,31 +98,6 @@ def test_an_edit_costs_what_it_changes() -> None:
     anew = cost(policies(200), None)
     assert cost(policies(200), before) < anew / 4
     assert cost(one, before) < anew / 2
-
-
-@pytest.mark.parametrize("values", ["hosts", "long"])
-def test_what_is_remembered_has_a_bound(values: str) -> None:
-    """Whoever sends traffic chooses its hosts, and fills no memory with them."""
-    compiled = PolicySet.compile(policies(30), LISTS)
-    who = compiled.identity_mask({}) & compiled.posture_mask({})
-    chance = random.Random(1)
-
-    def ask(times: int) -> int:
-        for place in range(times):
-            fields: dict[str, Any] = {"http.request.host": f"{place}.{chance.random()}.example"}
-            if values == "long":
-                fields = {"http.request.uri.path": f"{chance.random()}".ljust(8_000, "x")}
-            compiled.match(REQUEST, read_traffic(fields), who)
-        return tracemalloc.get_traced_memory()[0]
-
-    tracemalloc.start()
-    try:
-        full = ask(REMEMBERED + 500)
-        assert ask(2_000) - full < 200_000
-        # Some hundred bytes for each host that is remembered.
-        assert full < 1_000 * REMEMBERED
-    finally:
-        tracemalloc.stop()
 
 
 def test_what_is_in_force_is_found_anew_only_when_it_may_have_changed() -> None:
