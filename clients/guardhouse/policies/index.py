@@ -37,13 +37,13 @@ class Index:
         self, asked: Mapping[int, Asked], lists: Mapping[str, NamedList], previous: "Index | None" = None
     ) -> None:
         self.everyone = sum(asked)
-        self._unsure = 0
+        self.unsure = 0
         self._tests: dict[int, Predicate] = {}
         entries: dict[tuple[str, bool, bool], list[Entry]] = {}
         for bit, (expression, extended_emails) in asked.items():
             clauses, exact = read_clauses(expression.root, lists)
             if not exact:
-                self._unsure |= bit
+                self.unsure |= bit
                 self._tests[bit] = compile_expression(expression, lists, extended_emails=extended_emails)
             fields: set[str] = set()
             for field, conditions, negated in clauses:
@@ -60,7 +60,7 @@ class Index:
         made = sorted(self._made.values(), key=lambda it: it.start.bit_count())
         self._rows: tuple[Row, ...] = tuple(it.row for it in made)
         asking = sum({entry.bit for clauses in entries.values() for entry in clauses})
-        self._sure = self.everyone & ~(asking | self._unsure)
+        self._sure = self.everyone & ~(asking | self.unsure)
         """Those that ask for nothing, and hold whatever the facts are."""
 
     def _make(
@@ -82,7 +82,7 @@ class Index:
     def holding(self, facts: Traffic) -> int:
         """The bits of all that hold."""
         left = self._left(facts, self.everyone)
-        unsure = left & self._unsure
+        unsure = left & self.unsure
         while unsure:
             bit = unsure & -unsure
             unsure ^= bit
@@ -105,11 +105,10 @@ class Index:
         return self.first_of(left, lambda: facts)
 
     def first_of(self, left: int, facts: Callable[[], Traffic]) -> int:
-        """The lowest bit of those that hold, once it is known which every row leaves over."""
-        left &= self.everyone
+        """The lowest bit of those that hold, once it is known which of this index every row leaves over."""
         while left:
             bit = left & -left
-            if not bit & self._unsure or self._tests[bit](facts()):
+            if not bit & self.unsure or self._tests[bit](facts()):
                 return bit
             left ^= bit
         return 0

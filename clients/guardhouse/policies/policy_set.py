@@ -39,7 +39,8 @@ _TRAFFIC: Final = {
     PolicyFilter.HTTP: Scope.HTTP_TRAFFIC,
     PolicyFilter.DNS: Scope.DNS_TRAFFIC,
 }
-_BLOCK: Final = PolicyAction.BLOCK
+_REMEMBERED: Final = 4_096
+"""Sets of policies that decide together."""
 _NO_LISTS: Final[Mapping[str, NamedList]] = MappingProxyType({})
 
 
@@ -160,6 +161,10 @@ class PolicySet:
         for index in self._traffic.values():
             for field, row in index.rows:
                 self._rows.setdefault(field, []).append((everyone ^ index.everyone, row))
+        self._blocking = sum(
+            1 << place for place, written in enumerate(policies) if written.policy.action is PolicyAction.BLOCK
+        )
+        self._deciding: dict[int, tuple[Policy, ...]] = {}
         self._timed = [
             (1 << place, written)
             for place, written in enumerate(policies)
@@ -248,7 +253,7 @@ class PolicySet:
             policy = self.first_match(filter_, traffic, who)
             if policy is not None:
                 found.append(policy)
-                if policy.action is _BLOCK:
+                if policy.action is PolicyAction.BLOCK:
                     break
         return tuple(found)
 
@@ -263,15 +268,26 @@ class PolicySet:
     def first_of(
         self, filters: Iterable[PolicyFilter], left: int, traffic: Callable[[], Traffic]
     ) -> tuple[Policy, ...]:
-        """What `match` finds, once it is known which policies all fields leave over for `who`."""
-        found: list[Policy] = []
+        """What `match` finds, once it is known which policies all fields leave over for `who`.
+
+        Whoever keeps it shares it with all others of whom the same is found.
+        """
+        found = 0
         for filter_ in filters:
-            if bit := self._traffic[filter_].first_of(left, traffic):
-                policy = self._policies[bit.bit_length() - 1].policy
-                found.append(policy)
-                if policy.action is _BLOCK:
-                    break
-        return tuple(found)
+            index = self._traffic[filter_]
+            among = left & index.everyone
+            bit = among & -among
+            if bit & index.unsure:
+                bit = index.first_of(among, traffic)
+            found |= bit
+            if bit & self._blocking:
+                break
+        if (deciding := self._deciding.get(found)) is None:
+            if len(self._deciding) >= _REMEMBERED:
+                self._deciding.clear()
+            places = (place for place in range(found.bit_length()) if found >> place & 1)
+            self._deciding[found] = deciding = tuple([self._policies[place].policy for place in places])
+        return deciding
 
     def trace(
         self, filters: Iterable[PolicyFilter], traffic: Traffic, identity: Traffic, posture: Traffic, now: int
