@@ -14,8 +14,12 @@ _ALONE = """
 """
 # What a test has done to the schema stays no secret.
 _SCHEMA = """
-    SELECT md5(string_agg(concat(relname, attname, atttypid, attnotnull), ' ' ORDER BY relname, attnum))
-    FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'public'::regnamespace
+    SELECT md5(concat(
+        (SELECT string_agg(concat(relname, attname, atttypid, attnotnull), ' ' ORDER BY relname, attnum)
+         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'public'::regnamespace),
+        (SELECT string_agg(conname, ' ' ORDER BY conname)
+         FROM pg_constraint WHERE connamespace = 'public'::regnamespace)
+    ))
 """
 # Every migrated database has its epoch. What has grown is truncated: the dead rows would be in the next test's way.
 _EMPTY = """
