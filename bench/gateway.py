@@ -4,7 +4,6 @@ It reads a command a line, `name number ...`, and answers each with a line of JS
 """
 
 import asyncio
-import gc
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from bench import rules
 from bench.figure import Sample, percentile
 from bench.machine import resident_bytes
 from guardhouse.checker import Checker, Decision, Kind
+from guardhouse.collecting import keep_pauses_short
 from guardhouse.profile import Profile, load
 
 START_SECONDS = 600.0
@@ -218,8 +218,8 @@ async def main(profile: Path, snapshot: Path | None) -> None:
         while not checker.ready():  # noqa: ASYNC110  # it has nothing to wait for
             await asyncio.sleep(0.01)
         seconds = time.perf_counter() - began
-        # As a service does when it has begun: what is loaded stays.
-        gc.freeze()
+        # As a service does when it has begun.
+        keep_pauses_short()
         commands = Commands(checker, snapshot)
         _say({"seconds": seconds, "before": before, "after": resident_bytes(os.getpid())})
         while line := await asyncio.to_thread(sys.stdin.readline):

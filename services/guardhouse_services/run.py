@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import fcntl
-import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from guardhouse.clock import Clock, SystemClock
+from guardhouse.collecting import keep_pauses_short
 from guardhouse.errors import GuardhouseError
 from guardhouse_services import log, tls
 from guardhouse_services.config import PREFIX, CannotStart, Settings
@@ -76,8 +76,7 @@ async def _serve(settings: Settings, clock: Clock, builds: Sequence[Build], star
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         nodes = [await stack.enter_async_context(build(settings, clock)) for build in builds]
-        # What is loaded stays; the collector need not look at it again.
-        gc.freeze()
+        keep_pauses_short()
         if started is not None:
             await started(settings, nodes)
         await stop.wait()

@@ -1,9 +1,13 @@
 """The checker by itself: what it keeps, and what it writes while things change. tests/system has it beside a plane."""
 
+import asyncio
+import itertools
 import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+
+import pytest
 
 from guardhouse.checker import Answer, Checker
 from guardhouse.decisions import Reason
@@ -166,6 +170,33 @@ async def test_what_is_written_is_never_older_than_the_file_says() -> None:
     states = {event.registration.registration.state for event in events["registry"]}
     assert states == {registry.REGISTRATION_STATE_ACTIVE}
     assert len(events["session"]) == 3
+
+
+@pytest.mark.parametrize("turns", [2, 40])
+async def test_nothing_that_stays_is_missing_from_the_file_however_much_comes_and_goes(
+    monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """While it is copied in parts, registrations go and as many come, so their number says nothing; and so many that
+    what is behind them moves."""
+    monkeypatch.setattr(storing, "COPIED_AT_ONCE", 10)
+    it = World()
+    await it.load()
+    for number in range(200):
+        await it.say("registry", it.registration(number))
+    restless = itertools.cycle(range(50, 150))
+
+    async def come_and_go() -> None:
+        for _ in range(turns):
+            for number in itertools.islice(restless, 8):
+                await it.say("registry", registry.Event(registration_deleted=person(number)[0]))
+                await it.say("registry", it.registration(number))
+            await asyncio.sleep(0)
+
+    going = asyncio.create_task(come_and_go())
+    captured = await storing.capture("registry", it.checker._views["registry"], [ORGANIZATION])
+    written = [event.registration.registration.registration_id for _, _, part in captured for event in part]
+    await going
+    assert sorted(written) == [person(number)[0] for number in range(200)]
 
 
 async def test_an_authentication_counts_for_as_long_as_it_is_there() -> None:

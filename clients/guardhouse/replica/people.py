@@ -29,8 +29,11 @@ class IdentityState(OrganizationState):
         self.users: dict[str, User] = {}
         self.authentications: dict[str, Authentication] = {}
         self.sign_in_hosts: frozenset[str] = frozenset()
+        self.turnover = 0
+        """How often a user or an authentication came or went. One that changes does neither."""
 
     def apply(self, event: identity.Event) -> None:
+        held = len(self.users) + len(self.authentications)
         match event.WhichOneof("kind"):
             case "user":
                 record = event.user
@@ -51,6 +54,8 @@ class IdentityState(OrganizationState):
                     issuers = (urlsplit(it.issuer).hostname or "" for it in self.identity_providers.values())
                     # As traffic has them.
                     self.sign_in_hosts = frozenset(filter(None, (folded(host, Type.HOST) for host in issuers)))
+        if len(self.users) + len(self.authentications) != held:
+            self.turnover += 1
 
     def _describe(self, user: User, of: identity.User) -> None:
         """A profile that is as it was stays the same object, by which others know that nothing has changed."""

@@ -135,6 +135,8 @@ class RegistryState:
         self.registrations: dict[str, Subject] = {}
         self.holders: dict[bytes, str] = {}
         """The registration that holds an address. It is the same for a registration's whole life."""
+        self.turnover = 0
+        """How often a registration came or went. One that changes does neither."""
 
     def apply(self, event: registry.Event) -> None:
         match event.WhichOneof("kind"):
@@ -147,12 +149,14 @@ class RegistryState:
                     # The text that is the key already.
                     registration_id = before.registration_id
                 else:
+                    self.turnover += 1
                     addresses = _addresses(record.registration)
                     for address in filter(None, addresses):
                         self.holders[address] = registration_id
                 self.registrations[registration_id] = Subject(record, registration_id, addresses)
             case "registration_deleted":
                 gone = self.registrations.pop(event.registration_deleted, None)
+                self.turnover += gone is not None
                 for address in (gone.ipv4, gone.ipv6) if gone is not None else ():
                     # Another may hold it already: the events of two registrations come in no order.
                     if self.holders.get(address) == event.registration_deleted:

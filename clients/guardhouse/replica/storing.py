@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from guardhouse.decisions import RegistrationState, User
 from guardhouse.following import Position, View
@@ -30,9 +30,13 @@ from guardhouse.replica.registrations import RegistryState, Subject
 from guardhouse.session.v1 import session_pb2 as session
 from guardhouse.times import set_time
 
+T = TypeVar("T")
+
 MAGIC: Final = b"guardhouse checker 1\n"
 """Names the form of what follows; another form has another number."""
 PAGE_EVENTS: Final = 1000
+COPIED_AT_ONCE: Final = 50_000
+COPY_ATTEMPTS: Final = 5
 CONTRACTS: Final = {"identity": identity, "registry": registry, "session": session}
 _FRAME: Final = struct.Struct(">BI")
 _MAC_BYTES: Final = 32
@@ -84,8 +88,9 @@ Captured = Sequence[tuple[str, str, Iterator[Any]]]
 
 
 async def capture(service: str, view: View, organization_ids: Sequence[str]) -> Captured:
-    """What a view holds at this moment, or what became of it since: the events are made later, in any thread, while the
-    view goes on. Nothing waits for longer than it takes to copy one list of references."""
+    """What a view holds now, or what became of it since: the events are made later, in any thread, while the view goes
+    on. What was overtaken does no harm: who reads the file is sent all that happened after the positions, which were
+    noted before."""
     found: list[tuple[str, str, Iterator[Any]]] = []
     for each in organization_ids:
         if (state := view.states.get(each)) is not None:
@@ -179,15 +184,28 @@ def _pages(frames: Iterable[tuple[int, memoryview]]) -> Iterator[tuple[str, str,
         yield service, message.organization_id, message.snapshot.events
 
 
+async def _copied(state: IdentityState | RegistryState, of: Mapping[str, T]) -> tuple[list[str], list[T]]:
+    """The keys and the values, copied in parts between which others have their turn: a million references take a tenth
+    of a second. All at once, though, where they keep coming and going meanwhile: a place in a dict that grows or
+    shrinks is none."""
+    for _ in range(COPY_ATTEMPTS):
+        left, right, began = iter(of), iter(of.values()), state.turnover
+        keys: list[str] = []
+        values: list[T] = []
+        while state.turnover == began:
+            keys += itertools.islice(left, COPIED_AT_ONCE)
+            values += itertools.islice(right, COPIED_AT_ONCE)
+            if len(keys) == len(of):
+                return keys, values
+            await asyncio.sleep(0)
+    return list(of), list(of.values())
+
+
 async def _of_people(state: IdentityState) -> AsyncIterator[Iterator[identity.Event]]:
     yield (identity.Event(organization=it) for it in list(state.organizations.values()))
     yield (identity.Event(identity_provider=it) for it in list(state.identity_providers.values()))
-    yield map(_user, list(state.users.values()))
-    await asyncio.sleep(0)
-    # Two lists of what is there already. A million pairs would have the collector look at all that there is.
-    authentications = zip(list(state.authentications), list(state.authentications.values()), strict=True)
-    yield itertools.starmap(_authentication, authentications)
-    await asyncio.sleep(0)
+    yield map(_user, (await _copied(state, state.users))[1])
+    yield map(_authentication, *await _copied(state, state.authentications))
 
 
 def _authentication(registration_id: str, of: Authentication) -> identity.Event:
@@ -212,8 +230,7 @@ def _user(of: User) -> identity.Event:
 
 async def _of_registrations(state: RegistryState) -> AsyncIterator[Iterator[registry.Event]]:
     # Each is replaced by what becomes of it.
-    yield map(_registration, list(state.registrations.values()))
-    await asyncio.sleep(0)
+    yield map(_registration, (await _copied(state, state.registrations))[1])
 
 
 async def _of_policies(state: StoredPolicyState) -> AsyncIterator[Iterator[session.Event]]:
