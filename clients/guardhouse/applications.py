@@ -4,15 +4,14 @@ It is a pure function of replicated facts and a time, as guardhouse.decisions is
 are microseconds, times since the Unix epoch.
 """
 
-from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final, NamedTuple
 
+from guardhouse import rules
 from guardhouse.decisions import MAX_VALID_FOR, Decision, Reason, Registration, User, Verdict, check_anywhere
 from guardhouse.durations import HOUR, MINUTE
-from guardhouse.expressions import Type
-from guardhouse.expressions.fields import folded
+from guardhouse.rules import Client, Identity, Rule
 
 DEFAULT_DURATION: Final = 24 * HOUR
 MAX_DURATION: Final = 744 * HOUR
@@ -34,95 +33,6 @@ class PolicyDecision(IntEnum):
     BYPASS = 4
 
 
-class RuleKind(StrEnum):
-    """Named as the fields of guardhouse.session.v1.ApplicationRule."""
-
-    EVERYONE = "everyone"
-    EMAIL = "email"
-    EMAIL_DOMAIN = "email_domain"
-    GROUP = "group"
-    SERVICE_TOKEN = "service_token_id"
-    ANY_SERVICE_TOKEN = "any_valid_service_token"
-    LOGIN_METHOD = "login_method"
-    IP_RANGE = "ip_range"
-    COUNTRY = "country"
-    OIDC_CLAIM = "oidc_claim"
-    POSTURE_CHECK = "posture_check"
-
-
-Address = IPv4Address | IPv6Address
-
-
-class Identity(NamedTuple):
-    """Who asks: a machine, or else a person. Claims are `name=value`."""
-
-    service_token_id: str = ""
-    email: str = ""
-    groups: tuple[str, ...] = ()
-    claims: tuple[str, ...] = ()
-    identity_provider_id: str = ""
-
-
-class Client(NamedTuple):
-    """What a gateway knows of where a client is; a country is two capital letters."""
-
-    address: Address | None = None
-    country: str = ""
-
-    @classmethod
-    def of(cls, ip: str, country: str) -> "Client":
-        """Raises ValueError for what is no address."""
-        address = ip_address(ip) if ip else None
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            # As a socket that listens to both families says IPv4 (RFC 4291, section 2.5.5.2).
-            address = address.ipv4_mapped
-        return cls(address, country.upper())
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One condition. Raises ValueError for an ip_range that is neither a network nor an address."""
-
-    kind: RuleKind
-    value: str = ""
-    _network: IPv4Network | IPv6Network | None = field(init=False, repr=False, compare=False, default=None)
-
-    def __post_init__(self) -> None:
-        if self.kind is RuleKind.IP_RANGE:
-            object.__setattr__(self, "_network", ip_network(self.value))
-
-    def matches(self, who: Identity, client: Client, passed: tuple[str, ...]) -> bool:
-        """Whether it holds. `passed` are the posture checks of the device; what is not known does not match."""
-        match self.kind:
-            case RuleKind.EVERYONE:
-                return True
-            case RuleKind.EMAIL:
-                return _folded(who.email) == _folded(self.value)
-            case RuleKind.EMAIL_DOMAIN:
-                _, at, domain = _folded(who.email).rpartition("@")
-                return bool(at) and domain == _folded(self.value).removeprefix("@")
-            case RuleKind.GROUP:
-                return self.value in who.groups
-            case RuleKind.SERVICE_TOKEN:
-                return who.service_token_id == self.value
-            case RuleKind.ANY_SERVICE_TOKEN:
-                return bool(who.service_token_id)
-            case RuleKind.LOGIN_METHOD:
-                return who.identity_provider_id == self.value
-            case RuleKind.IP_RANGE:
-                return client.address is not None and self._network is not None and client.address in self._network
-            case RuleKind.COUNTRY:
-                return client.country == self.value.upper()
-            case RuleKind.OIDC_CLAIM:
-                return self.value in who.claims
-            case RuleKind.POSTURE_CHECK:
-                return self.value in passed
-
-
-def _folded(email: str) -> str:
-    return folded(email, Type.EMAIL)
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
     """`include` is an OR, `require` an AND, `exclude` a NOT. Without a duration the application's holds."""
@@ -136,11 +46,7 @@ class Policy:
 
     def matches(self, who: Identity, client: Client, passed: tuple[str, ...]) -> bool:
         """Whether it is for somebody of the kind that its decision is about."""
-        return (
-            any(rule.matches(who, client, passed) for rule in self.include)
-            and all(rule.matches(who, client, passed) for rule in self.require)
-            and not any(rule.matches(who, client, passed) for rule in self.exclude)
-        )
+        return rules.matches(self, who, client, passed)
 
 
 @dataclass(frozen=True, slots=True)

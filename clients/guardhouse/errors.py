@@ -131,6 +131,10 @@ class DifferentUser(PermissionDenied):
     reason = "DIFFERENT_USER"
 
 
+class UserBlocked(PermissionDenied):
+    reason = "USER_BLOCKED"
+
+
 class NotFound(GuardhouseError):
     """There is no such object in the organization; objects of other organizations answer the same."""
 
@@ -195,6 +199,14 @@ class ApplicationNotFound(NotFound):
     reason, key, noun = "APPLICATION_NOT_FOUND", "application_id", "application"
 
 
+class RuleGroupNotFound(NotFound):
+    reason, key, noun = "RULE_GROUP_NOT_FOUND", "rule_group_id", "rule group"
+
+
+class HeldActionNotFound(NotFound):
+    reason, key, noun = "HELD_ACTION_NOT_FOUND", "held_action_id", "held action"
+
+
 class AlreadyExists(GuardhouseError):
     """Something else holds the name, key or number."""
 
@@ -243,6 +255,14 @@ class UserRemoved(FailedPrecondition):
     reason = "USER_REMOVED"
 
 
+class UserNotOffboarded(FailedPrecondition):
+    reason = "USER_NOT_OFFBOARDED"
+
+
+class HeldActionDecided(FailedPrecondition):
+    reason = "HELD_ACTION_DECIDED"
+
+
 class RegistrationRevoked(FailedPrecondition):
     reason = "REGISTRATION_REVOKED"
 
@@ -257,6 +277,10 @@ class KeyNotCurrent(FailedPrecondition):
 
 class ListInUse(FailedPrecondition):
     reason = "LIST_IN_USE"
+
+
+class RuleGroupInUse(FailedPrecondition):
+    reason = "RULE_GROUP_IN_USE"
 
 
 class DeviceSessionDurationRequired(FailedPrecondition):

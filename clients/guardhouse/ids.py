@@ -25,6 +25,11 @@ POLICY: Final = "pol"
 LIST: Final = "lst"
 APPLICATION: Final = "app"
 SIGNING_KEY: Final = "sig"
+RULE_GROUP: Final = "rgp"
+HELD_ACTION: Final = "hld"
+SCIM_USER: Final = "scu"
+SCIM_GROUP: Final = "scg"
+SCIM_EVENT: Final = "sce"
 
 _DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 

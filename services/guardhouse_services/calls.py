@@ -41,7 +41,8 @@ from guardhouse_services.access import ANONYMOUS, SERVICE, Call, Caller, Request
 from guardhouse_services.credentials import API_KEY_PREFIX, REGISTRATION_PREFIX
 from guardhouse_services.journal import Journal
 from guardhouse_services.log import trace_id
-from guardhouse_services.rate_limit import RateLimit, address
+from guardhouse_services.proxies import Proxies, client, located
+from guardhouse_services.rate_limit import RateLimit, limited
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class Callers:
         bearer = bearer.strip()
         if scheme.lower() == "bearer" and (caller := self.keys.known(bearer)) is not None:
             return caller
-        stranger = address(peer)
+        stranger = limited(located(peer))
         if scheme.lower() != "bearer":
             self._strangers.take(stranger)
             raise CredentialsInvalid("the authorization header must be `Bearer <key>`")
@@ -221,6 +222,7 @@ class Handlers(grpc.GenericRpcHandler):
         journal: Journal,
         refused: Refused = _unrecorded,
         around: Callable[[str, Serve], Serve] | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._listener = listener
         self._callers = callers
@@ -230,6 +232,7 @@ class Handlers(grpc.GenericRpcHandler):
         self._journal = journal
         self._refused = refused
         self._around = around
+        self._proxies = proxies or Proxies()
         self._refusals = RateLimit(REFUSALS_RATE, REFUSALS_BURST)
         self._recording: set[asyncio.Task[None]] = set()
         self._trace_prefix = secrets.token_hex(6)
@@ -389,7 +392,9 @@ class Handlers(grpc.GenericRpcHandler):
             return self._peer(context)
         authorization: str = dict(context.invocation_metadata()).get("authorization", "")
         if method.rule.anonymous:
-            self._anonymous.take(address(context.peer()))
+            found = self._proxies.client(context.peer(), context.invocation_metadata() or ())
+            self._anonymous.take(limited(found.address))
+            client.set(found)
             return ANONYMOUS
         caller, version = ANONYMOUS, self._callers.keys.version
         if authorization:

@@ -34,7 +34,8 @@ class Settings(BaseSettings):
     )
     http_host: str = Field(
         default="127.0.0.1",
-        description="The address that the HTTP ports bind to: /metrics, /healthz and /readyz, and session's key sets.",
+        description="The address that the HTTP ports bind to: /metrics, /healthz and /readyz, identity's SCIM and "
+        "session's key sets.",
     )
     port_base: int = Field(
         default=7400,
@@ -80,6 +81,23 @@ class Settings(BaseSettings):
     log_calls: bool = Field(default=True, description="Whether each call is logged.")
     anonymous_rate: float = Field(default=50, gt=0, description="Anonymous calls a second that one address may make.")
     anonymous_burst: int = Field(default=200, gt=0, description="Anonymous calls that one address may make at once.")
+    trusted_proxies: str = Field(
+        default="",
+        pattern=r"^[0-9A-Fa-f:./, ]*$",
+        description="Networks of the proxies, separated by commas, that are believed where a device is: for the rules "
+        "of enrollment policies, and for the limit on anonymous calls. Empty: where its connection comes from.",
+    )
+    client_address_header: str = Field(
+        default="x-forwarded-for",
+        pattern=r"^[a-z0-9_.-]+$",
+        description="The header in which trusted proxies say whom they saw, in small letters; each adds at its end.",
+    )
+    client_country_header: str = Field(
+        default="",
+        pattern=r"^[a-z0-9_.-]*$",
+        description="The header in which a trusted proxy says in which country the device is, as two letters, in small "
+        "letters. It has to drop what devices send under this name. Empty: countries are not known.",
+    )
     drain_seconds: float = Field(
         default=0, ge=0, description="How long a stopping server says it is not serving before it stops."
     )
@@ -114,6 +132,13 @@ class Settings(BaseSettings):
         "session's HTTP port, which answers that path.",
     )
 
+    scim_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^/?#]+(/[^/?#]+)*)?$",
+        description="What SCIM clients reach identity's HTTP port by, such as https://scim.example.com, for the "
+        "locations of resources. Empty: the address of the port.",
+    )
+
     def database(self, service: str) -> str:
         if self.database_url:
             return self.database_url.replace("{service}", service)
@@ -133,8 +158,15 @@ class Settings(BaseSettings):
 
     @property
     def token_issuer(self) -> str:
+        return self.issuer or self._http_url("session")
+
+    @property
+    def scim_base_url(self) -> str:
+        return self.scim_url or self._http_url("identity")
+
+    def _http_url(self, service: str) -> str:
         host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
-        return self.issuer or f"http://{host}:{self.http_port('session')}"
+        return f"http://{host}:{self.http_port(service)}"
 
     @property
     def key_path(self) -> Path:

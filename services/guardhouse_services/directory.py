@@ -67,6 +67,11 @@ class Directory:
             raise OrganizationNotFound(organization_id)
         return found
 
+    def organization_ids(self) -> list[str]:
+        """Of all that there are."""
+        installation = self.view.states.get("")
+        return sorted(installation.organizations) if installation else []
+
     def identity_providers(self, organization_id: str) -> list[identity.IdentityProvider]:
         state = self.view.states.get(organization_id)
         return sorted(state.identity_providers.values(), key=lambda it: it.identity_provider_id) if state else []

@@ -28,6 +28,7 @@ from guardhouse_services.journal import Journal
 from guardhouse_services.leases import Leases
 from guardhouse_services.metrics import Figures, Gauge, Metrics
 from guardhouse_services.peers import Peers
+from guardhouse_services.proxies import Proxies
 from guardhouse_services.rate_limit import RateLimit
 from guardhouse_services.readiness import CHECK_SECONDS, Readiness
 from guardhouse_services.server import PUBLIC_MESSAGE_BYTES, SERVICE_MESSAGE_BYTES, Listener
@@ -88,6 +89,7 @@ class Node:
         rate, burst = self.settings.anonymous_rate, self.settings.anonymous_burst
         callers = Callers(self.directory, self.devices, strangers=RateLimit(rate, burst))
         anonymous = RateLimit(rate, burst)
+        proxies = Proxies.of(self.settings)
         self._journal = Journal(self.settings.log_calls)
         self._leases = Leases(self.database)
         self._readiness = Readiness(self.clock, self.database, self.ready, self.max_staleness)
@@ -112,6 +114,7 @@ class Node:
                 self._journal,
                 self.audit.refused,
                 around=tracing.around_call if tracing is not None else None,
+                proxies=proxies,
             )
             self._listeners.append(self._listener(kind, handlers, names))
         for listener in self._listeners:

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 
 from guardhouse.errors import RateLimited
+from guardhouse.rules import Address
 
 BUCKETS = 10_000
 
@@ -41,17 +42,11 @@ class RateLimit:
         return left
 
 
-def address(peer: str) -> str:
-    """Who is limited as one, of `ipv4:127.0.0.1:1234` or `ipv6:%5B::1%5D:1234`: the address, or of IPv6 its /64.
+def limited(address: Address | None) -> str:
+    """Who is limited as one: the address, or of IPv6 its /64; whoever has none shares a bucket.
 
     A site is given a /64 at least, so whoever has one IPv6 address has as many as it wants.
     """
-    kind, _, rest = peer.partition(":")
-    host = rest.rpartition(":")[0].removeprefix("%5B").removesuffix("%5D").strip("[]").partition("%")[0]
-    try:
-        found = ipaddress.ip_address(host)
-    except ValueError:
-        return kind
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address or "")

@@ -11,15 +11,11 @@ from guardhouse.applications import (
     ONCE,
     ONCE_WITHIN,
     Application,
-    Client,
     Device,
     DeviceSessionSettings,
-    Identity,
     Outcome,
     Policy,
     PolicyDecision,
-    Rule,
-    RuleKind,
     Session,
     decide,
 )
@@ -35,6 +31,7 @@ from guardhouse.decisions import (
 from guardhouse.durations import HOUR, MINUTE, SECOND
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.replica import IdentityState
+from guardhouse.rules import Client, Identity, Rule, RuleKind
 
 THEN = 1_790_000_000_000_000
 MAX_STALENESS = 30 * SECOND

@@ -20,6 +20,9 @@ from guardhouse_services.database import Database, Transaction, platform
 
 ADMIN = Caller("key", "key_" + "0" * 32, role=access_pb2.ROLE_ADMIN)
 
+REPORTS = {"ReportActivity"}
+"""What is no change that anybody made, and is not on record: when devices were heard of."""
+
 Story = AsyncGenerator[Any, Any]
 """Requests; it is sent each one's answer."""
 
@@ -45,7 +48,7 @@ class Desk:
 
     @property
     def mutations(self) -> set[str]:
-        return {method.name for method in self._methods.values() if method.rule.is_mutation}
+        return {method.name for method in self._methods.values() if method.rule.is_mutation} - REPORTS
 
     def path(self, request: Any) -> str:
         return self._methods[type(request)].path

@@ -77,7 +77,7 @@ def test_the_page_watches_what_there_is() -> None:
     assert all(labels.isdisjoint(added) for labels in known.values())
     section = PAGE.read_text().partition("## What to watch")[2].partition("\n## ")[0]
     expressions = [match[1] for match in re.finditer(r"^\| `(.*?)`", section, re.MULTILINE)]
-    assert len(expressions) == 9
+    assert len(expressions) == 11
     for expression in expressions:
         names = set(re.findall(r"\b(?:guardhouse|grpc)_\w+", expression)) - {"grpc_code"}
         assert names
@@ -133,7 +133,7 @@ async def test_organizations_are_told_apart_where_it_is_asked_for(plane: Plane) 
     await World(plane, plane.organization).enroll("alice")
     other = await plane.create_organization(seat_limit=7)
     of_identity = await plane.nodes["identity"].database.read(lambda tx: identity.figures(tx, True))
-    used, purchased, _ = of_identity
+    used, purchased, *_ = of_identity
     assert used.labels == ("organization_id",)
     assert used.samples == {(plane.organization,): 1, (other,): 0}
     # One without a limit has none to compare with: 0 would always be used up.

@@ -38,7 +38,7 @@ PROGRAM = "/opt/guardhouse/bin/guardhouse-server"
 PLACEHOLDER = re.compile(r"\$\{(\w+)(:\?[^}]+)?\}")
 PORTS = Settings()
 # Those of the command line, which is no server.
-CLIENTS = {"GUARDHOUSE_PROFILE", "GUARDHOUSE_API_KEY", "GUARDHOUSE_ORGANIZATION"}
+CLIENTS = {"GUARDHOUSE_PROFILE", "GUARDHOUSE_API_KEY", "GUARDHOUSE_ORGANIZATION", "GUARDHOUSE_REDIRECT_PORT"}
 
 
 def test_every_variable_that_is_named_exists() -> None:

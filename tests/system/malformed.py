@@ -16,12 +16,14 @@ from guardhouse.ids import (
     APPLICATION,
     DEVICE,
     ENROLLMENT_POLICY,
+    HELD_ACTION,
     IDENTITY_PROVIDER,
     LIST,
     ORGANIZATION,
     POLICY,
     REGISTRATION,
     REMOVAL,
+    RULE_GROUP,
     SERVICE_TOKEN,
     SIGNING_KEY,
     USER,
@@ -37,6 +39,8 @@ PREFIXES = {
     "service_token_id": SERVICE_TOKEN,
     "enrollment_policy_id": ENROLLMENT_POLICY,
     "removal_id": REMOVAL,
+    "rule_group_id": RULE_GROUP,
+    "held_action_id": HELD_ACTION,
     "device_id": DEVICE,
     "registration_id": REGISTRATION,
     "intent_id": REGISTRATION,
@@ -315,6 +319,9 @@ def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
             for text in ("1d", "90", "-1h", "0s", "1h30", "h", "1e3s", "9" * 60 + "h", "\N{FULLWIDTH DIGIT ONE}h"):
                 yield repr(text), text, True
             yield "1000000h", "1000000h", "polic" in place.path[0].name
+        case "seat_expiration":
+            for text in ("1d", "90", "-2160h", "0s", "729h59m", "8760h0m1s", "9" * 60 + "h"):
+                yield repr(text), text, True
         case "session_age" | "posture_age":
             for text in ("1d", "90", "-1h", "1h30", "h", "1e3s", "9" * 60 + "h", "\N{FULLWIDTH DIGIT ONE}h"):
                 yield repr(text), text, True

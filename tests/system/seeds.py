@@ -15,10 +15,15 @@ from guardhouse.common.v1.feed_pb2 import Start
 from guardhouse.enrollment import make_rotation
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
-from guardhouse.ids import REGISTRATION, new_id
+from guardhouse.ids import REGISTRATION, USER, new_id
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
 from guardhouse.session.v1 import session_pb2_grpc as session_rpc
+from guardhouse_services.database import Transaction
+from guardhouse_services.identity.domain.credentials import NOBODY, Person
+from guardhouse_services.identity.domain.held_actions import Effect
+from guardhouse_services.identity.store import held_actions, users
+from guardhouse_services.identity.usecases import breaker
 from tests.system.contract import METHODS, Method
 from tests.system.people import World
 from tests.system.wire import Caller
@@ -60,6 +65,8 @@ class Seeds:
         ids["api_key_id"] = await self._new_api_key()
         ids["enrollment_policy_id"] = await self._new_enrollment_policy()
         ids["identity_provider_id"] = await self._new_identity_provider()
+        ids["rule_group_id"] = await self._new_rule_group()
+        ids["held_action_id"] = await self._new_held_action()
         gone = (await world.enroll("gone", "gone")).registration
         ids["removal_id"] = (await world.remove(gone.user_id)).removal.removal_id
         return self
@@ -115,11 +122,33 @@ class Seeds:
         made = await self.plane.stub(identity_rpc.EnrollmentPolicyServiceStub).CreateEnrollmentPolicy(request)
         return str(made.enrollment_policy.enrollment_policy_id)
 
+    async def _new_rule_group(self) -> str:
+        request = identity.CreateRuleGroupRequest(organization_id=self.ids["organization_id"])
+        await self._CreateRuleGroup(request)
+        made = await self.plane.stub(identity_rpc.RuleGroupServiceStub).CreateRuleGroup(request)
+        return str(made.rule_group.rule_group_id)
+
     async def _new_identity_provider(self) -> str:
         request = identity.CreateIdentityProviderRequest(organization_id=self.ids["organization_id"])
         await self._CreateIdentityProvider(request)
         made = await self.plane.stub(identity_rpc.IdentityProviderServiceStub).CreateIdentityProvider(request)
         return str(made.identity_provider.identity_provider_id)
+
+    async def _room_for_an_identity_provider(self) -> None:
+        """Deletes those that earlier requests made, before they are as many as there may be."""
+        providers = self.plane.stub(identity_rpc.IdentityProviderServiceStub)
+        organization_id, kept = self.ids["organization_id"], self.ids.get("identity_provider_id")
+        listing = identity.ListIdentityProvidersRequest(organization_id=organization_id)
+        found = (await providers.ListIdentityProviders(listing)).identity_providers
+        if len(found) < 40:
+            return
+        for provider in found:
+            if provider.issuer != self.plane.issuer.url and provider.identity_provider_id != kept:
+                await providers.DeleteIdentityProvider(
+                    identity.DeleteIdentityProviderRequest(
+                        organization_id=organization_id, identity_provider_id=provider.identity_provider_id
+                    )
+                )
 
     async def _new_list(self) -> str:
         request = session.CreateListRequest(organization_id=self.ids["organization_id"])
@@ -133,6 +162,16 @@ class Seeds:
         made = await self.plane.stub(session_rpc.ApplicationServiceStub).CreateApplication(request)
         return str(made.application.application_id)
 
+    async def _new_held_action(self) -> str:
+        """About people whom nobody knows, so that approving it does no harm."""
+        organization_id, source, now = self.ids["organization_id"], f"test {next(_numbers)}", self.plane.clock.now()
+
+        def hold(tx: Transaction) -> str:
+            assert not breaker.passes(tx, organization_id, source, [new_id(USER, now) for _ in range(51)])
+            return held_actions.waiting(tx, organization_id, source, Effect.REMOVE)
+
+        return await self.plane.nodes["identity"].database.write(hold)
+
     async def _new_registration(self) -> registry.RegisterResponse:
         number = next(_numbers)
         return await self.world.enroll(f"person{number}", f"machine{number}")
@@ -143,12 +182,18 @@ class Seeds:
         request.organization.display_name = "Another"
         request.organization.seat_limit = 10
         request.organization.default_action = identity.DEFAULT_ACTION_ALLOW
+        request.organization.seat_expiration = "2160h"
 
     async def _UpdateOrganization(self, request: identity.UpdateOrganizationRequest) -> None:
         request.organization.display_name = "Example"
         request.organization.seat_limit = 10_000
         request.organization.default_action = identity.DEFAULT_ACTION_ALLOW
-        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "seat_limit", "default_action"]))
+        request.organization.seat_expiration = "2160h"
+        paths = ["display_name", "seat_limit", "default_action", "device_flow", "seat_expiration"]
+        request.update_mask.MergeFrom(FieldMask(paths=paths))
+
+    async def _PreviewSeatExpiration(self, request: identity.PreviewSeatExpirationRequest) -> None:
+        request.seat_expiration = "2160h"
 
     async def _CreateApiKey(self, request: identity.CreateApiKeyRequest) -> None:
         request.api_key.display_name = "a script"
@@ -159,17 +204,26 @@ class Seeds:
         request.api_key_id = await self._new_api_key()
 
     async def _CreateIdentityProvider(self, request: identity.CreateIdentityProviderRequest) -> None:
+        await self._room_for_an_identity_provider()
         issuer = f"https://issuer{next(_numbers)}.example"
         provider = identity.IdentityProvider(display_name="Elsewhere", issuer=issuer, client_ids=["devices"])
         request.identity_provider.CopyFrom(provider)
 
     async def _UpdateIdentityProvider(self, request: identity.UpdateIdentityProviderRequest) -> None:
         provider = identity.IdentityProvider(
-            identity_provider_id=self.ids["identity_provider_id"], display_name="Elsewhere", client_ids=["devices"]
+            identity_provider_id=self.ids["identity_provider_id"],
+            display_name="Elsewhere",
+            client_ids=["devices"],
+            scim=identity.ScimSettings(enabled=True, user_deprovision=True),
         )
         request.identity_provider.CopyFrom(provider)
         request.update_mask.MergeFrom(
-            FieldMask(paths=["display_name", "client_ids", "force_interaction", "oidc_claims"])
+            FieldMask(
+                paths=[
+                    *("display_name", "client_ids", "force_interaction", "oidc_claims", "groups_claim"),
+                    *("allow_unverified_email", "allow_private_addresses", "jwks_host", "scim"),
+                ]
+            )
         )
 
     async def _DeleteIdentityProvider(self, request: identity.DeleteIdentityProviderRequest) -> None:
@@ -177,6 +231,14 @@ class Seeds:
 
     async def _CreateServiceToken(self, request: identity.CreateServiceTokenRequest) -> None:
         request.display_name, request.duration = "a machine", "24h"
+
+    async def _UpdateServiceToken(self, request: identity.UpdateServiceTokenRequest) -> None:
+        token = identity.ServiceToken(service_token_id=self.ids["service_token_id"], display_name="a machine")
+        request.service_token.CopyFrom(token)
+        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "disabled"]))
+
+    async def _RotateServiceToken(self, request: identity.RotateServiceTokenRequest) -> None:
+        request.grace = "1h"
 
     async def _DeleteServiceToken(self, request: identity.DeleteServiceTokenRequest) -> None:
         request.service_token_id = await self._new_service_token()
@@ -195,7 +257,23 @@ class Seeds:
         request.enrollment_policy_id = await self._new_enrollment_policy()
 
     async def _TestEnrollment(self, request: identity.TestEnrollmentRequest) -> None:
-        request.identity.CopyFrom(identity.TestIdentity(email="alice@example.com", groups=["staff"]))
+        person = identity.TestIdentity(email="alice@example.com", groups=["staff"], oidc_claims=["level=7"])
+        person.auth_methods.append("mfa")
+        person.identity_provider_id = self.ids["identity_provider_id"]
+        request.identity.CopyFrom(person)
+        request.ip, request.country = "192.0.2.7", "DE"
+
+    async def _CreateRuleGroup(self, request: identity.CreateRuleGroupRequest) -> None:
+        request.rule_group.CopyFrom(_rule_group())
+
+    async def _UpdateRuleGroup(self, request: identity.UpdateRuleGroupRequest) -> None:
+        changed = _rule_group()
+        changed.rule_group_id = self.ids["rule_group_id"]
+        request.rule_group.CopyFrom(changed)
+        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "include", "require", "exclude"]))
+
+    async def _DeleteRuleGroup(self, request: identity.DeleteRuleGroupRequest) -> None:
+        request.rule_group_id = await self._new_rule_group()
 
     async def _ListUsers(self, request: identity.ListUsersRequest) -> None:
         request.email = "alice@example.com"
@@ -203,9 +281,36 @@ class Seeds:
     async def _RemoveUsers(self, request: identity.RemoveUsersRequest) -> None:
         request.user_ids[:] = [(await self._new_registration()).registration.user_id]
 
+    async def _OffboardUser(self, request: identity.OffboardUserRequest) -> None:
+        request.user_id = (await self._new_registration()).registration.user_id
+
+    async def _ReinstateUser(self, request: identity.ReinstateUserRequest) -> None:
+        request.user_id = (await self._new_registration()).registration.user_id
+        await self.world.users.OffboardUser(
+            identity.OffboardUserRequest(organization_id=self.ids["organization_id"], user_id=request.user_id)
+        )
+
+    async def _EraseUser(self, request: identity.EraseUserRequest) -> None:
+        """Somebody who began to enroll and never did: there is nothing to wait for."""
+        now, number = self.plane.clock.now(), next(_numbers)
+        person = Person("https://issuer.example", f"person{number}", NOBODY, now, None, b"")
+
+        def begin(tx: Transaction) -> str:
+            user, _ = users.lock_or_create(tx, self.ids["organization_id"], person, new_id(USER, now))
+            return user.user_id
+
+        request.user_id = await self.plane.nodes["identity"].database.write(begin)
+
+    async def _ApproveHeldAction(self, request: identity.ApproveHeldActionRequest) -> None:
+        request.held_action_id = await self._new_held_action()
+
+    async def _RejectHeldAction(self, request: identity.RejectHeldActionRequest) -> None:
+        request.held_action_id = await self._new_held_action()
+
     async def _AuthorizeEnrollment(self, request: identity.AuthorizeEnrollmentRequest) -> None:
         request.intent_id = self._new_intent()
         request.credential.CopyFrom(self.world.id_token("alice"))
+        request.ip, request.country = "192.0.2.7", "DE"
 
     async def _CancelEnrollment(self, request: identity.CancelEnrollmentRequest) -> None:
         request.intent_id = self._new_intent()
@@ -216,6 +321,11 @@ class Seeds:
         request.credential.CopyFrom(self.world.id_token("alice"))
         request.actor = "key:somebody"
         request.asked_time.CopyFrom(self._later(0))
+
+    async def _ReportActivity(self, request: identity.ReportActivityRequest) -> None:
+        now = self._later(0)
+        request.activity.add(user_id=self.ids["user_id"], seen_time=now)
+        request.watermark_time.CopyFrom(now)
 
     # registry
 
@@ -408,6 +518,15 @@ def _enrollment_policy(precedence: int) -> identity.EnrollmentPolicy:
         include=[identity.EnrollmentRule(email="alice@example.com")],
         require=[identity.EnrollmentRule(group="staff")],
         exclude=[identity.EnrollmentRule(email_domain="example.org")],
+    )
+
+
+def _rule_group() -> identity.RuleGroup:
+    return identity.RuleGroup(
+        display_name="Staff",
+        include=[identity.EnrollmentRule(ip_range="192.0.2.0/24")],
+        require=[identity.EnrollmentRule(country="DE")],
+        exclude=[identity.EnrollmentRule(auth_method="pwd")],
     )
 
 

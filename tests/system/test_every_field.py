@@ -134,6 +134,7 @@ class Walk:
 
 
 @ON_ONE
+@pytest.mark.long
 async def test_fields_wrong_in_every_way(seeds: Seeds) -> None:
     """Decision 36. Whether a field is well-formed does not depend on the engine; every way, on both, is below."""
     walk = Walk(seeds, every=7)

@@ -6,6 +6,7 @@ or metadata are not those that the reason's comment in the contract names.
 
 import asyncio
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -143,6 +144,12 @@ class Cases:
     async def enrollment_refused(self) -> Outcome:
         return await self.register(self.world.id_token("eve@elsewhere.test"), "laptop")
 
+    async def user_blocked(self) -> Outcome:
+        gone = (await self.world.enroll("oscar")).registration
+        offboard = identity.OffboardUserRequest(organization_id=self.organization_id, user_id=gone.user_id)
+        await self.world.users.OffboardUser(offboard)
+        return await self.register(self.world.id_token("oscar"), "laptop")
+
     async def different_user(self) -> Outcome:
         await self.world.enroll("bob")
         return await self.call("session.SessionService.Reauthenticate", credential=self.world.id_token("bob"))
@@ -159,6 +166,9 @@ class Cases:
 
     async def removal_not_found(self) -> Outcome:
         return await self.call("identity.UserService.GetRemoval", removal_id=f"rmv_{UNKNOWN}")
+
+    async def held_action_not_found(self) -> Outcome:
+        return await self.call("identity.HeldActionService.RejectHeldAction", held_action_id=f"hld_{UNKNOWN}")
 
     async def api_key_not_found(self) -> Outcome:
         return await self.call("identity.ApiKeyService.RevokeApiKey", api_key_id=f"key_{UNKNOWN}")
@@ -189,6 +199,9 @@ class Cases:
 
     async def list_not_found(self) -> Outcome:
         return await self.call("session.ListService.GetList", list_id=f"lst_{UNKNOWN}")
+
+    async def rule_group_not_found(self) -> Outcome:
+        return await self.call("identity.RuleGroupService.GetRuleGroup", rule_group_id=f"rgp_{UNKNOWN}")
 
     async def application_not_found(self) -> Outcome:
         return await self.call("session.ApplicationService.GetApplication", application_id=f"app_{UNKNOWN}")
@@ -226,8 +239,14 @@ class Cases:
         return await self.send(name, request)
 
     async def limit_reached(self) -> Outcome:
+        name = "identity.IdentityProviderService.CreateIdentityProvider"
+        _, request = await self.seeds.valid(METHODS[name])
+        numbers = itertools.count()
         while True:
-            outcome = await self.call("identity.IdentityProviderService.CreateIdentityProvider")
+            number = next(numbers)
+            request.request_id = f"limit-{number}"
+            request.identity_provider.issuer = f"https://{number}.limit.example"
+            outcome = await self.send(name, request)
             if outcome.code != "OK":
                 return outcome
 
@@ -252,6 +271,15 @@ class Cases:
         name = "identity.OrganizationService.UpdateOrganization"
         return await self.call(name, organization=organization, update_mask=mask)
 
+    async def user_not_offboarded(self) -> Outcome:
+        return await self.call("identity.UserService.EraseUser", user_id=self.seeds.ids["user_id"])
+
+    async def held_action_decided(self) -> Outcome:
+        name = "identity.HeldActionService.RejectHeldAction"
+        _, request = await self.seeds.valid(METHODS[name])
+        await self.send(name, request)
+        return await self.call("identity.HeldActionService.ApproveHeldAction", held_action_id=request.held_action_id)
+
     async def service_token_in_use(self) -> Outcome:
         name = "identity.EnrollmentPolicyService.CreateEnrollmentPolicy"
         _, request = await self.seeds.valid(METHODS[name])
@@ -268,6 +296,14 @@ class Cases:
         return await self.call(
             "identity.ServiceTokenService.DeleteServiceToken", service_token_id=self.seeds.ids["service_token_id"]
         )
+
+    async def rule_group_in_use(self) -> Outcome:
+        name = "identity.EnrollmentPolicyService.CreateEnrollmentPolicy"
+        _, request = await self.seeds.valid(METHODS[name])
+        request.enrollment_policy.include.add(rule_group_id=self.seeds.ids["rule_group_id"])
+        assert (await self.send(name, request)).code == "OK"
+        name = "identity.RuleGroupService.DeleteRuleGroup"
+        return await self.call(name, rule_group_id=self.seeds.ids["rule_group_id"])
 
     async def list_in_use(self) -> Outcome:
         ids = self.seeds.ids

@@ -28,10 +28,13 @@ COMMANDS = {
     "organizations": Place("organizations", "app", "The tenants of the installation."),
     "keys": Place("organizations", "keys", "API keys: what operators, gateways and scripts call with."),
     "identity-providers": Place("enrollment", "identity_providers", "Where people sign in (OpenID Connect)."),
+    "scim": Place("scim", "app", "How identity providers provision users and groups (SCIM 2.0)."),
     "service-tokens": Place("enrollment", "service_tokens", "Credentials of machines."),
-    "enrollment-policies": Place("enrollment", "policies", "Who may enroll a device."),
+    "enrollment-policies": Place("enrollment_policies", "app", "Who may enroll a device."),
+    "rule-groups": Place("rule_groups", "app", "Rules that enrollment policies share."),
     "users": Place("users", "app", "People who have authenticated at least once."),
-    "seats": Place("users", "seats", "Count the seats."),
+    "held-actions": Place("held_actions", "app", "What would happen to many users at once, and waits for approval."),
+    "seats": Place("seats", "app", "How many seats are taken, by whom, since when and until when."),
     "devices": Place("devices", "app", "Machines, told apart by the hardware id that they claim."),
     "registrations": Place("devices", "registrations", "A user or service token on a device, with key and addresses."),
     "addresses": Place("addresses", "app", "Who holds which virtual address."),
@@ -45,6 +48,7 @@ COMMANDS = {
     "checks": Place("checks", "app", "Decide on traffic, or on many at once."),
     "explain": Place("explain", "app", "Say why, and what would change it."),
     "audit": Place("audit", "app", "Who did what to which object, and whether the log is what was written."),
+    "login": Place("login", "login", "Sign in and print the ID token, for scripts."),
     "enroll": Place(
         "enroll", "enroll", "Enroll this machine with a fresh key; its token and key stay on this machine."
     ),

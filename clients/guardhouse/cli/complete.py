@@ -21,7 +21,9 @@ _REQUESTS: Final[dict[str, Callable[..., Message]]] = {
     "identity_providers": identity.ListIdentityProvidersRequest,
     "service_tokens": identity.ListServiceTokensRequest,
     "enrollment_policies": identity.ListEnrollmentPoliciesRequest,
+    "rule_groups": identity.ListRuleGroupsRequest,
     "users": identity.ListUsersRequest,
+    "held_actions": identity.ListHeldActionsRequest,
     "devices": lambda **fields: registry.ListDevicesRequest(
         active_registrations=registry.ACTIVE_REGISTRATIONS_INCLUDE, **fields
     ),

@@ -15,6 +15,7 @@ import typer
 
 from guardhouse.cli import output
 from guardhouse.cli.invocation import Context, Invocation, must_be_interactive
+from guardhouse.cli.login import How, again
 from guardhouse.cli.options import (
     Challenge,
     ClientId,
@@ -23,9 +24,10 @@ from guardhouse.cli.options import (
     IdToken,
     IdTokenFile,
     KeyType,
+    RedirectPort,
+    SignIn,
     Yes,
     credential,
-    required,
 )
 from guardhouse.client import Client, connect
 from guardhouse.keys import CURVE25519, KEY_TYPES
@@ -161,14 +163,19 @@ def reauthenticate(
     client_id: ClientId = None,
     client_secret: ClientSecret = None,
     client_secret_file: ClientSecretFile = None,
+    sign_in: SignIn = None,
+    redirect_port: RedirectPort = 0,
     challenge: Challenge = "",
     folder: Kept = None,
     which: Which = "",
 ) -> None:
-    """Start this machine's session anew, with a credential of whoever enrolled it."""
+    """Start this machine's session anew: whoever enrolled it signs in, or sends another credential."""
     it = ctx.obj
-    found = required(credential(id_token, id_token_file, client_id, client_secret, client_secret_file))
+    found = None if sign_in else credential(id_token, id_token_file, client_id, client_secret, client_secret_file)
     device = _device(it, folder, which)
+    if found is None:
+        how = How(sign_in, client_secret_file, redirect_port)
+        found, challenge = again(device.client, device.organization_id, device.registration_id, how)
     request = session.ReauthenticateRequest(
         organization_id=device.organization_id,
         registration_id=device.registration_id,

@@ -15,6 +15,7 @@ import typer
 from guardhouse.cli import output
 from guardhouse.cli.device import FOLDER, encoded, key_type_of, write_secret
 from guardhouse.cli.invocation import Context
+from guardhouse.cli.login import How, person
 from guardhouse.cli.options import (
     ClientId,
     ClientSecret,
@@ -22,8 +23,10 @@ from guardhouse.cli.options import (
     IdToken,
     IdTokenFile,
     KeyType,
+    ProviderName,
+    RedirectPort,
+    SignIn,
     credential,
-    required,
 )
 from guardhouse.registry.v1 import registry_pb2 as pb
 
@@ -38,6 +41,9 @@ def enroll(
     client_id: ClientId = None,
     client_secret: ClientSecret = None,
     client_secret_file: ClientSecretFile = None,
+    sign_in: SignIn = None,
+    provider: ProviderName = "",
+    redirect_port: RedirectPort = 0,
     hardware_id: Annotated[
         str | None, typer.Option(help="What identifies this machine. Default: made of its machine-id, else its name.")
     ] = None,
@@ -54,7 +60,7 @@ def enroll(
     from guardhouse.enrollment import enroll as enroll_machine
 
     it = ctx.obj
-    found = required(credential(id_token, id_token_file, client_id, client_secret, client_secret_file))
+    found = None if sign_in else credential(id_token, id_token_file, client_id, client_secret, client_secret_file)
     folder = save.expanduser()
     # Whatever can fail does so before the registration exists: its secrets are shown to this call only.
     if wireguard is not None and key_type != "curve25519":
@@ -72,6 +78,8 @@ def enroll(
         os_version=platform.release()[:255],
         client_version=importlib.metadata.version("guardhouse"),
     )
+    if found is None:
+        found = person(it, provider, How(sign_in, client_secret_file, redirect_port))
     with output.waiting("Enrolling ..."):
         made = enroll_machine(it.client, it.organization_id, found, claims, key_type=key_type_of(key_type))
     registration = made.registration

@@ -1,53 +1,38 @@
-"""Who may enroll: identity providers, service tokens and enrollment policies."""
+"""What people and machines prove themselves with: identity providers and service tokens."""
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from guardhouse.cli import output
 from guardhouse.cli.complete import ids
-from guardhouse.cli.invocation import Context, Invocation
+from guardhouse.cli.invocation import Context, must_be_interactive
 from guardhouse.cli.options import (
-    ClientId,
-    ClientSecret,
-    ClientSecretFile,
     DryRun,
     Etag,
-    IdToken,
-    IdTokenFile,
     Limit,
     Name,
     NewName,
     Yes,
-    credential,
     current,
 )
 from guardhouse.cli.output import count
-from guardhouse.cli.rules import kinds, rules_of
 from guardhouse.identity.v1 import identity_pb2 as pb
 
 identity_providers = typer.Typer(no_args_is_help=True)
 service_tokens = typer.Typer(no_args_is_help=True)
-policies = typer.Typer(no_args_is_help=True)
-
-KINDS = kinds(pb.EnrollmentRule)
 
 ProviderId = Annotated[str, typer.Argument(metavar="PROVIDER", autocompletion=ids("identity_providers"))]
 TokenId = Annotated[str, typer.Argument(metavar="TOKEN", autocompletion=ids("service_tokens"))]
-PolicyId = Annotated[str, typer.Argument(metavar="POLICY", autocompletion=ids("enrollment_policies"))]
-Decision = Literal["allow", "block", "service-auth"]
 
 AUDIENCE = "An audience to accept; may be repeated."
 FORCED = "Whoever re-authenticates must sign in anew; an earlier sign-in does not count."
 CLAIM = "A claim of its ID tokens to keep of a user, for policies; may be repeated."
-INCLUDE = "One of these must match; may be repeated."
-REQUIRE = "All of these must match."
-EXCLUDE = "None of these may match."
-DECISION = "What becomes of those it matches."
-PRECEDENCE = "Lower is tried first."
-MAX_PRECEDENCE = 2**31 - 1
+GROUPS_CLAIM = "Where its ID tokens name groups: a claim, or a dotted path into objects."
+UNVERIFIED = "Take e-mail addresses that it does not say it has verified."
+PRIVATE = "Fetch its documents from wherever they are said to be, private addresses included."
+JWKS_HOST = "The other host that it may keep its keys at, such as www.googleapis.com."
+GRACE = "How long the secret before goes on being accepted, such as 24h; at most 720h. Default: not at all."
 
 
 @identity_providers.command("list")
@@ -55,7 +40,7 @@ def list_identity_providers(ctx: Context, limit: Limit = None) -> None:
     """List the identity providers."""
     it = ctx.obj
     request = pb.ListIdentityProvidersRequest(organization_id=it.organization_id)
-    columns = "identity_provider_id display_name issuer client_ids force_interaction create_time"
+    columns = "identity_provider_id display_name issuer client_ids groups_claim force_interaction create_time"
     it.show_all(it.client.identity_providers.ListIdentityProviders, request, limit, columns)
 
 
@@ -67,6 +52,10 @@ def add_identity_provider(
     client_id: Annotated[list[str], typer.Option(help=AUDIENCE)],
     force_interaction: Annotated[bool, typer.Option("--force-interaction", help=FORCED)] = False,
     oidc_claim: Annotated[list[str] | None, typer.Option(help=CLAIM)] = None,
+    groups_claim: Annotated[str, typer.Option(help=f"{GROUPS_CLAIM} Default: groups.")] = "",
+    allow_unverified_email: Annotated[bool, typer.Option("--allow-unverified-email", help=UNVERIFIED)] = False,
+    allow_private_addresses: Annotated[bool, typer.Option("--allow-private-addresses", help=PRIVATE)] = False,
+    jwks_host: Annotated[str, typer.Option(help=JWKS_HOST)] = "",
 ) -> None:
     """Accept the ID tokens of an identity provider."""
     it = ctx.obj
@@ -78,6 +67,10 @@ def add_identity_provider(
             client_ids=client_id,
             force_interaction=force_interaction,
             oidc_claims=oidc_claim,
+            groups_claim=groups_claim,
+            allow_unverified_email=allow_unverified_email,
+            allow_private_addresses=allow_private_addresses,
+            jwks_host=jwks_host,
         ),
     )
     it.show(it.client.identity_providers.CreateIdentityProvider(request))
@@ -102,21 +95,36 @@ def update_identity_provider(
     ] = None,
     oidc_claim: Annotated[list[str] | None, typer.Option(help=f"{CLAIM} Replaces those that there are.")] = None,
     no_oidc_claims: Annotated[bool, typer.Option("--no-oidc-claims", help="Keep no claims.")] = False,
+    groups_claim: Annotated[str | None, typer.Option(help=GROUPS_CLAIM)] = None,
+    allow_unverified_email: Annotated[
+        bool | None, typer.Option("--allow-unverified-email/--no-allow-unverified-email", help=UNVERIFIED)
+    ] = None,
+    allow_private_addresses: Annotated[
+        bool | None, typer.Option("--allow-private-addresses/--no-allow-private-addresses", help=PRIVATE)
+    ] = None,
+    jwks_host: Annotated[str | None, typer.Option(help=JWKS_HOST)] = None,
+    no_jwks_host: Annotated[bool, typer.Option("--no-jwks-host", help="Keys come from the issuer's host.")] = False,
     etag: Etag = "",
 ) -> None:
     """Change what is named; the rest stays."""
     it = ctx.obj
     if oidc_claim and no_oidc_claims:
         raise typer.BadParameter("--oidc-claim and --no-oidc-claims contradict each other")
+    if jwks_host and no_jwks_host:
+        raise typer.BadParameter("--jwks-host and --no-jwks-host contradict each other")
     given = {
         "display_name": name,
         "client_ids": client_id or None,
         "force_interaction": force_interaction,
         "oidc_claims": [] if no_oidc_claims else oidc_claim or None,
+        "groups_claim": groups_claim,
+        "allow_unverified_email": allow_unverified_email,
+        "allow_private_addresses": allow_private_addresses,
+        "jwks_host": "" if no_jwks_host else jwks_host,
     }
     changes = {field: value for field, value in given.items() if value is not None}
     if not changes:
-        raise typer.BadParameter("name what to change: --name, --client-id, --force-interaction or --oidc-claim")
+        raise typer.BadParameter("name what to change; see guardhouse identity-providers update --help")
     provider = pb.IdentityProvider(identity_provider_id=provider_id, **changes)  # type: ignore[arg-type]  # as its field's
     read = pb.GetIdentityProviderRequest(organization_id=it.organization_id, identity_provider_id=provider_id)
     provider.etag = current(etag, lambda: it.client.identity_providers.GetIdentityProvider(read).identity_provider)
@@ -147,11 +155,15 @@ def delete_identity_provider(
 
 
 @service_tokens.command("list")
-def list_service_tokens(ctx: Context, limit: Limit = None) -> None:
+def list_service_tokens(
+    ctx: Context,
+    name: Annotated[str, typer.Option(help="Only those with this name, to the letter.")] = "",
+    limit: Limit = None,
+) -> None:
     """List the service tokens."""
     it = ctx.obj
-    request = pb.ListServiceTokensRequest(organization_id=it.organization_id)
-    columns = "service_token_id display_name client_id create_time expire_time"
+    request = pb.ListServiceTokensRequest(organization_id=it.organization_id, display_name=name)
+    columns = "service_token_id display_name client_id disabled expire_time last_seen_time"
     it.show_all(it.client.service_tokens.ListServiceTokens, request, limit, columns)
 
 
@@ -176,11 +188,67 @@ def show_service_token(ctx: Context, token_id: TokenId) -> None:
     it.show(it.client.service_tokens.GetServiceToken(request))
 
 
+@service_tokens.command("update")
+def update_service_token(
+    ctx: Context,
+    token_id: TokenId,
+    name: NewName = None,
+    disabled: Annotated[
+        bool | None, typer.Option("--disable/--enable", help="Refuse it, whichever of its secrets is sent.")
+    ] = None,
+    etag: Etag = "",
+) -> None:
+    """Rename, disable or enable a service token."""
+    it = ctx.obj
+    given = {"display_name": name, "disabled": disabled}
+    changes = {field: value for field, value in given.items() if value is not None}
+    if not changes:
+        raise typer.BadParameter("name what to change: --name, --disable or --enable")
+    token = pb.ServiceToken(service_token_id=token_id, **changes)  # type: ignore[arg-type]  # as its field's
+    read = pb.GetServiceTokenRequest(organization_id=it.organization_id, service_token_id=token_id)
+    token.etag = current(etag, lambda: it.client.service_tokens.GetServiceToken(read).service_token)
+    request = pb.UpdateServiceTokenRequest(
+        organization_id=it.organization_id, service_token=token, update_mask=FieldMask(paths=[*changes])
+    )
+    it.show(it.client.service_tokens.UpdateServiceToken(request))
+
+
+@service_tokens.command("rotate")
+def rotate_service_token(
+    ctx: Context,
+    token_id: TokenId,
+    grace: Annotated[str, typer.Option(help=GRACE)] = "",
+    etag: Etag = "",
+    yes: Yes = False,
+) -> None:
+    """Give a service token a new secret and print it; the one before goes, at once or after a grace period."""
+    it = ctx.obj
+    if not grace and not yes:
+        must_be_interactive()
+        refused = "This refuses the secret that is in use now, at once; --grace leaves time to change it everywhere."
+        typer.confirm(f"{refused} Continue?", abort=True, err=True)
+    request = pb.RotateServiceTokenRequest(
+        organization_id=it.organization_id, service_token_id=token_id, grace=grace, etag=etag
+    )
+    response = it.client.service_tokens.RotateServiceToken(request)
+    it.show_secret(response, client_secret=response.client_secret)
+
+
+@service_tokens.command("refresh")
+def refresh_service_token(ctx: Context, token_id: TokenId, etag: Etag = "") -> None:
+    """Have a service token expire a year later; its secret stays."""
+    it = ctx.obj
+    request = pb.RefreshServiceTokenRequest(organization_id=it.organization_id, service_token_id=token_id, etag=etag)
+    it.show(it.client.service_tokens.RefreshServiceToken(request))
+
+
 @service_tokens.command("delete")
-def delete_service_token(ctx: Context, token_id: TokenId, yes: Yes = False, dry_run: DryRun = False) -> None:
+def delete_service_token(
+    ctx: Context, token_id: TokenId, etag: Etag = "", yes: Yes = False, dry_run: DryRun = False
+) -> None:
     """Delete a service token for good; registrations made with it live on."""
     it = ctx.obj
-    request = pb.DeleteServiceTokenRequest(organization_id=it.organization_id, service_token_id=token_id)
+    request = pb.DeleteServiceTokenRequest(organization_id=it.organization_id, service_token_id=token_id, etag=etag)
 
     def would(response: pb.DeleteServiceTokenResponse) -> str:
         return (
@@ -190,140 +258,3 @@ def delete_service_token(ctx: Context, token_id: TokenId, yes: Yes = False, dry_
 
     method = it.client.service_tokens.DeleteServiceToken
     it.done(it.destroy(method, request, would, yes, dry_run), f"{token_id} deleted")
-
-
-@policies.command("list")
-def list_policies(ctx: Context, limit: Limit = None) -> None:
-    """List the enrollment policies by creation."""
-    it = ctx.obj
-    request = pb.ListEnrollmentPoliciesRequest(organization_id=it.organization_id)
-    columns = "enrollment_policy_id display_name decision precedence include require exclude"
-    it.show_all(it.client.enrollment_policies.ListEnrollmentPolicies, request, limit, columns)
-
-
-@policies.command("show")
-def show_policy(ctx: Context, policy_id: PolicyId) -> None:
-    """Show an enrollment policy."""
-    it = ctx.obj
-    request = pb.GetEnrollmentPolicyRequest(organization_id=it.organization_id, enrollment_policy_id=policy_id)
-    it.show(it.client.enrollment_policies.GetEnrollmentPolicy(request))
-
-
-@policies.command("create", epilog=f"A RULE is one of: {KINDS}")
-def create_policy(
-    ctx: Context,
-    name: Name,
-    include: Annotated[list[str], typer.Option(metavar="RULE", help=INCLUDE)],
-    require: Annotated[list[str] | None, typer.Option(metavar="RULE", help=REQUIRE)] = None,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="RULE", help=EXCLUDE)] = None,
-    decision: Annotated[Decision, typer.Option(help=DECISION)] = "allow",
-    precedence: Annotated[
-        int | None, typer.Option(min=1, max=MAX_PRECEDENCE, help=f"{PRECEDENCE} Default: behind all others.")
-    ] = None,
-) -> None:
-    """Create an enrollment policy."""
-    it = ctx.obj
-    policy = pb.EnrollmentPolicy(
-        display_name=name,
-        decision=output.value(pb.EnrollmentDecision, decision),
-        include=_rules(include, "--include"),
-        require=_rules(require or (), "--require"),
-        exclude=_rules(exclude or (), "--exclude"),
-        precedence=precedence or min(_last_precedence(it) + 10, MAX_PRECEDENCE),
-    )
-    request = pb.CreateEnrollmentPolicyRequest(organization_id=it.organization_id, enrollment_policy=policy)
-    it.show(it.client.enrollment_policies.CreateEnrollmentPolicy(request))
-
-
-@policies.command("update", epilog=f"A RULE is one of: {KINDS}")
-def update_policy(
-    ctx: Context,
-    policy_id: PolicyId,
-    name: NewName = None,
-    include: Annotated[list[str] | None, typer.Option(metavar="RULE", help=INCLUDE)] = None,
-    require: Annotated[list[str] | None, typer.Option(metavar="RULE", help=REQUIRE)] = None,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="RULE", help=EXCLUDE)] = None,
-    no_require: Annotated[bool, typer.Option("--no-require", help="Require nothing any more.")] = False,
-    no_exclude: Annotated[bool, typer.Option("--no-exclude", help="Exclude nobody any more.")] = False,
-    decision: Annotated[Decision | None, typer.Option(help=DECISION)] = None,
-    precedence: Annotated[int | None, typer.Option(min=1, max=MAX_PRECEDENCE, help=PRECEDENCE)] = None,
-    etag: Etag = "",
-) -> None:
-    """Change what is named; the rest stays. Rules replace all of their kind. Existing registrations live on."""
-    it = ctx.obj
-    for rules, none, option in ((require, no_require, "--require"), (exclude, no_exclude, "--exclude")):
-        if rules and none:
-            raise typer.BadParameter(f"it contradicts --no-{option[2:]}", param_hint=option)
-    changes = {
-        "display_name": name,
-        "include": _rules(include or (), "--include"),
-        "require": _rules(require or (), "--require"),
-        "exclude": _rules(exclude or (), "--exclude"),
-        "decision": output.value(pb.EnrollmentDecision, decision) if decision else None,
-        "precedence": precedence,
-    }
-    changes = {field: value for field, value in changes.items() if value}
-    emptied = [field for field, none in (("require", no_require), ("exclude", no_exclude)) if none]
-    paths = [*changes, *emptied]
-    if not paths:
-        raise typer.BadParameter("name what to change; see guardhouse enrollment-policies update --help")
-    policy = pb.EnrollmentPolicy(enrollment_policy_id=policy_id, **changes)  # type: ignore[arg-type]  # as its field's
-    read = pb.GetEnrollmentPolicyRequest(organization_id=it.organization_id, enrollment_policy_id=policy_id)
-    policy.etag = current(etag, lambda: it.client.enrollment_policies.GetEnrollmentPolicy(read).enrollment_policy)
-    request = pb.UpdateEnrollmentPolicyRequest(
-        organization_id=it.organization_id, enrollment_policy=policy, update_mask=FieldMask(paths=paths)
-    )
-    it.show(it.client.enrollment_policies.UpdateEnrollmentPolicy(request))
-
-
-@policies.command("delete")
-def delete_policy(
-    ctx: Context, policy_id: PolicyId, etag: Etag = "", yes: Yes = False, dry_run: DryRun = False
-) -> None:
-    """Delete an enrollment policy; existing registrations live on."""
-    it = ctx.obj
-    request = pb.DeleteEnrollmentPolicyRequest(
-        organization_id=it.organization_id, enrollment_policy_id=policy_id, etag=etag
-    )
-
-    def would(response: pb.DeleteEnrollmentPolicyResponse) -> str:
-        return (
-            f"This deletes {response.enrollment_policy.display_name!r}."
-            f" Registrations that it admitted stay: {response.registrations}."
-        )
-
-    method = it.client.enrollment_policies.DeleteEnrollmentPolicy
-    it.done(it.destroy(method, request, would, yes, dry_run), f"{policy_id} deleted")
-
-
-@policies.command("test")
-def try_enrollment(
-    ctx: Context,
-    email: Annotated[str, typer.Option(help="Of a made-up person.")] = "",
-    group: Annotated[list[str] | None, typer.Option(help="Of a made-up person; may be repeated.")] = None,
-    id_token: IdToken = None,
-    id_token_file: IdTokenFile = None,
-    client_id: ClientId = None,
-    client_secret: ClientSecret = None,
-    client_secret_file: ClientSecretFile = None,
-) -> None:
-    """Say what would become of an enrollment, and why. Changes nothing."""
-    it = ctx.obj
-    if email or group:
-        request = pb.TestEnrollmentRequest(identity=pb.TestIdentity(email=email, groups=group))
-    elif found := credential(id_token, id_token_file, client_id, client_secret, client_secret_file):
-        request = pb.TestEnrollmentRequest(credential=found)
-    else:
-        raise typer.BadParameter("say whom to test: --email and --group, or a credential")
-    request.organization_id = it.organization_id
-    it.show(it.client.enrollment_policies.TestEnrollment(request))
-
-
-def _rules(texts: Sequence[str], option: str) -> list[pb.EnrollmentRule]:
-    return rules_of(pb.EnrollmentRule, texts, option)
-
-
-def _last_precedence(it: Invocation) -> int:
-    request = pb.ListEnrollmentPoliciesRequest(organization_id=it.organization_id)
-    found = output.items(it.listed(it.client.enrollment_policies.ListEnrollmentPolicies, request))
-    return max((policy.precedence for policy in found), default=0)

@@ -88,7 +88,40 @@ ClientId = Annotated[str | None, typer.Option(help="A service token's client id.
 ClientSecret = Annotated[
     str | None, typer.Option(envvar="GUARDHOUSE_CLIENT_SECRET", show_envvar=True, help="Its secret.")
 ]
-ClientSecretFile = Annotated[typer.FileText | None, typer.Option(help="A file that holds it; - is standard input.")]
+ClientSecretFile = Annotated[
+    typer.FileText | None,
+    typer.Option(
+        help="A file that holds it; - is standard input. Signing in, the secret that the provider wants of its client."
+    ),
+]
+SignIn = Annotated[
+    Literal["browser", "link", "device-code"] | None,
+    typer.Option(
+        "--sign-in",
+        help="Sign in here instead: in a browser, with a link that is only printed, or with a code that is entered on"
+        " another device. Default at a terminal: browser.",
+    ),
+]
+ProviderName = Annotated[
+    str, typer.Option("--provider", metavar="PROVIDER", help="Where to sign in: an id or a name. Default: it asks.")
+]
+RedirectPort = Annotated[
+    int,
+    typer.Option(
+        envvar="GUARDHOUSE_REDIRECT_PORT",
+        show_envvar=True,
+        min=0,
+        max=65535,
+        help="The port of 127.0.0.1 that the browser comes back to, for a provider that takes one only. Default: any.",
+    ),
+]
+ProviderSecretFile = Annotated[
+    typer.FileText | None,
+    typer.Option(
+        "--client-secret-file",
+        help="A file that holds the secret that the provider wants of its client; - is standard input. Default: none.",
+    ),
+]
 
 Challenge = Annotated[
     str, typer.Option(help="Of start-reauthentication; needed where the provider has people sign in anew.")
@@ -104,8 +137,8 @@ def credential(
 ) -> Credential | None:
     """The credential that the options give, or None for none."""
     id_token = id_token_file.read().strip() if id_token_file else id_token
-    client_secret = client_secret_file.read().strip() if client_secret_file else client_secret
     if client_id:
+        client_secret = client_secret_file.read().strip() if client_secret_file else client_secret
         if not client_secret:
             raise typer.BadParameter("it needs --client-secret or --client-secret-file", param_hint="--client-id")
         return Credential(service_token=ServiceTokenCredential(client_id=client_id, client_secret=client_secret))

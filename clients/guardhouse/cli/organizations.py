@@ -9,6 +9,7 @@ from guardhouse.cli import output
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context
 from guardhouse.cli.options import DryRun, Etag, Installation, Limit, Name, NewName, Yes, current, time_in
+from guardhouse.cli.output import count
 from guardhouse.common.v1 import access_pb2 as access
 from guardhouse.identity.v1 import identity_pb2 as pb
 
@@ -16,9 +17,12 @@ app = typer.Typer(no_args_is_help=True)
 keys = typer.Typer(no_args_is_help=True)
 
 UNLIMITED = "unlimited"
+NEVER = "never"
 Action = Literal["allow", "block"]
 
 DEFAULT_ACTION = "What becomes of traffic that no policy covers."
+DEVICE_FLOW = "Let people sign in with a code that they enter on another device; phishers like it, too."
+EXPIRATION = f"Remove users who were inactive for so long, 730h to 8760h; {NEVER}: nobody."
 SEATS = f"The seats purchased: a number, or {UNLIMITED}."
 MAX_SEATS = 2**63 - 1
 
@@ -37,6 +41,8 @@ def create_organization(
     name: Name,
     seat_limit: Annotated[str, typer.Option(help=SEATS)] = UNLIMITED,
     default_action: Annotated[Action, typer.Option(help=DEFAULT_ACTION)] = "allow",
+    device_flow: Annotated[bool, typer.Option("--device-flow", help=DEVICE_FLOW)] = False,
+    seat_expiration: Annotated[str, typer.Option(metavar="DURATION", help=EXPIRATION)] = NEVER,
 ) -> None:
     """Create an organization."""
     it = ctx.obj
@@ -44,6 +50,8 @@ def create_organization(
         display_name=name,
         seat_limit=_seats(seat_limit),
         default_action=output.value(pb.DefaultAction, default_action),
+        device_flow=device_flow,
+        seat_expiration=seat_expiration.replace(NEVER, ""),
     )
     it.show(it.client.organizations.CreateOrganization(pb.CreateOrganizationRequest(organization=organization)))
 
@@ -61,7 +69,10 @@ def update_organization(
     name: NewName = None,
     seat_limit: Annotated[str | None, typer.Option(help=SEATS)] = None,
     default_action: Annotated[Action | None, typer.Option(help=DEFAULT_ACTION)] = None,
+    device_flow: Annotated[bool | None, typer.Option("--device-flow/--no-device-flow", help=DEVICE_FLOW)] = None,
+    seat_expiration: Annotated[str | None, typer.Option(metavar="DURATION", help=EXPIRATION)] = None,
     etag: Etag = "",
+    dry_run: DryRun = False,
 ) -> None:
     """Change what is named of the organization that -o names; the rest stays."""
     it = ctx.obj
@@ -69,16 +80,32 @@ def update_organization(
         display_name=name or "",
         seat_limit=_seats(seat_limit) if seat_limit is not None else None,
         default_action=output.value(pb.DefaultAction, default_action or "unspecified"),
+        device_flow=bool(device_flow),
+        seat_expiration=(seat_expiration or "").replace(NEVER, ""),
     )
-    given = {"display_name": name, "seat_limit": seat_limit, "default_action": default_action}
+    given = {
+        "display_name": name,
+        "seat_limit": seat_limit,
+        "default_action": default_action,
+        "device_flow": device_flow,
+        "seat_expiration": seat_expiration,
+    }
     paths = [path for path, value in given.items() if value is not None]
     if not paths:
-        raise typer.BadParameter("name what to change: --name, --seat-limit or --default-action")
+        options = "--name, --seat-limit, --default-action, --device-flow or --seat-expiration"
+        raise typer.BadParameter(f"name what to change: {options}")
     read = pb.GetOrganizationRequest(organization_id=it.organization_id)
     organization.etag = current(etag, lambda: it.client.organizations.GetOrganization(read).organization)
     request = pb.UpdateOrganizationRequest(
         organization_id=it.organization_id, organization=organization, update_mask=FieldMask(paths=paths)
     )
+
+    def would(response: pb.UpdateOrganizationResponse) -> str:
+        limit = output.cell(response.organization, "seat_limit")
+        return f"This would do. The seat limit is {limit} then, and {count(response.seats_used, 'seat')} are in use."
+
+    if dry_run:
+        it.rehearse(it.client.organizations.UpdateOrganization, request, would)
     it.show(it.client.organizations.UpdateOrganization(request))
 
 

@@ -36,6 +36,8 @@ NEXT: Final = {
     "EPOCH_CHANGED": "the database was restored; run the command again",
     "ETAG_MISMATCH": "show it again, decide anew, and send the etag that you then read",
     "FOLLOWER_TOO_SLOW": _AGAIN,
+    "HELD_ACTION_DECIDED": "see guardhouse held-actions list",
+    "HELD_ACTION_NOT_FOUND": "see guardhouse held-actions list",
     "IDENTITY_PROVIDER_EXISTS": "see guardhouse identity-providers list",
     "IDENTITY_PROVIDER_NOT_FOUND": "see guardhouse identity-providers list",
     "IDENTITY_PROVIDER_UNAVAILABLE": "check that the services can reach the provider's issuer, then try again",
@@ -59,6 +61,8 @@ NEXT: Final = {
     "REVISION_TOKEN_INVALID": "run the command again: it starts without tokens",
     "SEATS_EXHAUSTED": "remove a user (guardhouse users remove) or buy more (guardhouse organizations update)",
     "SEAT_LIMIT_BELOW_USE": "remove users first: guardhouse users list --seat active",
+    "RULE_GROUP_IN_USE": "take it out of the policies that name it: guardhouse enrollment-policies list",
+    "RULE_GROUP_NOT_FOUND": "see guardhouse rule-groups list",
     "SERVICE_TOKEN_IN_USE": "delete the policies that name it first: guardhouse enrollment-policies list",
     "SERVICE_TOKEN_INVALID": "check the client id and secret; see guardhouse service-tokens list",
     "SERVICE_TOKEN_NOT_FOUND": "see guardhouse service-tokens list",
@@ -66,7 +70,9 @@ NEXT: Final = {
     "STATE_STALE": "try again in a moment; `guardhouse status` shows who answers",
     "SUBNET_EXHAUSTED": "delete registrations, or start the services with another GUARDHOUSE_IPV4_SUBNET",
     "UNIMPLEMENTED": "the server is older than this command: upgrade it",
+    "USER_BLOCKED": "an admin off-boarded this user, and can lift that: guardhouse users reinstate",
     "USER_NOT_FOUND": "see guardhouse users list",
+    "USER_NOT_OFFBOARDED": "off-board the user first, and wait until it is done: guardhouse users offboard",
     "USER_REMOVED": "an admin removed this user; enrolling again takes a seat again",
 }
 """By reason. UNIMPLEMENTED is gRPC's own."""

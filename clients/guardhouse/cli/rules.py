@@ -1,12 +1,16 @@
 """Rules of those who may enroll or use an application, as a command line tells them: email=alice@example.com."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import typer
 from google.protobuf.message import Message
 
 R = TypeVar("R", bound=Message)
+
+INCLUDE: Final = "One of these must match; may be repeated."
+REQUIRE: Final = "All of these must match."
+EXCLUDE: Final = "None of these may match."
 
 
 def kinds(rule: type[Message]) -> str:

@@ -7,6 +7,7 @@ import typer
 from guardhouse.cli import output
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context
+from guardhouse.cli.login import How, again
 from guardhouse.cli.options import (
     Challenge,
     ClientId,
@@ -15,9 +16,10 @@ from guardhouse.cli.options import (
     IdToken,
     IdTokenFile,
     Limit,
+    RedirectPort,
     RegistrationId,
+    SignIn,
     credential,
-    required,
 )
 from guardhouse.session.v1 import session_pb2 as pb
 
@@ -77,11 +79,16 @@ def reauthenticate(
     client_id: ClientId = None,
     client_secret: ClientSecret = None,
     client_secret_file: ClientSecretFile = None,
+    sign_in: SignIn = None,
+    redirect_port: RedirectPort = 0,
     challenge: Challenge = "",
 ) -> None:
-    """Start a registration's timer anew, with a credential of whoever holds it."""
+    """Start a registration's timer anew: whoever holds it signs in, or sends another credential."""
     it = ctx.obj
-    found = required(credential(id_token, id_token_file, client_id, client_secret, client_secret_file))
+    found = None if sign_in else credential(id_token, id_token_file, client_id, client_secret, client_secret_file)
+    if found is None:
+        how = How(sign_in, client_secret_file, redirect_port)
+        found, challenge = again(it.client, it.organization_id, registration_id, how)
     request = pb.ReauthenticateRequest(
         organization_id=it.organization_id, registration_id=registration_id, credential=found, challenge=challenge
     )
@@ -98,11 +105,16 @@ def refresh(
     client_id: ClientId = None,
     client_secret: ClientSecret = None,
     client_secret_file: ClientSecretFile = None,
+    sign_in: SignIn = None,
+    redirect_port: RedirectPort = 0,
     challenge: Challenge = "",
 ) -> None:
     """As reauthenticate, and show the e-mail, name and groups that count from now on."""
     it = ctx.obj
-    found = required(credential(id_token, id_token_file, client_id, client_secret, client_secret_file))
+    found = None if sign_in else credential(id_token, id_token_file, client_id, client_secret, client_secret_file)
+    if found is None:
+        how = How(sign_in, client_secret_file, redirect_port)
+        found, challenge = again(it.client, it.organization_id, registration_id, how)
     request = pb.RefreshIdentityRequest(
         organization_id=it.organization_id, registration_id=registration_id, credential=found, challenge=challenge
     )

@@ -1,4 +1,4 @@
-"""Users and seats."""
+"""Users."""
 
 import time
 from typing import Annotated, Literal
@@ -97,18 +97,59 @@ def remove_users(
     it.show(_follow(it, response.removal) if wait else response)
 
 
+@app.command("offboard")
+def offboard_user(
+    ctx: Context,
+    user_id: UserId,
+    wait: Annotated[bool, typer.Option(help="Wait until registrations and addresses are gone.")] = True,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Remove a user and refuse the person from now on, whatever the policies say, until reinstated."""
+    it = ctx.obj
+    request = pb.OffboardUserRequest(organization_id=it.organization_id, user_id=user_id)
+
+    def would(response: pb.OffboardUserResponse) -> str:
+        removal = response.removal
+        return (
+            f"This blocks the person, frees {count(removal.seats_freed, 'seat')} and deletes"
+            f" {count(removal.registrations, 'registration')} with their addresses for good."
+        )
+
+    response = it.destroy(it.client.users.OffboardUser, request, would, yes, dry_run)
+    output.note(f"Follow it with: guardhouse users removal {response.removal.removal_id}")
+    it.show(_follow(it, response.removal) if wait else response)
+
+
+@app.command("reinstate")
+def reinstate_user(ctx: Context, user_id: UserId) -> None:
+    """Let the policies decide about an off-boarded user again. What was deleted stays so."""
+    it = ctx.obj
+    request = pb.ReinstateUserRequest(organization_id=it.organization_id, user_id=user_id)
+    it.show(it.client.users.ReinstateUser(request))
+
+
+@app.command("erase")
+def erase_user(ctx: Context, user_id: UserId, yes: Yes = False, dry_run: DryRun = False) -> None:
+    """Erase what is known of an off-boarded person. The user id stays, for the audit log, and stands for nobody."""
+    it = ctx.obj
+    request = pb.EraseUserRequest(organization_id=it.organization_id, user_id=user_id)
+
+    def would(response: pb.EraseUserResponse) -> str:
+        return (
+            f"This erases the name, address, groups and claims of {response.user.user_id} for good."
+            " The same person may come back as somebody new, and is not blocked any more."
+        )
+
+    it.show(it.destroy(it.client.users.EraseUser, request, would, yes, dry_run))
+
+
 @app.command("removal")
 def show_removal(ctx: Context, removal_id: Annotated[str, typer.Argument(metavar="REMOVAL")]) -> None:
     """Show how far a removal has come."""
     it = ctx.obj
     request = pb.GetRemovalRequest(organization_id=it.organization_id, removal_id=removal_id)
     it.show(it.client.users.GetRemoval(request))
-
-
-def seats(ctx: Context) -> None:
-    """Count the seats."""
-    it = ctx.obj
-    it.show(it.client.seats.GetSeatUsage(pb.GetSeatUsageRequest(organization_id=it.organization_id)))
 
 
 def _type_name(it: Invocation) -> None:

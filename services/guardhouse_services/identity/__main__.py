@@ -16,6 +16,7 @@ from guardhouse_services.follower import Effects, Freshness
 from guardhouse_services.identity import metrics
 from guardhouse_services.identity.gateways import show
 from guardhouse_services.identity.oidc import Issuers
+from guardhouse_services.identity.scim.http import route
 from guardhouse_services.identity.servicer import IdentityServicer
 from guardhouse_services.identity.usecases import Identity, effects
 from guardhouse_services.identity.usecases.snapshot import snapshot
@@ -23,6 +24,7 @@ from guardhouse_services.migrate import migrate
 from guardhouse_services.node import Node
 from guardhouse_services.paging import Pages
 from guardhouse_services.peers import Peers
+from guardhouse_services.rate_limit import RateLimit
 from guardhouse_services.run import serve
 
 SERVICE = "identity"
@@ -81,7 +83,13 @@ def build(settings: Settings, clock: Clock) -> Node:
         jobs={
             "resolve intents": identity.resolver.run,
             "forget": identity.resolver.forget,
+            "expire seats": identity.seat_expiration.run,
+            "carry out held actions": identity.held_actions.run,
+            "forget SCIM": identity.scim.run,
         },
+        routes=[
+            route(identity.scim, settings.scim_base_url, RateLimit(settings.anonymous_rate, settings.anonymous_burst))
+        ],
         close=[issuers.close],
     )
 

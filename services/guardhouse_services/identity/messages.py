@@ -1,9 +1,12 @@
 """Domain values as the contract's messages."""
 
 from collections.abc import Iterable
+from typing import Any, Final
 
+from guardhouse.durations import format_duration
 from guardhouse.identity.v1 import identity_pb2 as pb
-from guardhouse.times import optional_timestamp, to_timestamp
+from guardhouse.rules import Rule, RuleKind
+from guardhouse.times import optional_timestamp, set_time, to_timestamp
 from guardhouse_services import etags
 from guardhouse_services.identity.domain.credentials import (
     ApiKey,
@@ -12,10 +15,23 @@ from guardhouse_services.identity.domain.credentials import (
     ServiceToken,
     TokenDeletion,
 )
-from guardhouse_services.identity.domain.enrollment_policies import EnrollmentPolicy, PolicyDeletion, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollment_policies import (
+    Admitted,
+    EnrollmentPolicy,
+    PolicyDeletion,
+    PolicyTrace,
+    PolicyWrite,
+    RuleGroup,
+)
 from guardhouse_services.identity.domain.enrollments import Authentication
+from guardhouse_services.identity.domain.held_actions import HeldAction
 from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
+from guardhouse_services.identity.domain.scim import ScimEvent, ScimSettings
+from guardhouse_services.identity.domain.seats import Forecast, FreedSeat, expire_time
 from guardhouse_services.identity.domain.users import Removal, User
+
+TRACE_BYTES: Final = 2 << 20
+"""What the rules of a trace may take."""
 
 
 def organization(of: Organization) -> pb.Organization:
@@ -26,6 +42,8 @@ def organization(of: Organization) -> pb.Organization:
         create_time=to_timestamp(of.create_time),
         update_time=to_timestamp(of.update_time),
         default_action=of.default_action.value,  # type: ignore[arg-type]  # numbered alike
+        device_flow=of.device_flow,
+        seat_expiration="" if of.seat_expiration is None else format_duration(of.seat_expiration),
     )
     etags.tag(made)
     return made
@@ -53,19 +71,57 @@ def identity_provider(of: IdentityProvider) -> pb.IdentityProvider:
         force_interaction=of.force_interaction,
         update_time=to_timestamp(of.update_time or of.create_time),
         oidc_claims=of.oidc_claims,
+        groups_claim=of.groups_claim,
+        allow_unverified_email=of.allow_unverified_email,
+        allow_private_addresses=of.allow_private_addresses,
+        jwks_host=of.jwks_host,
+        scim=scim_settings(of.scim) if of.scim else None,
     )
     etags.tag(made)
     return made
 
 
+def scim_settings(of: ScimSettings) -> pb.ScimSettings:
+    return pb.ScimSettings(
+        enabled=of.enabled,
+        user_deprovision=of.user_deprovision,
+        seat_deprovision=of.seat_deprovision,
+        identity_update_behavior=of.identity_update_behavior.value,  # type: ignore[arg-type]  # numbered alike
+        match_attribute=of.match_attribute.value,  # type: ignore[arg-type]  # numbered alike
+        match_claim=of.match_claim.value,  # type: ignore[arg-type]  # numbered alike
+    )
+
+
+def scim_event(of: ScimEvent) -> pb.ScimEvent:
+    return pb.ScimEvent(
+        scim_event_id=of.scim_event_id,
+        event_time=to_timestamp(of.event_time),
+        method=of.method,
+        resource_type=of.resource_type,
+        resource_id=of.resource_id,
+        external_id=of.external_id,
+        user_id=of.user_id,
+        status=of.status,
+        error=of.error,
+        held=of.held,
+    )
+
+
 def service_token(of: ServiceToken) -> pb.ServiceToken:
-    return pb.ServiceToken(
+    made = pb.ServiceToken(
         service_token_id=of.service_token_id,
         display_name=of.display_name,
         client_id=of.client_id,
         create_time=to_timestamp(of.create_time),
         expire_time=to_timestamp(of.expire_time),
+        disabled=of.disabled,
+        previous_secret_expire_time=optional_timestamp(of.previous_secret_expire_time),
+        update_time=to_timestamp(of.update_time or of.create_time),
     )
+    etags.tag(made)
+    # Its use changes nothing that somebody would decide anew for.
+    set_time(made.last_seen_time, of.last_seen_time)
+    return made
 
 
 def enrollment_policy(of: EnrollmentPolicy) -> pb.EnrollmentPolicy:
@@ -84,24 +140,76 @@ def enrollment_policy(of: EnrollmentPolicy) -> pb.EnrollmentPolicy:
     return made
 
 
+def rule_group(of: RuleGroup) -> pb.RuleGroup:
+    made = pb.RuleGroup(
+        rule_group_id=of.rule_group_id,
+        display_name=of.display_name,
+        include=_rules(of.include),
+        require=_rules(of.require),
+        exclude=_rules(of.exclude),
+        create_time=to_timestamp(of.create_time),
+        update_time=to_timestamp(of.update_time),
+    )
+    etags.tag(made)
+    return made
+
+
 def _rules(rules: Iterable[Rule]) -> list[pb.EnrollmentRule]:
     return [_rule(rule) for rule in rules]
 
 
 def _rule(rule: Rule) -> pb.EnrollmentRule:
-    match rule.kind:
-        case RuleKind.EVERYONE:
-            return pb.EnrollmentRule(everyone=pb.Everyone())
-        case RuleKind.EMAIL:
-            return pb.EnrollmentRule(email=rule.value)
-        case RuleKind.EMAIL_DOMAIN:
-            return pb.EnrollmentRule(email_domain=rule.value)
-        case RuleKind.GROUP:
-            return pb.EnrollmentRule(group=rule.value)
-        case RuleKind.SERVICE_TOKEN:
-            return pb.EnrollmentRule(service_token_id=rule.value)
-        case RuleKind.ANY_SERVICE_TOKEN:
-            return pb.EnrollmentRule(any_valid_service_token=pb.AnyValidServiceToken())
+    return pb.EnrollmentRule(**{rule.kind: _WITHOUT_VALUE.get(rule.kind, rule.value)})
+
+
+_WITHOUT_VALUE: dict[RuleKind, Any] = {
+    RuleKind.EVERYONE: pb.Everyone(),
+    RuleKind.ANY_SERVICE_TOKEN: pb.AnyValidServiceToken(),
+}
+
+
+def policy_update(of: PolicyWrite, token: str) -> pb.UpdateEnrollmentPolicyResponse:
+    return pb.UpdateEnrollmentPolicyResponse(
+        enrollment_policy=enrollment_policy(of.enrollment_policy),
+        revision_token=token,
+        warnings=of.warnings,
+        stranded_users=of.stranded.users,
+        stranded_registrations=of.stranded.registrations,
+        stranded_registration_ids=of.stranded.registration_ids,
+    )
+
+
+def stranded_registration(of: Admitted) -> pb.StrandedRegistration:
+    made = pb.StrandedRegistration(registration_id=of.registration_id, email=of.who.email)
+    if of.user_id:
+        made.user_id = of.user_id
+    else:
+        made.service_token_id = of.who.service_token_id
+    return made
+
+
+def policy_traces(of: Iterable[PolicyTrace]) -> list[pb.EnrollmentPolicyTrace]:
+    """All policies, and their rules as far as they fit an answer."""
+    found, left = [], TRACE_BYTES
+    for step in of:
+        policy = step.policy
+        made = pb.EnrollmentPolicyTrace(
+            enrollment_policy_id=policy.enrollment_policy_id,
+            display_name=policy.display_name,
+            decision=policy.decision.value,  # type: ignore[arg-type]  # numbered alike
+            precedence=policy.precedence,
+            matched=not step.mismatch,
+            decides=step.decides,
+            mismatch=step.mismatch,
+        )
+        for number, rule in enumerate(step.rules):
+            if left <= 0:
+                made.rules_omitted = len(step.rules) - number
+                break
+            shown = made.rules.add(place=rule.place, matched=rule.matched, finding=rule.finding, rule=_rule(rule.rule))
+            left -= shown.ByteSize()
+        found.append(made)
+    return found
 
 
 def user(of: User) -> pb.User:
@@ -118,6 +226,9 @@ def user(of: User) -> pb.User:
         authenticate_time=optional_timestamp(of.authenticate_time),
         seat_time=optional_timestamp(of.seat_time),
         oidc_claims=of.profile.claims,
+        access_seat=of.access_seat,
+        gateway_seat=of.gateway_seat,
+        blocked=of.block_time is not None,
     )
 
 
@@ -156,8 +267,57 @@ def removal(of: Removal) -> pb.Removal:
     )
 
 
-def seat_usage(of: SeatUsage) -> pb.GetSeatUsageResponse:
-    return pb.GetSeatUsageResponse(purchased=of.purchased, used=of.used, available=of.available)
+def held_action(of: HeldAction) -> pb.HeldAction:
+    return pb.HeldAction(
+        held_action_id=of.held_action_id,
+        source=of.source,
+        effect=of.effect.value,  # type: ignore[arg-type]  # numbered alike
+        state=of.state.value,  # type: ignore[arg-type]  # numbered alike
+        create_time=to_timestamp(of.create_time),
+        decide_time=optional_timestamp(of.decide_time),
+        users=of.users,
+        users_done=of.users_done,
+        user_ids=of.user_ids,
+        removal_ids=of.removal_ids,
+    )
+
+
+def seat_usage(of: SeatUsage, forecast: Forecast) -> pb.GetSeatUsageResponse:
+    return pb.GetSeatUsageResponse(
+        purchased=of.purchased,
+        used=of.used,
+        available=of.available,
+        seats_per_day=forecast.seats_per_day,
+        exhaust_time=optional_timestamp(forecast.exhaust_time),
+    )
+
+
+def seat(of: User, expiration: int | None) -> pb.Seat:
+    return pb.Seat(
+        user_id=of.user_id,
+        email=of.profile.email,
+        display_name=of.profile.display_name,
+        take_time=optional_timestamp(of.seat_time),
+        taken_by=of.seat_event.value,  # type: ignore[arg-type]  # numbered alike
+        event_id=of.seat_event_id,
+        active_time=to_timestamp(of.active_time),
+        authenticate_time=optional_timestamp(of.authenticate_time),
+        seen_time=optional_timestamp(of.seen_time),
+        expire_time=optional_timestamp(expire_time(of, expiration)),
+        access_seat=of.access_seat,
+        gateway_seat=of.gateway_seat,
+    )
+
+
+def freed_seat(of: FreedSeat) -> pb.FreedSeat:
+    return pb.FreedSeat(
+        take_time=to_timestamp(of.take_time),
+        taken_by=of.seat_event.value,  # type: ignore[arg-type]  # numbered alike
+        event_id=of.seat_event_id,
+        free_time=to_timestamp(of.free_time),
+        cause=of.cause.value,  # type: ignore[arg-type]  # numbered alike
+        removal_id=of.removal_id,
+    )
 
 
 def organization_event(of: Organization) -> pb.Event:

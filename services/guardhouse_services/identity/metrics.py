@@ -1,15 +1,49 @@
-"""What identity tells Prometheus: seats."""
+"""What identity tells Prometheus: seats, service tokens that are about to expire, and actions that wait."""
 
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from guardhouse.durations import DAY
 from guardhouse_services.database import Transaction
-from guardhouse_services.identity.store.tables import seat_pool
+from guardhouse_services.identity.domain.held_actions import HeldState
+from guardhouse_services.identity.store.tables import held_action, seat_pool, service_token
 from guardhouse_services.metrics import Gauge, grouped
+
+EXPIRES_SOON = 7 * DAY
 
 
 def figures(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
+    return [*_seats(tx, per_organization), _expiring_tokens(tx, per_organization), _held_actions(tx, per_organization)]
+
+
+def _expiring_tokens(tx: Transaction, per_organization: bool) -> Gauge:
+    expire_time = service_token.c.expire_time
+    is_expiring = sa.and_(
+        service_token.c.disabled.is_(False), expire_time > tx.now, expire_time <= tx.now + EXPIRES_SOON
+    )
+    expiring = sa.func.coalesce(sa.func.sum(sa.case((is_expiring, 1), else_=0)), 0)
+    labels, rows = grouped(tx, service_token.c.organization_id, per_organization, expiring)
+    return Gauge(
+        "guardhouse_service_tokens_expiring",
+        "Service tokens that are accepted now and expire within a week.",
+        {key: float(values[0]) for key, values in rows.items()},
+        labels,
+    )
+
+
+def _held_actions(tx: Transaction, per_organization: bool) -> Gauge:
+    waiting = sa.func.coalesce(sa.func.sum(sa.case((held_action.c.state == HeldState.WAITING, 1), else_=0)), 0)
+    labels, rows = grouped(tx, held_action.c.organization_id, per_organization, waiting)
+    return Gauge(
+        "guardhouse_held_actions",
+        "Automatic actions on many users that wait for approval.",
+        {key: float(values[0]) for key, values in rows.items()},
+        labels,
+    )
+
+
+def _seats(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
     used, purchased = sa.func.coalesce(sa.func.sum(seat_pool.c.used), 0), sa.func.sum(seat_pool.c.purchased)
     # An organization without a limit is left out: 0 would say that it may have no seat at all.
     unlimited = sa.func.count() - sa.func.count(seat_pool.c.purchased)

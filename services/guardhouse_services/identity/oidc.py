@@ -11,6 +11,8 @@ import ipaddress
 import json
 import math
 import re
+import socket
+import ssl
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,8 +46,11 @@ RETRY_INTERVAL = 2 * SECOND
 TOKEN_BYTES = 16 << 10
 DOCUMENT_BYTES = 256 << 10
 FETCH_SECONDS = 3.0
+CONNECT_SECONDS = 1.0
+"""How long one of a host's addresses is tried before the next."""
 ISSUERS = 1024
 GROUPS = 1000
+METHODS = 20
 CLAIMS = 100
 CLAIM_CHARACTERS = 1000
 RSA_BITS = range(2048, 8193)
@@ -53,6 +58,7 @@ RSA_BITS = range(2048, 8193)
 
 ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"})
 _BRINGS_ITS_OWN_KEY = ("jku", "jwk", "x5c", "x5u")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _UNFIT_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _LAST_INSTANT = 253_402_300_799  # The end of the year 9999, in seconds.
 
@@ -69,14 +75,27 @@ class Provider(Protocol):
     @property
     def oidc_claims(self) -> tuple[str, ...]: ...
 
+    @property
+    def groups_claim(self) -> str: ...
+
+    @property
+    def allow_unverified_email(self) -> bool: ...
+
+    @property
+    def allow_private_addresses(self) -> bool: ...
+
+    @property
+    def jwks_host(self) -> str: ...
+
 
 @dataclass(frozen=True, slots=True)
 class IdentityClaims:
     """What an acceptable ID token says. Times are microseconds since the Unix epoch.
 
-    `issue_time` may be up to a minute ahead of our clock. `email` is empty unless the provider has verified it.
-    `token_hash` is the same for every spelling of one signed token, so a token that has been used is known again.
-    `claims` has what the token says in the claims that the provider's `oidc_claims` name, as `name=value`.
+    `issue_time` may be up to a minute ahead of our clock. `email` is empty unless the provider has verified it, or need
+    not have. `token_hash` is the same for every spelling of one signed token, so a token that has been used is known
+    again. `claims` has what the token says in the claims that the provider's `oidc_claims` name, as `name=value`, and
+    `methods` its `amr`: how the person proved who it is (RFC 8176).
     """
 
     issuer: str
@@ -88,6 +107,16 @@ class IdentityClaims:
     auth_time: int | None
     token_hash: bytes
     claims: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An issuer, and where its documents may be fetched from. Who trusts less is not served what others fetched."""
+
+    issuer: str
+    jwks_host: str
+    anywhere: bool
 
 
 class Issuers:
@@ -97,8 +126,10 @@ class Issuers:
     """
 
     def __init__(self) -> None:
-        self._http = httpx.AsyncClient(follow_redirects=False, headers={"accept-encoding": "identity"})
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        context = httpx.create_ssl_context()
+        # What is behind a proxy of the environment is the proxy's to say, so no address could be checked there.
+        self._direct, self._anywhere = (_client(context, trust_env=trusting) for trusting in (False, True))
+        self._entries: OrderedDict[_Source, _Entry] = OrderedDict()
         self._flights: set[asyncio.Task[None]] = set()
 
     async def verify(self, provider: Provider, id_token: str, now: int, nonce: str | None = None) -> IdentityClaims:
@@ -108,20 +139,22 @@ class Issuers:
         the provider does not answer and the keys it published earlier are missing, too old, or without the token's key.
         """
         token = _Token.parse(id_token)
-        claims = token.claims(await self._key(provider.issuer, token, now))
+        source = _Source(provider.issuer, provider.jwks_host, provider.allow_private_addresses)
+        claims = token.claims(await self._key(source, token, now))
         return _identity(claims, provider, token.hash, now, nonce)
 
     async def close(self) -> None:
         for flight in self._flights:
             flight.cancel()
         await asyncio.gather(*self._flights, return_exceptions=True)
-        await self._http.aclose()
+        await self._direct.aclose()
+        await self._anywhere.aclose()
 
-    async def _key(self, issuer: str, token: "_Token", now: int) -> Key:
-        entry = self._entry(issuer)
+    async def _key(self, source: _Source, token: "_Token", now: int) -> Key:
+        entry = self._entry(source)
         kept = _within(KEYS_KEPT, now, entry.fetched_at)
         if not _within(KEYS_FRESH, now, entry.fetched_at):
-            flight = self._flight(issuer, entry, now)
+            flight = self._flight(source, entry, now)
             # While a provider is down, nobody waits for it who can be served from its last answer.
             if flight and not (kept and entry.failed_at is not None):
                 await asyncio.shield(flight)
@@ -130,7 +163,7 @@ class Issuers:
         if key := entry.find(token):
             return key
         if not _within(UNKNOWN_KEY_INTERVAL, now, entry.refetched_at):
-            flight = self._flight(issuer, entry, now, unknown_key=True)
+            flight = self._flight(source, entry, now, unknown_key=True)
             if flight:
                 await asyncio.shield(flight)
         if key := entry.find(token):
@@ -140,59 +173,101 @@ class Issuers:
             raise _unavailable()
         raise IdTokenInvalid(detail=f"the issuer has no key for kid {_shown(token.kid)} and alg {token.alg}")
 
-    def _entry(self, issuer: str) -> "_Entry":
-        entry = self._entries.setdefault(issuer, _Entry())
-        self._entries.move_to_end(issuer)
+    def _entry(self, source: _Source) -> "_Entry":
+        entry = self._entries.setdefault(source, _Entry())
+        self._entries.move_to_end(source)
         if len(self._entries) > ISSUERS:
             self._entries.popitem(last=False)
         return entry
 
-    def _flight(self, issuer: str, entry: "_Entry", now: int, unknown_key: bool = False) -> asyncio.Task[None] | None:
+    def _flight(
+        self, source: _Source, entry: "_Entry", now: int, unknown_key: bool = False
+    ) -> asyncio.Task[None] | None:
         """The fetch under way, or a new one; none so soon after a failure. It outlives the caller that began it."""
         if entry.flight is None and not _within(RETRY_INTERVAL, now, entry.failed_at):
-            entry.flight = asyncio.create_task(self._refresh(issuer, entry, now, unknown_key))
+            entry.flight = asyncio.create_task(self._refresh(source, entry, now, unknown_key))
             self._flights.add(entry.flight)
             entry.flight.add_done_callback(self._flights.discard)
         return entry.flight
 
-    async def _refresh(self, issuer: str, entry: "_Entry", now: int, unknown_key: bool) -> None:
+    async def _refresh(self, source: _Source, entry: "_Entry", now: int, unknown_key: bool) -> None:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                entry.keys = await self._fetch_keys(issuer)
+                entry.keys = await self._fetch_keys(source)
             entry.fetched_at, entry.failed_at = now, None
             if unknown_key:
                 entry.refetched_at = now
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             entry.failed_at = now
-            _log.warning("identity provider unavailable", issuer=issuer, error=_shown(error, 200))
+            _log.warning("identity provider unavailable", issuer=source.issuer, error=_shown(error, 200))
         finally:
             entry.flight = None
 
-    async def _fetch_keys(self, issuer: str) -> tuple[Key, ...]:
-        """The keys that `issuer` publishes (OIDC Discovery, section 4). Raises ValueError if they are unfit."""
-        home = issuer_url(issuer)
-        discovery = await self._fetch(_url(f"{issuer.rstrip('/')}/.well-known/openid-configuration"))
-        if discovery.get("issuer") != issuer:
+    async def _fetch_keys(self, source: _Source) -> tuple[Key, ...]:
+        """The keys that an issuer publishes (OIDC Discovery, section 4). Raises ValueError if they are unfit."""
+        home = issuer_url(source.issuer)
+        discovery = await self._fetch(_url(f"{source.issuer.rstrip('/')}/.well-known/openid-configuration"), source)
+        if discovery.get("issuer") != source.issuer:
             raise ValueError(f"its discovery document is of issuer {_shown(discovery.get('issuer'))}")
         jwks_url = _url(discovery.get("jwks_uri"))
         if jwks_url.scheme != home.scheme:
             # Else a provider elsewhere could make us call plain-text services of our own machine.
             raise ValueError("its jwks_uri has another scheme than its issuer")
-        return _usable_keys(await self._fetch(jwks_url))
+        if not source.anywhere and jwks_url.raw_host not in (home.raw_host, source.jwks_host.encode()):
+            raise ValueError(f"its keys are at another host, {_shown(jwks_url.host)}, which jwks_host does not name")
+        return _usable_keys(await self._fetch(jwks_url, source))
 
-    async def _fetch(self, url: httpx.URL) -> dict[str, Any]:
-        async with self._http.stream("GET", url) as response:
-            if response.status_code != httpx.codes.OK:
-                raise ValueError(f"{url} answered {response.status_code}")
-            if "content-encoding" in response.headers:
-                # A compressed answer was not asked for, and a small one may hold gigabytes.
-                raise ValueError(f"{url} answered compressed")
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > DOCUMENT_BYTES:
-                    raise ValueError(f"{url} answered more than {DOCUMENT_BYTES} bytes")
-        return _object(bytes(body))
+    async def _fetch(self, url: httpx.URL, source: _Source) -> dict[str, Any]:
+        """The document at `url`, from any of its host's addresses. Raises ValueError where none may be asked.
+
+        The address that was checked is the one that is asked, so that no second look at DNS can answer another.
+        """
+        if source.anywhere:
+            return await _get(self._anywhere, url)
+        if _is_loopback(url.host) and url.host == issuer_url(source.issuer).host:
+            return await _get(self._direct, url)
+        host = url.raw_host.decode()
+        headers, extensions = {"host": url.netloc.decode()}, {"sni_hostname": host}
+        *others, last = await _public_addresses(host)
+        for address in others:
+            try:
+                return await _get(self._direct, url.copy_with(host=address), headers, extensions)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                continue
+        return await _get(self._direct, url.copy_with(host=last), headers, extensions)
+
+
+def _client(context: ssl.SSLContext, trust_env: bool) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        verify=context,
+        trust_env=trust_env,
+        follow_redirects=False,
+        headers={"accept-encoding": "identity"},
+        timeout=httpx.Timeout(FETCH_SECONDS, connect=CONNECT_SECONDS),
+        # A connection is known by its address, and one to another host there must not be taken for this one's.
+        limits=httpx.Limits(max_keepalive_connections=0),
+    )
+
+
+async def _get(
+    http: httpx.AsyncClient,
+    url: httpx.URL,
+    headers: dict[str, str] | None = None,
+    extensions: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The JSON object at `url`. Raises httpx.HTTPError, and ValueError for any other answer."""
+    async with http.stream("GET", url, headers=headers, extensions=extensions) as response:
+        if response.status_code != httpx.codes.OK:
+            raise ValueError(f"{url} answered {response.status_code}")
+        if "content-encoding" in response.headers:
+            # A compressed answer was not asked for, and a small one may hold gigabytes.
+            raise ValueError(f"{url} answered compressed")
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > DOCUMENT_BYTES:
+                raise ValueError(f"{url} answered more than {DOCUMENT_BYTES} bytes")
+    return _object(bytes(body))
 
 
 @dataclass(eq=False, slots=True)
@@ -314,6 +389,38 @@ def _url(text: object) -> httpx.URL:
     return url
 
 
+def host_name(text: str) -> str:
+    """`text`, if it is a host's name in its normal form, or an address. Raises ValueError."""
+    if _url(f"https://{text}").raw_host.decode() != text:
+        raise ValueError(f"not the name of a host: {_shown(text)}")
+    return text
+
+
+async def _public_addresses(host: str) -> list[str]:
+    """Where a host is, at least one address. Raises ValueError when one of them is not of the public internet.
+
+    A host that is in a private network as well could be there alone the next time, and what is there is not asked.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+    for address in addresses:
+        if not _is_public(address):
+            raise ValueError(f"{host} is at {address}, which is no public address: allow_private_addresses allows it")
+    return addresses
+
+
+def _is_public(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        # An IPv4 address in IPv6's clothes leads to where that one is (RFC 4291, RFC 3056 and RFC 6052).
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if parsed in _NAT64:
+            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
+        if inner is not None and not inner.is_global:
+            return False
+    return parsed.is_global and not parsed.is_multicast
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -422,16 +529,18 @@ def _identity(
     subject = _text(claims, "sub", 255)
     if not subject or not subject.isascii():
         raise IdTokenInvalid(detail="sub is missing, empty or not ASCII")
+    is_verified = claims.get("email_verified") is True
     return IdentityClaims(
         issuer=provider.issuer,
         subject=subject,
-        email=_text(claims, "email", 254) if claims.get("email_verified") is True else "",
+        email=_text(claims, "email", 254) if is_verified or provider.allow_unverified_email else "",
         name=_text(claims, "name", 1024),
-        groups=_groups(claims),
+        groups=_groups(claims, provider.groups_claim),
         issue_time=issue_time,
         auth_time=auth_time,
         token_hash=token_hash,
         claims=_claims(claims, provider.oidc_claims),
+        methods=_methods(claims),
     )
 
 
@@ -452,12 +561,38 @@ def _text(claims: dict[str, Any], name: str, limit: int) -> str:
     return value
 
 
-def _groups(claims: dict[str, Any]) -> tuple[str, ...]:
-    """The names of the person's groups. A malformed list is refused: without it a policy that excludes would not."""
-    groups = claims.get("groups", [])
-    if not isinstance(groups, list) or len(groups) > GROUPS:
-        raise IdTokenInvalid(detail=f"groups is not a list of at most {GROUPS} names")
-    return tuple(_text({"groups": group}, "groups", 256) for group in groups)
+def _groups(claims: dict[str, Any], path: str) -> tuple[str, ...]:
+    """The names of the person's groups. A malformed list is refused: without it a policy that excludes would not.
+
+    So is a token that says that they are to be asked for elsewhere (OIDC Core, section 5.6.2), as Entra ID does of a
+    person with more than 200 groups.
+    """
+    elsewhere = claims.get("_claim_names", {})
+    if not isinstance(elsewhere, dict) or path in elsewhere or path.partition(".")[0] in elsewhere:
+        raise IdTokenInvalid(detail=f"{path} is not in the token, which says to ask for it elsewhere")
+    return _texts(_at(claims, path), path, GROUPS, 256)
+
+
+def _at(value: object, path: str) -> object:
+    """What is at a name, or at a dotted path into objects; an empty list where nothing is."""
+    if not isinstance(value, dict):
+        return value
+    if path in value:
+        return value[path]
+    name, _, rest = path.partition(".")
+    return _at(value[name], rest) if rest and name in value else []
+
+
+def _methods(claims: dict[str, Any]) -> tuple[str, ...]:
+    """The `amr`. A malformed one is refused, as a policy may rest upon it; some providers send a single one bare."""
+    methods = claims.get("amr", [])
+    return _texts([methods] if isinstance(methods, str) else methods, "amr", METHODS, 100)
+
+
+def _texts(value: object, name: str, limit: int, characters: int) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > limit:
+        raise IdTokenInvalid(detail=f"{name} is not a list of at most {limit} names")
+    return tuple(_text({name: each}, name, characters) for each in value)
 
 
 def _claims(claims: dict[str, Any], names: Iterable[str]) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         figures=metrics.figures,
         gauges=metrics.gauges(registry.heartbeats),
         effects={"identity": removals},
-        jobs={"sweep": registry.enrollments.sweep},
+        jobs={"sweep": registry.enrollments.sweep, "report activity": registry.activity.run},
         devices=registry.callers.device,
         close=[registry.heartbeats.close],
     )

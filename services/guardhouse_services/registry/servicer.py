@@ -14,6 +14,7 @@ from guardhouse_services.audit import Audit
 from guardhouse_services.calls import Stream
 from guardhouse_services.feed import Feed
 from guardhouse_services.paging import Page, Pages
+from guardhouse_services.proxies import client
 from guardhouse_services.registry.domain import (
     LISTED,
     Cursor,
@@ -76,7 +77,7 @@ class RegistryServicer:
         self, request: pb.GetEnrollmentInfoRequest, _call: Call
     ) -> pb.GetEnrollmentInfoResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
-        providers, challenge, expire_time = await self.registry.enrollments.info(request.organization_id)
+        providers, device_flow, challenge, expire_time = await self.registry.enrollments.info(request.organization_id)
         return pb.GetEnrollmentInfoResponse(
             sign_ins=[
                 pb.SignIn(
@@ -90,6 +91,7 @@ class RegistryServicer:
             challenge=challenge,
             challenge_expire_time=to_timestamp(expire_time),
             proof_key=self.registry.proof_key,
+            device_flow=device_flow,
         )
 
     async def Register(self, request: pb.RegisterRequest, call: Call) -> pb.RegisterResponse:
@@ -110,6 +112,7 @@ class RegistryServicer:
                 public_key=request.public_key,
                 challenge=request.challenge,
                 proof=request.proof,
+                client=client.get(),
             ),
         )
         return pb.RegisterResponse(

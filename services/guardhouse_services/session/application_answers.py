@@ -1,24 +1,17 @@
 """What is asked about the use of applications, and what is answered: syntax on the way in, messages on the way out."""
 
-import re
-from typing import Final
-
-from guardhouse.applications import Client
-from guardhouse.errors import InvalidField
+from guardhouse.rules import Client
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.times import set_time
-from guardhouse_services import checks
+from guardhouse_services import checks, rules
 from guardhouse_services.session import messages
 from guardhouse_services.session.usecases.logins import Checked, LoggedIn
-
-_COUNTRY: Final = re.compile(r"[A-Za-z]{2}")
 
 
 def client(sent: pb.ClientFacts) -> Client:
     """Raises InvalidField."""
-    if sent.country and not _COUNTRY.fullmatch(sent.country):
-        raise InvalidField("client.country", "client.country is two letters of ISO 3166-1, such as DE")
-    return Client.of(checks.address(sent.ip, "client.ip") if sent.ip else "", sent.country)
+    country = rules.country(sent.country, "client.country") if sent.country else ""
+    return Client.of(checks.address(sent.ip, "client.ip") if sent.ip else "", country)
 
 
 def checked(of: Checked) -> pb.CheckApplicationResponse:

@@ -1,8 +1,6 @@
 """Access applications as domain values, from requests and from the feed: syntax, and which field is at fault."""
 
-import re
 from collections.abc import Collection, Sequence
-from ipaddress import IPv4Network, ip_network
 from typing import Any
 
 from guardhouse.applications import (
@@ -11,17 +9,15 @@ from guardhouse.applications import (
     DeviceSessionSettings,
     Policy,
     PolicyDecision,
-    Rule,
-    RuleKind,
     SigningKey,
 )
 from guardhouse.durations import format_duration, parse_duration, parse_session_timeout
-from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField
-from guardhouse.ids import IDENTITY_PROVIDER, SERVICE_TOKEN, check_id
+from guardhouse.errors import DurationInvalid, InvalidField
+from guardhouse.ids import IDENTITY_PROVIDER, check_id
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.times import from_timestamp
-from guardhouse_services import checks
-from guardhouse_services.session.domain.applications import MAX_POLICIES, MAX_PROVIDERS, MAX_RULES
+from guardhouse_services import checks, rules
+from guardhouse_services.session.domain.applications import MAX_POLICIES, MAX_PROVIDERS
 
 PATHS = (
     *("display_name", "description", "session_duration", "policies"),
@@ -29,11 +25,6 @@ PATHS = (
 )
 SETTINGS_PATHS = ("session_duration", "apply_by_default")
 NAME = 100
-GROUP = 256
-CLAIM_NAME = 100
-CLAIM = 1000
-CHECK = 100
-COUNTRY = re.compile(r"[A-Za-z]{2}")
 
 
 def fields(sent: pb.Application, paths: Collection[str] = PATHS) -> dict[str, Any]:
@@ -107,70 +98,10 @@ def _policy(sent: pb.ApplicationPolicy, field: str) -> Policy:
     return Policy(
         display_name=checks.text(sent.display_name, f"{field}.display_name", NAME),
         decision=PolicyDecision(checks.choice(sent.decision, list(PolicyDecision), f"{field}.decision")),
-        include=_rules(sent.include, f"{field}.include", least=1),
-        require=_rules(sent.require, f"{field}.require"),
-        exclude=_rules(sent.exclude, f"{field}.exclude"),
+        include=rules.read(sent.include, f"{field}.include", least=1),
+        require=rules.read(sent.require, f"{field}.require"),
+        exclude=rules.read(sent.exclude, f"{field}.exclude"),
         session_duration=_duration(sent.session_duration, f"{field}.session_duration")
         if sent.session_duration
         else None,
     )
-
-
-def _rules(sent: Sequence[pb.ApplicationRule], field: str, least: int = 0) -> tuple[Rule, ...]:
-    checks.count(sent, field, MAX_RULES, least=least)
-    return tuple(_rule(rule, f"{field}[{place}]") for place, rule in enumerate(sent))
-
-
-def _rule(sent: pb.ApplicationRule, field: str) -> Rule:
-    if not (name := sent.WhichOneof("kind")):
-        raise FieldRequired(field, f"{field} needs a kind of rule")
-    kind, field = RuleKind(name), f"{field}.{name}"
-    if kind in (RuleKind.EVERYONE, RuleKind.ANY_SERVICE_TOKEN):
-        return Rule(kind)
-    return Rule(kind, _value(kind, getattr(sent, name), field))
-
-
-def _value(kind: RuleKind, value: str, field: str) -> str:
-    """In its normal form."""
-    match kind:
-        case RuleKind.EMAIL:
-            checks.email(value, field)
-        case RuleKind.EMAIL_DOMAIN:
-            checks.email_domain(value, field)
-        case RuleKind.GROUP:
-            checks.text(value, field, GROUP)
-        case RuleKind.SERVICE_TOKEN:
-            check_id(value, SERVICE_TOKEN, field)
-        case RuleKind.LOGIN_METHOD:
-            check_id(value, IDENTITY_PROVIDER, field)
-        case RuleKind.IP_RANGE:
-            return _network(value, field)
-        case RuleKind.COUNTRY:
-            if not value:
-                raise FieldRequired(field)
-            if not COUNTRY.fullmatch(value):
-                raise InvalidField(field, f"{field} is two letters of ISO 3166-1, such as DE")
-            return value.upper()
-        case RuleKind.OIDC_CLAIM:
-            checks.text(value, field, CLAIM)
-            claim, equals, _ = value.partition("=")
-            if not equals or not 0 < len(claim) <= CLAIM_NAME:
-                message = f"{field} is a claim's name, of at most {CLAIM_NAME} characters, = and its value"
-                raise InvalidField(field, message)
-        case _:
-            checks.text(value, field, CHECK)
-    return value
-
-
-def _network(value: str, field: str) -> str:
-    if not value:
-        raise FieldRequired(field)
-    try:
-        # A zone (RFC 4007) is a machine's own name for a link, and no part of a network.
-        network = ip_network(value.replace("%", " "))
-    except ValueError:
-        message = f"{field} is an address or a network without host bits, such as 192.0.2.0/24"
-        raise InvalidField(field, message) from None
-    # Clients whose IPv4 address comes in the form of IPv6 (RFC 4291, section 2.5.5.2) are compared by their IPv4 one.
-    mapped = getattr(network.network_address, "ipv4_mapped", None)
-    return str(IPv4Network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network)

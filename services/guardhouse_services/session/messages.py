@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from guardhouse.applications import Application, DeviceSessionSettings, Rule, RuleKind, SigningKey
+from guardhouse.applications import Application, DeviceSessionSettings, SigningKey
 from guardhouse.applications import Policy as ApplicationPolicy
 from guardhouse.decisions import Verdict
 from guardhouse.durations import format_duration
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.policies import DAYS, Step
+from guardhouse.rules import Rule, RuleKind
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.times import to_timestamp
 from guardhouse_services import etags

@@ -33,9 +33,14 @@ METHODS = {
     "identity.IdentityProviderService.ListIdentityProviders": "identity-providers list",
     "identity.IdentityProviderService.UpdateIdentityProvider": "identity-providers update",
     "identity.IdentityProviderService.DeleteIdentityProvider": "identity-providers delete",
+    "identity.IdentityProviderService.RefreshScimSecret": "scim rotate",
+    "identity.IdentityProviderService.ListScimEvents": "scim log",
     "identity.ServiceTokenService.CreateServiceToken": "service-tokens create",
     "identity.ServiceTokenService.GetServiceToken": "service-tokens show",
     "identity.ServiceTokenService.ListServiceTokens": "service-tokens list",
+    "identity.ServiceTokenService.UpdateServiceToken": "service-tokens update",
+    "identity.ServiceTokenService.RotateServiceToken": "service-tokens rotate",
+    "identity.ServiceTokenService.RefreshServiceToken": "service-tokens refresh",
     "identity.ServiceTokenService.DeleteServiceToken": "service-tokens delete",
     "identity.EnrollmentPolicyService.CreateEnrollmentPolicy": "enrollment-policies create",
     "identity.EnrollmentPolicyService.GetEnrollmentPolicy": "enrollment-policies show",
@@ -43,12 +48,28 @@ METHODS = {
     "identity.EnrollmentPolicyService.UpdateEnrollmentPolicy": "enrollment-policies update",
     "identity.EnrollmentPolicyService.DeleteEnrollmentPolicy": "enrollment-policies delete",
     "identity.EnrollmentPolicyService.TestEnrollment": "enrollment-policies test",
+    "identity.EnrollmentPolicyService.GetEnrollmentPolicyUsage": "enrollment-policies usage",
+    "identity.EnrollmentPolicyService.ListStrandedRegistrations": "enrollment-policies stranded",
+    "identity.RuleGroupService.CreateRuleGroup": "rule-groups create",
+    "identity.RuleGroupService.GetRuleGroup": "rule-groups show",
+    "identity.RuleGroupService.ListRuleGroups": "rule-groups list",
+    "identity.RuleGroupService.UpdateRuleGroup": "rule-groups update",
+    "identity.RuleGroupService.DeleteRuleGroup": "rule-groups delete",
     "identity.UserService.GetUser": "users show",
     "identity.UserService.ListUsers": "users list",
     "identity.UserService.RevokeUser": "users revoke",
     "identity.UserService.RemoveUsers": "users remove",
     "identity.UserService.GetRemoval": "users removal",
-    "identity.SeatService.GetSeatUsage": "seats",
+    "identity.UserService.OffboardUser": "users offboard",
+    "identity.UserService.ReinstateUser": "users reinstate",
+    "identity.UserService.EraseUser": "users erase",
+    "identity.HeldActionService.ListHeldActions": "held-actions list",
+    "identity.HeldActionService.ApproveHeldAction": "held-actions approve",
+    "identity.HeldActionService.RejectHeldAction": "held-actions reject",
+    "identity.SeatService.GetSeatUsage": "seats show",
+    "identity.SeatService.ListSeats": "seats list",
+    "identity.SeatService.ExplainSeat": "seats explain",
+    "identity.SeatService.PreviewSeatExpiration": "seats expiring",
     "identity.AuditService.ListAuditRecords": "audit tail",
     "identity.AuditService.GetAuditCheckpoint": "audit checkpoint",
     "registry.EnrollmentService.GetEnrollmentInfo": "device enrollment-info",
@@ -109,7 +130,8 @@ METHODS = {
 }
 BESIDES = {
     *("status", "audit verify", "explain check", "explain traffic", "device show", "device reauthenticate"),
-    *("policies set-timeout", "policies import", "policies export"),
+    "scim update",
+    *("policies set-timeout", "policies import", "policies export", "login"),
 }
 """Commands of several methods, or of one that has its own command as well."""
 
@@ -165,6 +187,8 @@ def test_seat_limits_are_numbers_or_unlimited(run: Run, installation: ScriptedSe
     run("organizations update", exit_code=2)
     run("identity-providers update idp_1", exit_code=2)
     run("identity-providers update idp_1 --oidc-claim department --no-oidc-claims", exit_code=2)
+    run("identity-providers update idp_1 --jwks-host keys.example --no-jwks-host", exit_code=2)
+    run("service-tokens update svt_1", exit_code=2)
 
 
 def test_numbers_that_the_contract_cannot_hold_are_refused(run: Run, installation: ScriptedServer) -> None:
@@ -234,6 +258,44 @@ def test_rules_of_an_enrollment_policy_are_written_as_they_are_shown(run: Run, i
         assert text in shown
     for wrong in ("nobody", "email", "everyone=yes"):
         run(f"enrollment-policies create X --include {wrong}", exit_code=2)
+
+
+def test_a_trial_shows_every_policy_with_its_rules(run: Run, installation: ScriptedServer) -> None:
+    """Decision 12: what each rule was compared with stands beside it."""
+    step = identity.EnrollmentRuleTrace(
+        place="include[0]", rule=identity.EnrollmentRule(country="DE"), finding="the country is not known"
+    )
+    trace = identity.EnrollmentPolicyTrace(
+        display_name="Staff",
+        decision=identity.ENROLLMENT_DECISION_ALLOW,
+        precedence=7,
+        mismatch="none of its include rules matches",
+        rules=[step],
+        rules_omitted=2,
+    )
+    installation.answers["TestEnrollment"] = identity.TestEnrollmentResponse(explanation="refused", trace=[trace])
+    shown = run(f"enrollment-policies test --email eve@example.com -o {ORGANIZATION}").stdout
+    assert [" ".join(line.split()) for line in shown.splitlines()[-4:]] == [
+        "PRECEDENCE POLICY DECISION RULE MATCHED BECAUSE",
+        "7 Staff allow - no none of its include rules matches",
+        "- - - include[0] country=DE no the country is not known",
+        "- - - - - and 2 more rules",
+    ]
+
+
+def test_narrowing_a_policy_says_who_stays_connected(run: Run, installation: ScriptedServer) -> None:
+    """Decision 13; and what is surely not meant is said, and done all the same."""
+    installation.answers["UpdateEnrollmentPolicy"] = identity.UpdateEnrollmentPolicyResponse(
+        enrollment_policy=identity.EnrollmentPolicy(display_name="Staff"),
+        warnings=["it never decides"],
+        stranded_users=1,
+        stranded_registrations=2,
+    )
+    line = f"enrollment-policies update enp_1 --include group=ops --etag e1 -o {ORGANIZATION}"
+    said = " ".join(run(line).stderr.split())
+    assert "warning: it never decides" in said
+    assert "2 registrations of 1 user whom no policy would admit again stay connected until deleted" in said
+    assert "would stay connected" in " ".join(run(f"{line} --dry-run").stderr.split())
 
 
 def test_an_update_names_only_what_changes(run: Run, installation: ScriptedServer) -> None:
@@ -377,7 +439,10 @@ LISTS: list[tuple[str, Message]] = [
         "enrollment-policies list",
         identity.ListEnrollmentPoliciesResponse(enrollment_policies=[identity.EnrollmentPolicy()]),
     ),
+    ("rule-groups list", identity.ListRuleGroupsResponse(rule_groups=[identity.RuleGroup()])),
     ("users list", identity.ListUsersResponse(users=[identity.User()])),
+    ("seats list", identity.ListSeatsResponse(seats=[identity.Seat()])),
+    ("held-actions list", identity.ListHeldActionsResponse(held_actions=[identity.HeldAction()])),
     ("devices list", registry.ListDevicesResponse(devices=[registry.Device()])),
     ("registrations list", registry.ListRegistrationsResponse(registrations=[registry.Registration()])),
     ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
@@ -442,7 +507,8 @@ COMMANDS: list[tuple[str, Message]] = [
     (
         (
             "identity-providers add Sign-in --issuer https://idp.example --client-id a --client-id b"
-            " --force-interaction --oidc-claim department --oidc-claim level"
+            " --force-interaction --oidc-claim department --oidc-claim level --groups-claim realm_access.roles"
+            " --allow-unverified-email --allow-private-addresses --jwks-host keys.example"
         ),
         identity.CreateIdentityProviderRequest(
             organization_id=ORGANIZATION,
@@ -452,6 +518,10 @@ COMMANDS: list[tuple[str, Message]] = [
                 client_ids=["a", "b"],
                 force_interaction=True,
                 oidc_claims=["department", "level"],
+                groups_claim="realm_access.roles",
+                allow_unverified_email=True,
+                allow_private_addresses=True,
+                jwks_host="keys.example",
             ),
         ),
     ),
@@ -463,6 +533,21 @@ COMMANDS: list[tuple[str, Message]] = [
                 identity_provider_id="idp_1", display_name="SSO", client_ids=["c"], etag="e1"
             ),
             update_mask=FieldMask(paths=["display_name", "client_ids", "force_interaction", "oidc_claims"]),
+        ),
+    ),
+    (
+        (
+            "identity-providers update idp_1 --groups-claim teams --allow-unverified-email --no-allow-private-addresses"
+            " --no-jwks-host --etag e1"
+        ),
+        identity.UpdateIdentityProviderRequest(
+            organization_id=ORGANIZATION,
+            identity_provider=identity.IdentityProvider(
+                identity_provider_id="idp_1", groups_claim="teams", allow_unverified_email=True, etag="e1"
+            ),
+            update_mask=FieldMask(
+                paths=["groups_claim", "allow_unverified_email", "allow_private_addresses", "jwks_host"]
+            ),
         ),
     ),
     (
@@ -519,6 +604,42 @@ COMMANDS: list[tuple[str, Message]] = [
         identity.CreateServiceTokenRequest(organization_id=ORGANIZATION, display_name="Robot", duration="720h"),
     ),
     (
+        "service-tokens list --name Robot",
+        identity.ListServiceTokensRequest(organization_id=ORGANIZATION, display_name="Robot", page_size=1000),
+    ),
+    (
+        "service-tokens update svt_1 --name Builder --disable --etag e1",
+        identity.UpdateServiceTokenRequest(
+            organization_id=ORGANIZATION,
+            service_token=identity.ServiceToken(
+                service_token_id="svt_1", display_name="Builder", disabled=True, etag="e1"
+            ),
+            update_mask=FieldMask(paths=["display_name", "disabled"]),
+        ),
+    ),
+    (
+        "service-tokens update svt_1 --enable --etag e1",
+        identity.UpdateServiceTokenRequest(
+            organization_id=ORGANIZATION,
+            service_token=identity.ServiceToken(service_token_id="svt_1", etag="e1"),
+            update_mask=FieldMask(paths=["disabled"]),
+        ),
+    ),
+    (
+        "service-tokens rotate svt_1 --grace 24h --etag e1",
+        identity.RotateServiceTokenRequest(
+            organization_id=ORGANIZATION, service_token_id="svt_1", grace="24h", etag="e1"
+        ),
+    ),
+    (
+        "service-tokens rotate svt_1 --yes",
+        identity.RotateServiceTokenRequest(organization_id=ORGANIZATION, service_token_id="svt_1"),
+    ),
+    (
+        "service-tokens refresh svt_1",
+        identity.RefreshServiceTokenRequest(organization_id=ORGANIZATION, service_token_id="svt_1"),
+    ),
+    (
         "service-tokens delete svt_1 -y",
         identity.DeleteServiceTokenRequest(organization_id=ORGANIZATION, service_token_id="svt_1"),
     ),
@@ -532,6 +653,76 @@ COMMANDS: list[tuple[str, Message]] = [
             organization_id=ORGANIZATION,
             identity=identity.TestIdentity(email="eve@example.com", groups=["staff"]),
         ),
+    ),
+    (
+        (
+            "enrollment-policies test --oidc-claim level=7 --auth-method mfa --provider idp_1 --ip 192.0.2.7"
+            " --country DE"
+        ),
+        identity.TestEnrollmentRequest(
+            organization_id=ORGANIZATION,
+            identity=identity.TestIdentity(oidc_claims=["level=7"], auth_methods=["mfa"], identity_provider_id="idp_1"),
+            ip="192.0.2.7",
+            country="DE",
+        ),
+    ),
+    (
+        "enrollment-policies update enp_1 --precedence 3 --etag e1 --dry-run",
+        identity.UpdateEnrollmentPolicyRequest(
+            organization_id=ORGANIZATION,
+            enrollment_policy=identity.EnrollmentPolicy(enrollment_policy_id="enp_1", precedence=3, etag="e1"),
+            update_mask=FieldMask(paths=["precedence"]),
+            validate_only=True,
+        ),
+    ),
+    (
+        "enrollment-policies usage enp_1",
+        identity.GetEnrollmentPolicyUsageRequest(organization_id=ORGANIZATION, enrollment_policy_id="enp_1"),
+    ),
+    (
+        "enrollment-policies stranded enp_1",
+        identity.ListStrandedRegistrationsRequest(
+            organization_id=ORGANIZATION, enrollment_policy_id="enp_1", page_size=1000
+        ),
+    ),
+    (
+        "rule-groups create Staff --include rule-group-id=rgp_1 --include auth-method=mfa --require country=DE",
+        identity.CreateRuleGroupRequest(
+            organization_id=ORGANIZATION,
+            rule_group=identity.RuleGroup(
+                display_name="Staff",
+                include=[
+                    identity.EnrollmentRule(rule_group_id="rgp_1"),
+                    identity.EnrollmentRule(auth_method="mfa"),
+                ],
+                require=[identity.EnrollmentRule(country="DE")],
+            ),
+        ),
+    ),
+    (
+        "rule-groups show rgp_1",
+        identity.GetRuleGroupRequest(organization_id=ORGANIZATION, rule_group_id="rgp_1"),
+    ),
+    (
+        "rule-groups list",
+        identity.ListRuleGroupsRequest(organization_id=ORGANIZATION, page_size=1000),
+    ),
+    (
+        "rule-groups update rgp_1 --name All --exclude ip-range=192.0.2.0/24 --no-require --etag e1",
+        identity.UpdateRuleGroupRequest(
+            organization_id=ORGANIZATION,
+            rule_group=identity.RuleGroup(
+                rule_group_id="rgp_1",
+                display_name="All",
+                exclude=[identity.EnrollmentRule(ip_range="192.0.2.0/24")],
+                etag="e1",
+            ),
+            update_mask=FieldMask(paths=["display_name", "require", "exclude"]),
+        ),
+    ),
+    (
+        "rule-groups delete rgp_1 --yes",
+        identity.DeleteRuleGroupRequest(organization_id=ORGANIZATION, rule_group_id="rgp_1"),
     ),
     (
         "enrollment-policies test --id-token signed",
@@ -553,6 +744,23 @@ COMMANDS: list[tuple[str, Message]] = [
     ),
     ("users removal rmv_1", identity.GetRemovalRequest(organization_id=ORGANIZATION, removal_id="rmv_1")),
     ("seats", identity.GetSeatUsageRequest(organization_id=ORGANIZATION)),
+    ("seats show", identity.GetSeatUsageRequest(organization_id=ORGANIZATION)),
+    (
+        "seats list --email ada@example.com --taken-by access --used-for gateway --active-before 2026-09-21T14:13:20Z",
+        identity.ListSeatsRequest(
+            organization_id=ORGANIZATION,
+            email="ada@example.com",
+            taken_by=identity.SEAT_EVENT_ACCESS,
+            used_for=identity.SEAT_EVENT_GATEWAY,
+            active_before=NOON,
+            page_size=1000,
+        ),
+    ),
+    (f"seats explain {USER}", identity.ExplainSeatRequest(organization_id=ORGANIZATION, user_id=USER)),
+    (
+        "seats expiring --expiration 2160h",
+        identity.PreviewSeatExpirationRequest(organization_id=ORGANIZATION, seat_expiration="2160h", page_size=1000),
+    ),
     (
         f"devices list --active-registrations exclude --platform chromeos {SEEN} --order-by seen_time --desc",
         registry.ListDevicesRequest(

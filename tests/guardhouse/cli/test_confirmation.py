@@ -56,14 +56,20 @@ def test_what_was_shown_is_what_is_deleted(run: Run, installation: ScriptedServe
     assert len({request.request_id for _, request in sent(installation, "DeletePolicy")}) == 4
 
 
+DESTROYING = {"delete", "remove", "leave", "offboard", "erase", "approve"}
+ROTATIONS = {"signing-keys rotate", "service-tokens rotate", "scim rotate"}
+REHEARSED = {"enrollment-policies update", "organizations update"}
+"""Changes that say whom they would leave behind."""
+
+
 def test_every_command_that_destroys_can_be_told_yes() -> None:
     for name, command in commands():
         verb = name.split()[-1]
-        destroys = verb in ("delete", "remove", "leave") or name in ("keys revoke", "signing-keys rotate")
+        destroys = verb in DESTROYING or name in ROTATIONS | {"keys revoke"}
         options = {parameter.name for parameter in command.params}
         assert destroys == ("yes" in options), name
         # These have no rehearsal in the contract.
-        reversible = verb in ("revoke", "unrevoke", "set-timeout", "import")
+        reversible = verb in ("revoke", "unrevoke", "set-timeout", "import") or name in REHEARSED
         assert (destroys or reversible) == ("dry_run" in options) or verb in ("leave", "rotate"), name
 
 
@@ -104,6 +110,11 @@ REHEARSALS: list[tuple[str, Message, str]] = [
         "This deletes 'Staff'. Registrations that it admitted stay: 1.",
     ),
     (
+        "rule-groups delete X",
+        identity.DeleteRuleGroupResponse(rule_group=identity.RuleGroup(display_name="Staff")),
+        "This deletes 'Staff', which no policy names.",
+    ),
+    (
         "applications delete X",
         session.DeleteApplicationResponse(application=session.Application(display_name="Wiki")),
         "This deletes 'Wiki': nobody is let in to it from then on.",
@@ -112,6 +123,23 @@ REHEARSALS: list[tuple[str, Message, str]] = [
         "users remove X",
         identity.RemoveUsersResponse(removal=identity.Removal(users=1, seats_freed=1, registrations=2)),
         "This removes 1 user, frees 1 seat and deletes 2 registrations with their addresses for good.",
+    ),
+    (
+        "users offboard X",
+        identity.OffboardUserResponse(removal=identity.Removal(users=1, seats_freed=1, registrations=2)),
+        "This blocks the person, frees 1 seat and deletes 2 registrations with their addresses for good.",
+    ),
+    (
+        "users erase X",
+        identity.EraseUserResponse(user=identity.User(user_id="usr_1")),
+        "This erases the name, address, groups and claims of usr_1 for good.",
+    ),
+    (
+        "held-actions approve X",
+        identity.ApproveHeldActionResponse(
+            held_action=identity.HeldAction(source="seat expiration", effect=identity.HELD_EFFECT_REMOVE, users=60)
+        ),
+        "This removes 60 users, as seat expiration asked",
     ),
     (
         "users revoke X --registrations",
@@ -178,6 +206,20 @@ def test_keys_are_not_withdrawn_without_a_word(run: Run, installation: ScriptedS
     run("signing-keys rotate --revoke-previous", stdin="y\n")
     run("signing-keys rotate")
     assert [request.revoke_previous for request in installation.requests("RotateSigningKey")] == [True, False]
+
+
+@pytest.mark.usefixtures("somebody_looks")
+def test_a_secret_in_use_is_not_refused_without_a_word(run: Run, installation: ScriptedServer) -> None:
+    """Decision 10: there is no grace period unless one is asked for."""
+    installation.answers["RotateServiceToken"] = identity.RotateServiceTokenResponse(client_secret="s3cret")
+    refused = run("service-tokens rotate svt_1", exit_code=1, stdin="n\n")
+    assert "This refuses the secret that is in use now, at once" in refused.stderr
+    assert not installation.requests("RotateServiceToken")
+    said = run("service-tokens rotate svt_1", stdin="y\n")
+    assert "s3cret" in said.stdout
+    assert "not shown again" in said.stderr
+    run("service-tokens rotate svt_1 --grace 24h")
+    assert [request.grace for request in installation.requests("RotateServiceToken")] == ["", "24h"]
 
 
 def test_everybody_is_not_removed_without_a_word(run: Run, installation: ScriptedServer) -> None:

@@ -81,7 +81,7 @@ def test_json_is_one_document_with_the_contracts_names(run: Run, installation: S
     usage = identity.GetSeatUsageResponse(used=3, purchased=10, available=7)
     installation.answers["GetSeatUsage"] = usage
     result = run("seats --json")
-    assert json.loads(result.stdout) == {"purchased": "10", "used": "3", "available": "7"}
+    assert json.loads(result.stdout) == {"purchased": "10", "used": "3", "available": "7", "seats_per_day": 0.0}
     assert result.stderr == ""
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,11 +29,12 @@ from guardhouse.errors import (
 )
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import API_KEY, ENROLLMENT_POLICY, IDENTITY_PROVIDER, SERVICE_TOKEN, check_id, new_id
+from guardhouse.rules import Identity, Rule, RuleKind
 from guardhouse_services.config import CannotStart
 from guardhouse_services.credentials import MasterKey, hash_secret, split_secret
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import IdentityProvider, ServiceTokenSecret
-from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind, Subject
+from guardhouse_services.identity.domain.enrollment_policies import Decision
 from guardhouse_services.identity.usecases import api_keys, service_tokens
 from guardhouse_services.paging import Page
 from tests.guardhouse_services.desk import Desk
@@ -77,7 +79,7 @@ async def test_organizations_are_told_to_the_whole_installation(world: World) ->
 async def test_only_what_the_mask_names_is_changed(world: World) -> None:
     organizations, call = world.identity.organizations, world.call(world.organization)
     await world.limit(7)
-    changed, _ = await organizations.update(call, world.organization, {"display_name": "Renamed"})
+    changed, _, _ = await organizations.update(call, world.organization, {"display_name": "Renamed"})
     assert (changed.display_name, changed.seat_limit) == ("Renamed", 7)
     await world.limit(None)
     found = await organizations.get(world.organization)
@@ -88,7 +90,7 @@ async def test_only_what_the_mask_names_is_changed(world: World) -> None:
 
 async def test_what_no_policy_covers_is_allowed_until_it_is_said_to_be_blocked(world: World, desk: Desk) -> None:
     """Decision 29: whoever follows is told, and it stays when something else is changed."""
-    key = {"organization_id": world.organization}
+    key: dict[str, Any] = {"organization_id": world.organization}
     made = (await desk.send(pb.GetOrganizationRequest(**key))).organization
     assert made.default_action == pb.DEFAULT_ACTION_ALLOW
     block = pb.Organization(default_action=pb.DEFAULT_ACTION_BLOCK)
@@ -106,6 +108,22 @@ async def test_what_no_policy_covers_is_allowed_until_it_is_said_to_be_blocked(w
         with pytest.raises(kind) as error:
             await desk.send(update)
         assert error.value.field == "organization.default_action"
+
+
+async def test_nobody_signs_in_with_a_code_until_it_is_switched_on(world: World, desk: Desk) -> None:
+    """Threat T-03: whoever follows is told, and it stays when something else is changed."""
+    key: dict[str, Any] = {"organization_id": world.organization}
+    assert not (await desk.send(pb.GetOrganizationRequest(**key))).organization.device_flow
+    for on in (True, False, True):
+        draft = pb.Organization(device_flow=on)
+        update = pb.UpdateOrganizationRequest(**key, organization=draft, update_mask=FieldMask(paths=["device_flow"]))
+        assert (await desk.send(update)).organization.device_flow == on
+        assert (await world.events(""))[-1][0].organization.device_flow == on
+    await world.limit(7)
+    assert (await desk.send(pb.GetOrganizationRequest(**key))).organization.device_flow
+    draft = pb.Organization(display_name="Open", device_flow=True)
+    made = (await desk.send(pb.CreateOrganizationRequest(organization=draft))).organization
+    assert made.device_flow
 
 
 async def test_the_limit_cannot_go_below_the_seats_in_use(world: World) -> None:
@@ -133,7 +151,7 @@ async def test_an_unknown_organization_is_not_found_anywhere(world: World) -> No
         identity.identity_providers.create(call, unknown, provider),
         identity.service_tokens.create(call, unknown, "Robot", YEAR),
         world.allow(Rule(RuleKind.EVERYONE), organization_id=unknown),
-        identity.enrollment_policies.test(unknown, Subject(email="ada@example.com")),
+        identity.enrollment_policies.test(unknown, Identity(email="ada@example.com")),
     ):
         with pytest.raises(OrganizationNotFound):
             await work
@@ -308,7 +326,8 @@ async def test_a_service_tokens_secret_is_answered_again_and_stored_nowhere(worl
     call, tokens = world.call(world.organization, "again"), world.identity.service_tokens
     made, secret, _ = await tokens.create(call, world.organization, "Robot", YEAR)
     again, same, _ = await tokens.create(call, world.organization, "Robot", YEAR)
-    assert (again, same) == (made, secret)
+    # What it is known by was not remembered.
+    assert (replace(again, secret_hash=made.secret_hash), same) == (made, secret)
     assert re.fullmatch(r"[0-9a-f]{32}\.access", made.client_id)
     assert re.fullmatch(r"[0-9a-f]{64}", secret)
     assert made.expire_time == made.create_time + YEAR
@@ -364,11 +383,12 @@ async def test_a_policy_keeps_what_an_update_does_not_name(world: World) -> None
     )
     assert await policies.get(world.organization, made.enrollment_policy_id) == made
     world.clock.advance(1)
-    changed, _ = await policies.update(call, world.organization, made.enrollment_policy_id, {"require": ()})
+    written, _ = await policies.update(call, world.organization, made.enrollment_policy_id, {"require": ()})
+    changed = written.enrollment_policy
     assert (changed.include, changed.require, changed.exclude) == (made.include, (), made.exclude)
     assert changed.create_time == made.create_time < changed.update_time
     again, _ = await policies.update(call, world.organization, made.enrollment_policy_id, {"require": ()})
-    assert again == changed
+    assert again == written
 
 
 async def test_a_rule_that_could_never_match_is_refused_when_it_is_written(world: World) -> None:
@@ -424,23 +444,23 @@ async def test_trying_an_enrollment_uses_nothing_up(world: World) -> None:
     token, before = world.sign_in("ada"), await world.revision()
     test = world.identity.enrollment_policies.test
     await test(world.organization, token)
-    verdict, seat = await test(world.organization, token)
-    assert (verdict.admitted, seat) == (True, True)
+    tested = await test(world.organization, token)
+    assert (tested.verdict.admitted, tested.seat_available) == (True, True)
     assert await world.used() == await world.count("users") == await world.count("used_token") == 0
     assert await world.revision() == before
     intent = await world.authorize(token)
-    assert intent.enrollment_policy_id == verdict.enrollment_policy_id
+    assert intent.enrollment_policy_id == tested.verdict.enrollment_policy_id
     # The last seat is hers, so it is there for her and for nobody else.
-    assert (await test(world.organization, world.sign_in("ada")))[1]
-    verdict, seat = await test(world.organization, Subject(email="bob@example.com"))
-    assert (verdict.admitted, seat) == (True, False)
-    verdict, _ = await test(world.organization, Subject(email="eve@elsewhere.com"))
-    assert not verdict.admitted
-    assert "none of its include rules matches" in verdict.explanation
+    assert (await test(world.organization, world.sign_in("ada"))).seat_available
+    tested = await test(world.organization, Identity(email="bob@example.com"))
+    assert (tested.verdict.admitted, tested.seat_available) == (True, False)
+    tested = await test(world.organization, Identity(email="eve@elsewhere.com"))
+    assert not tested.verdict.admitted
+    assert "none of its include rules matches" in tested.verdict.explanation
     _, secret = await world.service_token()
     await world.allow(ANY_TOKEN, decision=Decision.SERVICE_AUTH, precedence=1)
-    verdict, seat = await test(world.organization, secret)
-    assert (verdict.admitted, seat) == (True, True)
+    tested = await test(world.organization, secret)
+    assert (tested.verdict.admitted, tested.seat_available) == (True, True)
     with pytest.raises(GuardhouseError, match="secret is wrong"):
         await test(world.organization, ServiceTokenSecret(secret.client_id, "x"))
 

@@ -14,10 +14,11 @@ from guardhouse.errors import (
     UserRemoved,
 )
 from guardhouse.identity.v1 import identity_pb2 as pb
+from guardhouse.rules import Rule, RuleKind
 from guardhouse.times import from_timestamp
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import ServiceTokenSecret
-from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollment_policies import Decision
 from guardhouse_services.identity.domain.enrollments import Registration
 from tests.guardhouse_services.desk import Desk
 from tests.guardhouse_services.identity.world import World, deleted, registered

@@ -16,10 +16,16 @@ from guardhouse.errors import (
     ServiceTokenInUse,
     ServiceTokenNotFound,
     UserNotFound,
+    UserNotOffboarded,
 )
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2
-from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
+from guardhouse.rules import Rule, RuleKind
+from guardhouse_services.database import Transaction
+from guardhouse_services.identity.domain.enrollment_policies import Decision
+from guardhouse_services.identity.domain.held_actions import Effect
+from guardhouse_services.identity.store import held_actions
+from guardhouse_services.identity.usecases import breaker
 from tests.guardhouse_services.desk import Desk
 from tests.guardhouse_services.identity.world import EVERYBODY, World, deleted, registered
 
@@ -150,6 +156,34 @@ async def test_removing_users_says_what_goes_with_them(world: World, desk: Desk)
     assert (await would(desk, request)).removal.removal_id == ""
 
 
+async def test_offboarding_says_what_goes_with_the_user(world: World, desk: Desk) -> None:
+    """Decision 5; and so do undoing and erasing it."""
+    world.clock.stop()
+    ada = await world.enroll("ada")
+    of: dict[str, Any] = {"organization_id": world.organization, "user_id": ada.user_id}
+    done = await does(desk, pb.OffboardUserRequest(**of), unlike=["removal.removal_id"])
+    assert done.user.blocked
+    assert (done.removal.seats_freed, done.removal.registrations) == (1, 1)
+    await refused_alike(desk, UserNotOffboarded, pb.EraseUserRequest(**of))
+    await world.registry(deleted(ada))
+    assert not (await does(desk, pb.ReinstateUserRequest(**of))).user.blocked
+    assert (await does(desk, pb.EraseUserRequest(**of))).user.subject == ada.user_id
+
+
+async def test_a_decision_about_what_is_held_is_shown_before_it_is_made(world: World, desk: Desk) -> None:
+    world.clock.stop()
+    for kind in (pb.ApproveHeldActionRequest, pb.RejectHeldActionRequest):
+        nobody = [f"usr_{number:032}" for number in range(51)]
+
+        def hold(tx: Transaction, nobody: list[str] = nobody) -> str:
+            assert not breaker.passes(tx, world.organization, "test", nobody)
+            return held_actions.waiting(tx, world.organization, "test", Effect.REMOVE)
+
+        held_action_id = await world.database.write(hold)
+        request = kind(organization_id=world.organization, held_action_id=held_action_id)
+        assert (await does(desk, request)).held_action.users == 51
+
+
 async def test_revoking_a_key_says_which(world: World, desk: Desk) -> None:
     world.clock.stop()
     call = world.call(world.organization)
@@ -232,11 +266,19 @@ def test_every_method_that_can_be_asked_is_tried_here() -> None:
         if "validate_only" in method.input_type.fields_by_name
     }
     assert asked == {
+        "UpdateOrganization",
         "RevokeApiKey",
         "DeleteIdentityProvider",
         "DeleteServiceToken",
         "DeleteEnrollmentPolicy",
+        "DeleteRuleGroup",
+        "UpdateEnrollmentPolicy",
         "RevokeUser",
         "RemoveUsers",
+        "OffboardUser",
+        "ReinstateUser",
+        "EraseUser",
+        "ApproveHeldAction",
+        "RejectHeldAction",
         "RecordAuthentication",
     }

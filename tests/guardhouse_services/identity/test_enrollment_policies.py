@@ -3,19 +3,26 @@
 import pytest
 
 from guardhouse.errors import InvalidField
+from guardhouse.rules import NOWHERE, Client, Identity, Rule, RuleKind
 from guardhouse_services.identity.domain.enrollment_policies import (
+    EVERYONE,
     Decision,
     EnrollmentPolicy,
-    Rule,
-    RuleKind,
-    Subject,
-    evaluate,
+    RuleGroup,
+    Rules,
+    Verdict,
+    trace,
 )
+from guardhouse_services.identity.domain.enrollment_policies import evaluate as evaluate_rules
+from guardhouse_services.identity.messages import policy_traces
 
-EVERYONE = Rule(RuleKind.EVERYONE)
 ANY_TOKEN = Rule(RuleKind.ANY_SERVICE_TOKEN)
-ADA = Subject(email="Ada@Example.com", groups=("Ops", "on-call"))
-ROBOT = Subject(service_token_id="svt_1")
+ADA = Identity(email="Ada@Example.com", groups=("Ops", "on-call"))
+ROBOT = Identity(service_token_id="svt_1")
+
+
+def evaluate(policies: list[EnrollmentPolicy], who: Identity, client: Client = NOWHERE) -> Verdict:
+    return evaluate_rules(Rules.of(policies), who, client)
 
 
 def email(value: str) -> Rule:
@@ -67,19 +74,19 @@ def test_a_rule_about_people(rule: Rule, matches: bool) -> None:
 
 
 def test_the_domain_is_what_stands_behind_the_last_at() -> None:
-    assert not evaluate([policy(domain("example.com"))], Subject(email='"x@example.com"@evil.org')).admitted
-    assert not evaluate([policy(domain("example.com"))], Subject(email="ada@example.com.evil.org")).admitted
-    assert not evaluate([policy(domain("example.com"))], Subject(email="example.com")).admitted
+    assert not evaluate([policy(domain("example.com"))], Identity(email='"x@example.com"@evil.org')).admitted
+    assert not evaluate([policy(domain("example.com"))], Identity(email="ada@example.com.evil.org")).admitted
+    assert not evaluate([policy(domain("example.com"))], Identity(email="example.com")).admitted
 
 
 def test_a_letter_that_only_looks_like_ascii_is_another() -> None:
     """The Kelvin sign's lower case is a k, and it is somebody else's domain."""
-    assert not evaluate([policy(domain("slack.com"))], Subject(email="eve@slac\u212a.com")).admitted
+    assert not evaluate([policy(domain("slack.com"))], Identity(email="eve@slac\u212a.com")).admitted
 
 
 def test_without_a_verified_address_no_rule_about_addresses_matches() -> None:
     """Decision 1."""
-    nobody = Subject(groups=("Ops",))
+    nobody = Identity(groups=("Ops",))
     assert not evaluate([policy(email("ada@example.com"), domain("example.com"))], nobody).admitted
     assert evaluate([policy(group("Ops"))], nobody).admitted
 
@@ -129,7 +136,8 @@ def test_people_do_not_enroll_under_service_auth() -> None:
 @pytest.mark.parametrize("rule", [EVERYONE, ANY_TOKEN, token("svt_1"), email("a@b.c"), domain("b.c"), group("g")])
 def test_a_rule_about_the_other_kind_is_refused(place: str, decision: Decision, rule: Rule) -> None:
     """Decision 12: it could never match, and would look as if it did something."""
-    rules = {"include": (EVERYONE,), "require": (), "exclude": ()} | {place: (EVERYONE, rule)}
+    rules: dict[str, tuple[Rule, ...]] = {"include": (EVERYONE,), "require": (), "exclude": ()}
+    rules[place] = (EVERYONE, rule)
     written = EnrollmentPolicy("", "Name", decision, 1, rules["include"], rules["require"], rules["exclude"])
     of_machines = rule in (ANY_TOKEN, token("svt_1"))
     if rule == EVERYONE or of_machines == (decision is Decision.SERVICE_AUTH):
@@ -168,3 +176,102 @@ def test_the_explanation_says_why_nothing_matched() -> None:
 def test_the_explanation_is_bounded() -> None:
     policies = [policy(group("admins"), precedence=number) for number in range(1, 1001)]
     assert evaluate(policies, ADA).explanation.endswith("; and 980 more")
+
+
+def sso(provider: str, *, claims: tuple[str, ...] = (), methods: tuple[str, ...] = ()) -> Identity:
+    return Identity(email="ada@example.com", claims=claims, identity_provider_id=provider, methods=methods)
+
+
+HERE = Client.of("192.0.2.7", "de")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "who", "client", "matches"),
+    [
+        (RuleKind.LOGIN_METHOD, "idp_1", sso("idp_1"), NOWHERE, True),
+        (RuleKind.LOGIN_METHOD, "idp_1", sso("idp_2"), NOWHERE, False),
+        (RuleKind.OIDC_CLAIM, "level=7", sso("", claims=("level=7",)), NOWHERE, True),
+        (RuleKind.OIDC_CLAIM, "level=7", sso("", claims=("level=70",)), NOWHERE, False),
+        (RuleKind.AUTH_METHOD, "hwk", sso("", methods=("pwd", "hwk")), NOWHERE, True),
+        (RuleKind.AUTH_METHOD, "hwk", sso("", methods=("pwd",)), NOWHERE, False),
+        (RuleKind.IP_RANGE, "192.0.2.0/24", ADA, HERE, True),
+        (RuleKind.IP_RANGE, "192.0.2.0/24", ADA, Client.of("::ffff:192.0.2.7", ""), True),
+        (RuleKind.IP_RANGE, "198.51.100.0/24", ADA, HERE, False),
+        (RuleKind.IP_RANGE, "0.0.0.0/0", ADA, NOWHERE, False),
+        (RuleKind.COUNTRY, "DE", ADA, HERE, True),
+        (RuleKind.COUNTRY, "FR", ADA, HERE, False),
+        (RuleKind.COUNTRY, "DE", ADA, NOWHERE, False),
+    ],
+)
+def test_a_rule_about_how_and_where(kind: RuleKind, value: str, who: Identity, client: Client, matches: bool) -> None:
+    """Decision 12: what is not known does not match."""
+    assert evaluate([policy(Rule(kind, value))], who, client).admitted == matches
+
+
+def test_a_policy_is_met_by_whoever_is_in_its_rule_group() -> None:
+    """Decision 12: a group has include, require and exclude of its own."""
+    staff = RuleGroup("rgp_1", "Staff", (domain("example.com"),), (group("Ops"),), (email("eve@example.com"),))
+    rules = Rules.of([policy(Rule(RuleKind.RULE_GROUP, "rgp_1"))], [staff])
+    assert evaluate_rules(rules, ADA).admitted
+    assert not evaluate_rules(rules, Identity(email="bob@example.com")).admitted
+    assert not evaluate_rules(rules, Identity(email="eve@example.com", groups=("Ops",))).admitted
+    excluding = Rules.of([policy(EVERYONE, exclude=(Rule(RuleKind.RULE_GROUP, "rgp_1"),))], [staff])
+    assert [evaluate_rules(excluding, who).admitted for who in (ADA, Identity())] == [False, True]
+
+
+def test_a_trace_says_what_every_rule_was_compared_with() -> None:
+    """Decision 12: of the policies behind the one that decides as well."""
+    staff = RuleGroup("rgp_1", "Staff", (domain("example.org"),))
+    rules = Rules.of(
+        [
+            policy(ANY_TOKEN, decision=Decision.SERVICE_AUTH, precedence=9),
+            policy(
+                Rule(RuleKind.RULE_GROUP, "rgp_1"), group("Ops"), precedence=1, require=(Rule(RuleKind.COUNTRY, "FR"),)
+            ),
+            policy(EVERYONE, precedence=2, exclude=(Rule(RuleKind.IP_RANGE, "10.0.0.0/8"),)),
+            policy(EVERYONE, decision=Decision.BLOCK, precedence=3),
+        ],
+        [staff],
+    )
+    machines, french, everyone, block = trace(rules, ADA, HERE)
+    assert (machines.mismatch, machines.rules, machines.decides) == ("it is for service tokens", (), False)
+    assert (french.mismatch, french.decides) == ("it requires country FR", False)
+    assert [(step.place, step.matched, step.finding) for step in french.rules] == [
+        ("include[0]", False, "not in 'Staff': none of its include rules matches"),
+        ("include[1]", True, "the groups are Ops, on-call"),
+        ("require[0]", False, "the country is DE"),
+    ]
+    assert (everyone.mismatch, everyone.decides) == ("", True)
+    assert everyone.rules[1].finding == "the address is 192.0.2.7"
+    assert (block.mismatch, block.decides) == ("", False)
+    assert evaluate_rules(rules, ADA, HERE).enrollment_policy_id == everyone.policy.enrollment_policy_id
+
+
+def test_a_trace_fits_an_answer() -> None:
+    """I-34: every policy is told, and as many rules as there is room for."""
+    claims = tuple(Rule(RuleKind.OIDC_CLAIM, f"{number}={'x' * 900}") for number in range(1000))
+    rules = Rules.of(policy(*claims, precedence=number) for number in range(1, 6))
+    told = policy_traces(trace(rules, ADA))
+    assert len(told) == 5
+    assert (told[0].rules_omitted, told[4].rules_omitted, len(told[4].rules)) == (0, 1000, 0)
+    assert 0 < told[2].rules_omitted < 1000
+    assert sum(step.ByteSize() for step in told) < 3 << 20
+
+
+def test_whoever_is_refused_at_best_is_refused_wherever_and_however() -> None:
+    """Decision 13: a rule about a sign-in that nobody has seen yet neither admits nor refuses for good."""
+    office = Rule(RuleKind.IP_RANGE, "192.0.2.0/24")
+    abroad = RuleGroup("rgp_1", "Abroad", (Rule(RuleKind.COUNTRY, "FR"),))
+    travelling = Rule(RuleKind.RULE_GROUP, "rgp_1")
+
+    def stranded(*policies: EnrollmentPolicy) -> bool:
+        return not evaluate_rules(Rules.of(policies, [abroad]).at_best(), ADA).admitted
+
+    block = Decision.BLOCK
+    assert not stranded(policy(office))
+    assert not stranded(policy(EVERYONE, require=(office,), exclude=(travelling,)))
+    assert not stranded(policy(office, decision=block, precedence=1), policy(EVERYONE))
+    assert not stranded(policy(EVERYONE, decision=block, precedence=1, require=(travelling,)), policy(EVERYONE))
+    assert not stranded(policy(EVERYONE, decision=block, precedence=1, exclude=(office,)), policy(EVERYONE))
+    assert stranded(policy(office, require=(group("admins"),)))
+    assert stranded(policy(EVERYONE, decision=block, precedence=1), policy(office))

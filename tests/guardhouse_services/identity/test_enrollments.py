@@ -12,10 +12,11 @@ from guardhouse.errors import (
     ServiceTokenInvalid,
     UserNotFound,
 )
+from guardhouse.rules import Rule, RuleKind
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import ServiceTokenSecret
-from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollment_policies import Decision
 from guardhouse_services.identity.domain.enrollments import IntentState
 from tests.guardhouse_services.identity.world import EVERYBODY, World, deleted, registered, unknown_organization
 

@@ -9,8 +9,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse.errors import EnrollmentPolicyNotFound, EtagMismatch
 from guardhouse.identity.v1 import identity_pb2 as pb
+from guardhouse.rules import Rule, RuleKind
 from guardhouse_services.identity import store
-from guardhouse_services.identity.domain.enrollment_policies import Rule, RuleKind
 from tests.guardhouse_services.desk import Desk
 from tests.guardhouse_services.identity.world import World, outcome
 
@@ -142,5 +142,5 @@ async def test_a_change_that_waited_for_another_keeps_all_of_it(world: World, en
         renaming = asyncio.ensure_future(organizations.update(call, world.organization, {"display_name": "Renamed"}))
         await asyncio.sleep(0.3)
         assert not renaming.done()
-    changed, _ = await renaming
+    changed, *_ = await renaming
     assert (changed.display_name, changed.seat_limit) == ("Renamed", 7)

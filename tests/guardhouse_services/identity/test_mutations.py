@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,9 +28,13 @@ from guardhouse.errors import (
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import API_KEY, ENROLLMENT_POLICY, USER, new_id
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse.rules import Rule, RuleKind
+from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import IdToken, ServiceTokenSecret
-from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollment_policies import Decision
+from guardhouse_services.identity.domain.held_actions import Effect
+from guardhouse_services.identity.usecases import breaker
 from tests.guardhouse_services.desk import Desk, Expected, Story, only
 from tests.guardhouse_services.identity.world import EVERYBODY, ISSUER, World, deleted, registered
 
@@ -79,7 +84,13 @@ MUTATIONS = {
         named("identity_provider", "identity_provider_id"), change=renamed("identity_provider", "display_name")
     ),
     "DeleteIdentityProvider": Expected(named("identity_provider_id"), change=renamed("identity_provider_id")),
+    "RefreshScimSecret": Expected(named("identity_provider_id"), change=renamed("identity_provider_id")),
     "CreateServiceToken": Expected(named("service_token", "service_token_id"), change=renamed("display_name")),
+    "UpdateServiceToken": Expected(
+        named("service_token", "service_token_id"), change=renamed("service_token", "display_name")
+    ),
+    "RotateServiceToken": Expected(named("service_token_id"), change=renamed("service_token_id")),
+    "RefreshServiceToken": Expected(named("service_token_id"), change=renamed("service_token_id")),
     "DeleteServiceToken": Expected(named("service_token_id"), change=renamed("service_token_id")),
     "CreateEnrollmentPolicy": Expected(
         named("enrollment_policy", "enrollment_policy_id"), change=renamed("enrollment_policy", "display_name")
@@ -88,6 +99,9 @@ MUTATIONS = {
         named("enrollment_policy", "enrollment_policy_id"), change=renamed("enrollment_policy", "display_name")
     ),
     "DeleteEnrollmentPolicy": Expected(named("enrollment_policy_id"), change=renamed("enrollment_policy_id")),
+    "CreateRuleGroup": Expected(named("rule_group", "rule_group_id"), change=renamed("rule_group", "display_name")),
+    "UpdateRuleGroup": Expected(named("rule_group", "rule_group_id"), change=renamed("rule_group", "display_name")),
+    "DeleteRuleGroup": Expected(named("rule_group_id"), change=renamed("rule_group_id")),
     "AuthorizeEnrollment": Expected(
         lambda request, answer: [request.intent_id, answer.user_id],
         actor=lambda _request, answer: f"user:{answer.user_id}",
@@ -99,6 +113,13 @@ MUTATIONS = {
         change=renamed("actor"),
     ),
     "RevokeUser": Expected(named("user", "user_id"), change=renamed("user_id")),
+    "OffboardUser": Expected(
+        lambda request, answer: [answer.removal.removal_id, request.user_id], change=renamed("user_id")
+    ),
+    "ReinstateUser": Expected(named("user", "user_id"), change=renamed("user_id")),
+    "EraseUser": Expected(named("user", "user_id"), change=renamed("user_id")),
+    "ApproveHeldAction": Expected(named("held_action", "held_action_id"), change=renamed("held_action_id")),
+    "RejectHeldAction": Expected(named("held_action", "held_action_id"), change=renamed("held_action_id")),
     "RemoveUsers": Expected(lambda request, answer: [answer.removal.removal_id, *request.user_ids], change=bodies),
 }
 
@@ -125,6 +146,10 @@ async def story(world: World) -> Story:
         identity_provider=provider,
         update_mask=FieldMask(paths=["display_name", "force_interaction"]),
     )
+    refreshed = yield pb.RefreshScimSecretRequest(
+        organization_id=organization_id, identity_provider_id=changed.identity_provider.identity_provider_id
+    )
+    assert refreshed.secret
     gone = yield pb.DeleteIdentityProviderRequest(
         organization_id=organization_id,
         identity_provider_id=changed.identity_provider.identity_provider_id,
@@ -133,10 +158,26 @@ async def story(world: World) -> Story:
     assert gone.identity_provider == changed.identity_provider
     made = yield pb.CreateServiceTokenRequest(organization_id=organization_id, display_name="Robot")
     assert made.client_secret
-    gone = yield pb.DeleteServiceTokenRequest(
-        organization_id=organization_id, service_token_id=made.service_token.service_token_id
+    service_token_id = made.service_token.service_token_id
+    changed = yield pb.UpdateServiceTokenRequest(
+        organization_id=organization_id,
+        service_token=pb.ServiceToken(
+            service_token_id=service_token_id, display_name="Builder", etag=made.service_token.etag
+        ),
+        update_mask=FieldMask(paths=["display_name"]),
     )
-    assert gone.service_token == made.service_token
+    rotated = yield pb.RotateServiceTokenRequest(
+        organization_id=organization_id,
+        service_token_id=service_token_id,
+        grace="24h",
+        etag=changed.service_token.etag,
+    )
+    assert rotated.client_secret != made.client_secret
+    refreshed = yield pb.RefreshServiceTokenRequest(organization_id=organization_id, service_token_id=service_token_id)
+    gone = yield pb.DeleteServiceTokenRequest(
+        organization_id=organization_id, service_token_id=service_token_id, etag=refreshed.service_token.etag
+    )
+    assert gone.service_token == refreshed.service_token
     policy = pb.EnrollmentPolicy(
         display_name="Everyone", decision=pb.ENROLLMENT_DECISION_ALLOW, precedence=7, include=[EVERYONE]
     )
@@ -159,6 +200,19 @@ async def story(world: World) -> Story:
         etag=changed.enrollment_policy.etag,
     )
     assert gone.enrollment_policy == changed.enrollment_policy
+    group = pb.RuleGroup(display_name="Everyone", include=[EVERYONE])
+    made = yield pb.CreateRuleGroupRequest(organization_id=organization_id, rule_group=group)
+    group.MergeFrom(pb.RuleGroup(rule_group_id=made.rule_group.rule_group_id, etag=made.rule_group.etag))
+    group.display_name = "Renamed"
+    changed = yield pb.UpdateRuleGroupRequest(
+        organization_id=organization_id, rule_group=group, update_mask=FieldMask(paths=["display_name"])
+    )
+    gone = yield pb.DeleteRuleGroupRequest(
+        organization_id=organization_id,
+        rule_group_id=changed.rule_group.rule_group_id,
+        etag=changed.rule_group.etag,
+    )
+    assert gone.rule_group == changed.rule_group
     intent_id = world.new_intent()
     authorized = yield pb.AuthorizeEnrollmentRequest(
         organization_id=organization_id,
@@ -187,6 +241,24 @@ async def story(world: World) -> Story:
     assert revoked.registrations == 1
     removed = yield pb.RemoveUsersRequest(organization_id=organization_id, user_ids=[user_id])
     assert (removed.removal.users, removed.removal.seats_freed, removed.removal.registrations) == (1, 1, 1)
+    zoe = (await world.log_in("zoe")).user
+    assert zoe is not None
+    offboarded = yield pb.OffboardUserRequest(organization_id=organization_id, user_id=zoe.user_id)
+    assert offboarded.user.blocked
+    reinstated = yield pb.ReinstateUserRequest(organization_id=organization_id, user_id=zoe.user_id)
+    assert not reinstated.user.blocked
+    erased = yield pb.EraseUserRequest(organization_id=organization_id, user_id=zoe.user_id)
+    assert not erased.user.email
+    for request in (pb.ApproveHeldActionRequest, pb.RejectHeldActionRequest):
+        held_action_id = await world.database.write(partial(hold, organization_id=organization_id))
+        yield request(organization_id=organization_id, held_action_id=held_action_id)
+
+
+def hold(tx: Transaction, organization_id: str) -> str:
+    """Something that waits, about people whom nobody knows."""
+    nobody = [new_id(USER, tx.now) for _ in range(51)]
+    assert not breaker.passes(tx, organization_id, "test", nobody)
+    return store.held_actions.waiting(tx, organization_id, "test", Effect.REMOVE)
 
 
 async def test_every_mutation_has_one_effect_one_answer_and_one_record(world: World, desk: Desk) -> None:

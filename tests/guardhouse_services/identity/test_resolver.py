@@ -5,8 +5,9 @@ import pytest
 from guardhouse.errors import EnrollmentAborted, Internal, ServiceUnavailable
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse.rules import Rule, RuleKind
 from guardhouse_services.identity import store
-from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollment_policies import Decision
 from tests.guardhouse_services.identity.world import World, deleted, registered, released
 
 ACTIVE = registry_pb2.INTENT_OUTCOME_ACTIVE

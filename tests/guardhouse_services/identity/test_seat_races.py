@@ -11,9 +11,10 @@ import sqlalchemy as sa
 
 from guardhouse.errors import IdTokenInvalid, SeatLimitBelowUse, SeatsExhausted, ServiceTokenInUse, ServiceTokenNotFound
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse.rules import Rule, RuleKind
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
-from guardhouse_services.identity.domain.enrollment_policies import Decision, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollment_policies import Decision
 from guardhouse_services.identity.domain.enrollments import Intent, IntentState
 from guardhouse_services.identity.domain.users import Removal
 from guardhouse_services.identity.store.tables import intent, users

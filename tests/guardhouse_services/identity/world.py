@@ -16,6 +16,7 @@ from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import LEASE, ORGANIZATION, REGISTRATION, new_id
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse.rules import Rule, RuleKind
 from guardhouse.times import to_timestamp
 from guardhouse_services.access import Call, Caller, RequestKey
 from guardhouse_services.credentials import MasterKey
@@ -23,7 +24,7 @@ from guardhouse_services.database import Database, Transaction, change
 from guardhouse_services.follower import Effects
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import IdentityProvider, IdToken, ServiceTokenSecret
-from guardhouse_services.identity.domain.enrollment_policies import Decision, EnrollmentPolicy, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollment_policies import Decision, EnrollmentPolicy
 from guardhouse_services.identity.domain.enrollments import Intent, Registration
 from guardhouse_services.identity.domain.organizations import SeatUsage
 from guardhouse_services.identity.domain.users import Removal, User
@@ -105,8 +106,8 @@ class World:
     ) -> EnrollmentPolicy:
         organization_id = organization_id or self.organization
         draft = EnrollmentPolicy("", "Policy", decision, precedence, include, tuple(require), tuple(exclude))
-        made, _ = await self.identity.enrollment_policies.create(self.call(organization_id), organization_id, draft)
-        return made
+        written, _ = await self.identity.enrollment_policies.create(self.call(organization_id), organization_id, draft)
+        return written.enrollment_policy
 
     def call(self, organization_id: str = "", request_id: str = "", body: bytes = b"", method: str = "Method") -> Call:
         caller = Caller("key", "key_" + "0" * 32, organization_id, access_pb2.ROLE_ADMIN)
@@ -229,11 +230,13 @@ class World:
         credential: IdToken | ServiceTokenSecret,
         request_id: str = "",
         asked_time: int | None = None,
+        *,
+        application: bool = False,
     ) -> int:
         call = self.call(self.organization, request_id, method="RecordAuthentication")
         holder = Registration(intent.intent_id, intent.user_id, intent.service_token_id)
         done = await self.identity.authentications.record(
-            call, self.organization, holder, credential, asked_time=asked_time
+            call, self.organization, holder, credential, asked_time=asked_time, application=application
         )
         return done.authenticate_time
 

@@ -4,14 +4,33 @@ import secrets
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse import errors, keys
 from guardhouse.enrollment import make_request, make_rotation
+from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2_grpc as rpc
 from guardhouse.session.v1 import session_pb2, session_pb2_grpc
 from tests.plane import Plane
 from tests.system.people import World
+
+
+async def test_a_device_is_told_whether_people_may_sign_in_with_a_code(plane: Plane) -> None:
+    """Threat T-03: not until the organization says so."""
+    world = World(plane, plane.organization)
+    about: dict[str, Any] = {"organization_id": world.organization_id}
+    assert not (await world.enrollment.GetEnrollmentInfo(pb.GetEnrollmentInfoRequest(**about))).device_flow
+    organizations = plane.stub(identity_pb2_grpc.OrganizationServiceStub)
+    allowed = identity_pb2.Organization(device_flow=True)
+    update = identity_pb2.UpdateOrganizationRequest(
+        **about, organization=allowed, update_mask=FieldMask(paths=["device_flow"])
+    )
+    await organizations.UpdateOrganization(update)
+    plane.clock.advance(1)
+    for follower in plane.nodes["registry"].views:
+        await follower.fresh(plane.clock.steady())
+    assert (await world.enrollment.GetEnrollmentInfo(pb.GetEnrollmentInfoRequest(**about))).device_flow
 
 
 async def test_the_life_of_a_device(plane: Plane) -> None:

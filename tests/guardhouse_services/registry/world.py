@@ -305,7 +305,7 @@ class World:
         organization_id, holder = organization_id or self.organization, holder or user()
         hardware, request_id = hardware or secrets.token_hex(8), request_id or secrets.token_hex(8)
         private = private or key_type.new_private_key()
-        _, challenge, _ = await self.registry.enrollments.info(organization_id)
+        _, _, challenge, _ = await self.registry.enrollments.info(organization_id)
         if holder.startswith(USER):
             credential = credential_pb2.Credential(id_token=f"{holder}.{secrets.token_hex(8)}")
         else:

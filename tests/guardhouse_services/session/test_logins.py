@@ -73,9 +73,10 @@ EVERYONE = pb.ApplicationRule(everyone=pb.Everyone())
 class Identity(identity_pb2_grpc.AuthenticationServiceServicer):
     """Says who holds the credential; keeps what it was asked to record, once for each request."""
 
-    # Session calls neither.
+    # Session calls none of them.
     AuthorizeEnrollment: Any = None
     CancelEnrollment: Any = None
+    ReportActivity: Any = None
 
     def __init__(self) -> None:
         self.requests: list[identity.RecordAuthenticationRequest] = []

@@ -77,9 +77,10 @@ TOKEN = format_secret(REGISTRATION_PREFIX, LAPTOP, b"\xff" * 32)
 class Identity(identity_pb2_grpc.AuthenticationServiceServicer):
     """Answers with `authenticate_time`, or fails with `error`; remembers what it was asked."""
 
-    # Session calls neither.
+    # Session calls none of them.
     AuthorizeEnrollment: Any = None
     CancelEnrollment: Any = None
+    ReportActivity: Any = None
 
     def __init__(self) -> None:
         self.requests: list[identity.RecordAuthenticationRequest] = []

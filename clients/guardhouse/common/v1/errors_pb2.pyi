@@ -58,6 +58,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED: no enrollment policy admits this identity."""
     ERROR_REASON_DIFFERENT_USER: _ErrorReason.ValueType  # 32
     """PERMISSION_DENIED: the registration belongs to another identity; its timer is untouched."""
+    ERROR_REASON_USER_BLOCKED: _ErrorReason.ValueType  # 33
+    """PERMISSION_DENIED: the user was off-boarded and may not authenticate until reinstated. Metadata: user_id."""
     ERROR_REASON_ORGANIZATION_NOT_FOUND: _ErrorReason.ValueType  # 40
     """NOT_FOUND: no such organization. Metadata: organization_id."""
     ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 41
@@ -84,6 +86,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such list in the organization. Metadata: list_id."""
     ERROR_REASON_APPLICATION_NOT_FOUND: _ErrorReason.ValueType  # 52
     """NOT_FOUND: no such application in the organization. Metadata: application_id."""
+    ERROR_REASON_RULE_GROUP_NOT_FOUND: _ErrorReason.ValueType  # 54
+    """NOT_FOUND: no such rule group in the organization. Metadata: rule_group_id."""
+    ERROR_REASON_HELD_ACTION_NOT_FOUND: _ErrorReason.ValueType  # 53
+    """NOT_FOUND: no such held action in the organization. Metadata: held_action_id."""
     ERROR_REASON_KEY_ALREADY_REGISTERED: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS: a live registration holds this public key."""
     ERROR_REASON_IDENTITY_PROVIDER_EXISTS: _ErrorReason.ValueType  # 61
@@ -114,6 +120,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: applications are to take the sessions of devices, and no duration is set for those. Metadata:
     application_ids, of those that say so themselves.
     """
+    ERROR_REASON_RULE_GROUP_IN_USE: _ErrorReason.ValueType  # 140
+    """FAILED_PRECONDITION: enrollment policies name the rule group. Metadata: enrollment_policy_ids."""
+    ERROR_REASON_USER_NOT_OFFBOARDED: _ErrorReason.ValueType  # 130
+    """FAILED_PRECONDITION: the user holds a seat, or registrations or enrollments of theirs are not gone yet; off-board the
+    user and wait for the removal. Metadata: user_id.
+    """
+    ERROR_REASON_HELD_ACTION_DECIDED: _ErrorReason.ValueType  # 131
+    """FAILED_PRECONDITION: the held action was approved or rejected before. Metadata: held_action_id."""
     ERROR_REASON_SEATS_EXHAUSTED: _ErrorReason.ValueType  # 80
     """RESOURCE_EXHAUSTED: every purchased seat is taken."""
     ERROR_REASON_SUBNET_EXHAUSTED: _ErrorReason.ValueType  # 81
@@ -191,6 +205,8 @@ ERROR_REASON_ENROLLMENT_REFUSED: ErrorReason.ValueType  # 31
 """PERMISSION_DENIED: no enrollment policy admits this identity."""
 ERROR_REASON_DIFFERENT_USER: ErrorReason.ValueType  # 32
 """PERMISSION_DENIED: the registration belongs to another identity; its timer is untouched."""
+ERROR_REASON_USER_BLOCKED: ErrorReason.ValueType  # 33
+"""PERMISSION_DENIED: the user was off-boarded and may not authenticate until reinstated. Metadata: user_id."""
 ERROR_REASON_ORGANIZATION_NOT_FOUND: ErrorReason.ValueType  # 40
 """NOT_FOUND: no such organization. Metadata: organization_id."""
 ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 41
@@ -217,6 +233,10 @@ ERROR_REASON_LIST_NOT_FOUND: ErrorReason.ValueType  # 51
 """NOT_FOUND: no such list in the organization. Metadata: list_id."""
 ERROR_REASON_APPLICATION_NOT_FOUND: ErrorReason.ValueType  # 52
 """NOT_FOUND: no such application in the organization. Metadata: application_id."""
+ERROR_REASON_RULE_GROUP_NOT_FOUND: ErrorReason.ValueType  # 54
+"""NOT_FOUND: no such rule group in the organization. Metadata: rule_group_id."""
+ERROR_REASON_HELD_ACTION_NOT_FOUND: ErrorReason.ValueType  # 53
+"""NOT_FOUND: no such held action in the organization. Metadata: held_action_id."""
 ERROR_REASON_KEY_ALREADY_REGISTERED: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS: a live registration holds this public key."""
 ERROR_REASON_IDENTITY_PROVIDER_EXISTS: ErrorReason.ValueType  # 61
@@ -247,6 +267,14 @@ ERROR_REASON_DEVICE_SESSION_DURATION_REQUIRED: ErrorReason.ValueType  # 79
 """FAILED_PRECONDITION: applications are to take the sessions of devices, and no duration is set for those. Metadata:
 application_ids, of those that say so themselves.
 """
+ERROR_REASON_RULE_GROUP_IN_USE: ErrorReason.ValueType  # 140
+"""FAILED_PRECONDITION: enrollment policies name the rule group. Metadata: enrollment_policy_ids."""
+ERROR_REASON_USER_NOT_OFFBOARDED: ErrorReason.ValueType  # 130
+"""FAILED_PRECONDITION: the user holds a seat, or registrations or enrollments of theirs are not gone yet; off-board the
+user and wait for the removal. Metadata: user_id.
+"""
+ERROR_REASON_HELD_ACTION_DECIDED: ErrorReason.ValueType  # 131
+"""FAILED_PRECONDITION: the held action was approved or rejected before. Metadata: held_action_id."""
 ERROR_REASON_SEATS_EXHAUSTED: ErrorReason.ValueType  # 80
 """RESOURCE_EXHAUSTED: every purchased seat is taken."""
 ERROR_REASON_SUBNET_EXHAUSTED: ErrorReason.ValueType  # 81

@@ -65,6 +65,82 @@ DEFAULT_ACTION_BLOCK: DefaultAction.ValueType  # 2
 """They refuse it."""
 Global___DefaultAction: _TypeAlias = DefaultAction  # noqa: Y015
 
+class _IdentityUpdateBehavior:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IdentityUpdateBehaviorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IdentityUpdateBehavior.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IDENTITY_UPDATE_BEHAVIOR_UNSPECIFIED: _IdentityUpdateBehavior.ValueType  # 0
+    """As NO_ACTION. Never stored."""
+    IDENTITY_UPDATE_BEHAVIOR_AUTOMATIC: _IdentityUpdateBehavior.ValueType  # 1
+    """The name, the address and the groups of the profile become those of SCIM at once."""
+    IDENTITY_UPDATE_BEHAVIOR_REAUTH: _IdentityUpdateBehavior.ValueType  # 2
+    """The user's sessions end when a group is joined or left, so the user has to sign in again."""
+    IDENTITY_UPDATE_BEHAVIOR_NO_ACTION: _IdentityUpdateBehavior.ValueType  # 3
+    """Nothing: the next authentication says who the user is."""
+
+class IdentityUpdateBehavior(_IdentityUpdateBehavior, metaclass=_IdentityUpdateBehaviorEnumTypeWrapper):
+    """What a change of a SCIM resource does to the profile of a user."""
+
+IDENTITY_UPDATE_BEHAVIOR_UNSPECIFIED: IdentityUpdateBehavior.ValueType  # 0
+"""As NO_ACTION. Never stored."""
+IDENTITY_UPDATE_BEHAVIOR_AUTOMATIC: IdentityUpdateBehavior.ValueType  # 1
+"""The name, the address and the groups of the profile become those of SCIM at once."""
+IDENTITY_UPDATE_BEHAVIOR_REAUTH: IdentityUpdateBehavior.ValueType  # 2
+"""The user's sessions end when a group is joined or left, so the user has to sign in again."""
+IDENTITY_UPDATE_BEHAVIOR_NO_ACTION: IdentityUpdateBehavior.ValueType  # 3
+"""Nothing: the next authentication says who the user is."""
+Global___IdentityUpdateBehavior: _TypeAlias = IdentityUpdateBehavior  # noqa: Y015
+
+class _ScimMatchAttribute:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScimMatchAttributeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScimMatchAttribute.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCIM_MATCH_ATTRIBUTE_UNSPECIFIED: _ScimMatchAttribute.ValueType  # 0
+    """As EXTERNAL_ID. Never stored."""
+    SCIM_MATCH_ATTRIBUTE_EXTERNAL_ID: _ScimMatchAttribute.ValueType  # 1
+    """externalId."""
+    SCIM_MATCH_ATTRIBUTE_USER_NAME: _ScimMatchAttribute.ValueType  # 2
+    """userName."""
+
+class ScimMatchAttribute(_ScimMatchAttribute, metaclass=_ScimMatchAttributeEnumTypeWrapper):
+    """An attribute of a SCIM user (RFC 7643)."""
+
+SCIM_MATCH_ATTRIBUTE_UNSPECIFIED: ScimMatchAttribute.ValueType  # 0
+"""As EXTERNAL_ID. Never stored."""
+SCIM_MATCH_ATTRIBUTE_EXTERNAL_ID: ScimMatchAttribute.ValueType  # 1
+"""externalId."""
+SCIM_MATCH_ATTRIBUTE_USER_NAME: ScimMatchAttribute.ValueType  # 2
+"""userName."""
+Global___ScimMatchAttribute: _TypeAlias = ScimMatchAttribute  # noqa: Y015
+
+class _ScimMatchClaim:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScimMatchClaimEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScimMatchClaim.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCIM_MATCH_CLAIM_UNSPECIFIED: _ScimMatchClaim.ValueType  # 0
+    """As SUBJECT. Never stored."""
+    SCIM_MATCH_CLAIM_SUBJECT: _ScimMatchClaim.ValueType  # 1
+    """sub."""
+    SCIM_MATCH_CLAIM_EMAIL: _ScimMatchClaim.ValueType  # 2
+    """email, as it is kept of the user."""
+
+class ScimMatchClaim(_ScimMatchClaim, metaclass=_ScimMatchClaimEnumTypeWrapper):
+    """A claim of the provider's ID tokens."""
+
+SCIM_MATCH_CLAIM_UNSPECIFIED: ScimMatchClaim.ValueType  # 0
+"""As SUBJECT. Never stored."""
+SCIM_MATCH_CLAIM_SUBJECT: ScimMatchClaim.ValueType  # 1
+"""sub."""
+SCIM_MATCH_CLAIM_EMAIL: ScimMatchClaim.ValueType  # 2
+"""email, as it is kept of the user."""
+Global___ScimMatchClaim: _TypeAlias = ScimMatchClaim  # noqa: Y015
+
 class _EnrollmentDecision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -117,6 +193,114 @@ SEAT_STATUS_INACTIVE: SeatStatus.ValueType  # 2
 """Was removed, and holds none."""
 Global___SeatStatus: _TypeAlias = SeatStatus  # noqa: Y015
 
+class _HeldEffect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HeldEffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldEffect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HELD_EFFECT_UNSPECIFIED: _HeldEffect.ValueType  # 0
+    """Never sent."""
+    HELD_EFFECT_REMOVE: _HeldEffect.ValueType  # 1
+    """Remove them, as RemoveUsers does."""
+    HELD_EFFECT_REVOKE: _HeldEffect.ValueType  # 2
+    """Revoke them, as RevokeUser does: they keep their seats."""
+
+class HeldEffect(_HeldEffect, metaclass=_HeldEffectEnumTypeWrapper):
+    """What would be done to the users of a held action."""
+
+HELD_EFFECT_UNSPECIFIED: HeldEffect.ValueType  # 0
+"""Never sent."""
+HELD_EFFECT_REMOVE: HeldEffect.ValueType  # 1
+"""Remove them, as RemoveUsers does."""
+HELD_EFFECT_REVOKE: HeldEffect.ValueType  # 2
+"""Revoke them, as RevokeUser does: they keep their seats."""
+Global___HeldEffect: _TypeAlias = HeldEffect  # noqa: Y015
+
+class _HeldActionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HeldActionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldActionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HELD_ACTION_STATE_UNSPECIFIED: _HeldActionState.ValueType  # 0
+    """Never sent."""
+    HELD_ACTION_STATE_WAITING: _HeldActionState.ValueType  # 1
+    """Nobody has decided yet."""
+    HELD_ACTION_STATE_APPROVED: _HeldActionState.ValueType  # 2
+    """It is being carried out."""
+    HELD_ACTION_STATE_REJECTED: _HeldActionState.ValueType  # 3
+    """It is dropped."""
+    HELD_ACTION_STATE_DONE: _HeldActionState.ValueType  # 4
+    """It is carried out."""
+
+class HeldActionState(_HeldActionState, metaclass=_HeldActionStateEnumTypeWrapper):
+    """What became of a held action."""
+
+HELD_ACTION_STATE_UNSPECIFIED: HeldActionState.ValueType  # 0
+"""Never sent."""
+HELD_ACTION_STATE_WAITING: HeldActionState.ValueType  # 1
+"""Nobody has decided yet."""
+HELD_ACTION_STATE_APPROVED: HeldActionState.ValueType  # 2
+"""It is being carried out."""
+HELD_ACTION_STATE_REJECTED: HeldActionState.ValueType  # 3
+"""It is dropped."""
+HELD_ACTION_STATE_DONE: HeldActionState.ValueType  # 4
+"""It is carried out."""
+Global___HeldActionState: _TypeAlias = HeldActionState  # noqa: Y015
+
+class _SeatEvent:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SeatEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SeatEvent.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEAT_EVENT_UNSPECIFIED: _SeatEvent.ValueType  # 0
+    """Not known: the seat was taken before this was noted. As a filter: any."""
+    SEAT_EVENT_ACCESS: _SeatEvent.ValueType  # 1
+    """A log in to an application."""
+    SEAT_EVENT_GATEWAY: _SeatEvent.ValueType  # 2
+    """The enrollment of a device."""
+
+class SeatEvent(_SeatEvent, metaclass=_SeatEventEnumTypeWrapper):
+    """What kind of event counts for a seat (decision 2)."""
+
+SEAT_EVENT_UNSPECIFIED: SeatEvent.ValueType  # 0
+"""Not known: the seat was taken before this was noted. As a filter: any."""
+SEAT_EVENT_ACCESS: SeatEvent.ValueType  # 1
+"""A log in to an application."""
+SEAT_EVENT_GATEWAY: SeatEvent.ValueType  # 2
+"""The enrollment of a device."""
+Global___SeatEvent: _TypeAlias = SeatEvent  # noqa: Y015
+
+class _SeatFreeCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SeatFreeCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SeatFreeCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEAT_FREE_CAUSE_UNSPECIFIED: _SeatFreeCause.ValueType  # 0
+    """Not known."""
+    SEAT_FREE_CAUSE_REMOVED: _SeatFreeCause.ValueType  # 1
+    """An administrator removed or offboarded the user."""
+    SEAT_FREE_CAUSE_EXPIRED: _SeatFreeCause.ValueType  # 2
+    """It expired (decision 6)."""
+    SEAT_FREE_CAUSE_DEPROVISIONED: _SeatFreeCause.ValueType  # 3
+    """The identity provider deprovisioned the user (decision 8)."""
+
+class SeatFreeCause(_SeatFreeCause, metaclass=_SeatFreeCauseEnumTypeWrapper):
+    """Why a seat was freed."""
+
+SEAT_FREE_CAUSE_UNSPECIFIED: SeatFreeCause.ValueType  # 0
+"""Not known."""
+SEAT_FREE_CAUSE_REMOVED: SeatFreeCause.ValueType  # 1
+"""An administrator removed or offboarded the user."""
+SEAT_FREE_CAUSE_EXPIRED: SeatFreeCause.ValueType  # 2
+"""It expired (decision 6)."""
+SEAT_FREE_CAUSE_DEPROVISIONED: SeatFreeCause.ValueType  # 3
+"""The identity provider deprovisioned the user (decision 8)."""
+Global___SeatFreeCause: _TypeAlias = SeatFreeCause  # noqa: Y015
+
 @_typing.final
 class Organization(_message.Message):
     """A tenant of the installation."""
@@ -130,6 +314,8 @@ class Organization(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     DEFAULT_ACTION_FIELD_NUMBER: _builtins.int
+    DEVICE_FLOW_FIELD_NUMBER: _builtins.int
+    SEAT_EXPIRATION_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """org_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
@@ -140,6 +326,15 @@ class Organization(_message.Message):
     """See the package. Set by the server."""
     default_action: Global___DefaultAction.ValueType
     """What becomes of traffic that no policy covers. A follower that is not told takes it for ALLOW."""
+    device_flow: _builtins.bool
+    """Whether people may sign in with a code that they enter on another device (RFC 8628). Off unless it is set: whoever is
+    talked into entering the code of somebody else signs that one in. Our clients refuse it while it is off; only the
+    provider can refuse it to others.
+    """
+    seat_expiration: _builtins.str
+    """How long a user who neither authenticates nor uses a device keeps the seat, 730h to 8760h, such as `2160h`. Once a day
+    those who were inactive for longer are removed (decision 6). Empty: for ever.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
@@ -158,10 +353,12 @@ class Organization(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         default_action: Global___DefaultAction.ValueType = ...,
+        device_flow: _builtins.bool = ...,
+        seat_expiration: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "default_action", b"default_action", "display_name", b"display_name", "etag", b"etag", "organization_id", b"organization_id", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "default_action", b"default_action", "device_flow", b"device_flow", "display_name", b"display_name", "etag", b"etag", "organization_id", b"organization_id", "seat_expiration", b"seat_expiration", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seat_limit: _TypeAlias = _typing.Literal["seat_limit"]  # noqa: Y015
     _WhichOneofArgType__seat_limit: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit"]  # noqa: Y015
@@ -347,9 +544,12 @@ class UpdateOrganizationRequest(_message.Message):
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """organization_id is required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     @_builtins.property
     def organization(self) -> Global___Organization:
@@ -357,8 +557,8 @@ class UpdateOrganizationRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, seat_limit and default_action; required. seat_limit in the mask and absent in the message makes it
-        unlimited.
+        """Of display_name, seat_limit, default_action, device_flow and seat_expiration; required. seat_limit in the mask and
+        absent in the message makes it unlimited.
         """
 
     def __init__(
@@ -368,10 +568,11 @@ class UpdateOrganizationRequest(_message.Message):
         organization: Global___Organization | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -385,8 +586,11 @@ class UpdateOrganizationResponse(_message.Message):
 
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    SEATS_USED_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
+    seats_used: _builtins.int
+    """The seats in use, which a new limit must not be below."""
     @_builtins.property
     def organization(self) -> Global___Organization:
         """As it is now."""
@@ -396,10 +600,11 @@ class UpdateOrganizationResponse(_message.Message):
         *,
         organization: Global___Organization | None = ...,
         revision_token: _builtins.str = ...,
+        seats_used: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization", "revision_token", b"revision_token", "seats_used", b"seats_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -662,6 +867,11 @@ class IdentityProvider(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     OIDC_CLAIMS_FIELD_NUMBER: _builtins.int
+    GROUPS_CLAIM_FIELD_NUMBER: _builtins.int
+    ALLOW_UNVERIFIED_EMAIL_FIELD_NUMBER: _builtins.int
+    ALLOW_PRIVATE_ADDRESSES_FIELD_NUMBER: _builtins.int
+    JWKS_HOST_FIELD_NUMBER: _builtins.int
+    SCIM_FIELD_NUMBER: _builtins.int
     identity_provider_id: _builtins.str
     """idp_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
@@ -674,6 +884,21 @@ class IdentityProvider(_message.Message):
     """
     etag: _builtins.str
     """See the package. Set by the server."""
+    groups_claim: _builtins.str
+    """Where its ID tokens name a person's groups: a claim, or a dotted path into objects such as `realm_access.roles`; at
+    most 200 characters. Empty: `groups`.
+    """
+    allow_unverified_email: _builtins.bool
+    """Takes an e-mail address that the provider does not say it has verified. Policies then believe in whatever people may
+    enter there.
+    """
+    allow_private_addresses: _builtins.bool
+    """Fetches its documents from wherever they are said to be, and from addresses that are not of the public internet.
+    Otherwise they come from the issuer's host, keys also from jwks_host, and neither may be at a private, link-local or
+    loopback address. An issuer on a loopback address says so itself.
+    """
+    jwks_host: _builtins.str
+    """The other host that its discovery document may name for its keys, such as `www.googleapis.com`. Empty: none."""
     @_builtins.property
     def client_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The audiences that are accepted: 1 to 20."""
@@ -692,6 +917,10 @@ class IdentityProvider(_message.Message):
         an equals sign.
         """
 
+    @_builtins.property
+    def scim(self) -> Global___ScimSettings:
+        """How it provisions by SCIM. Absent: it was never set up, and is off."""
+
     def __init__(
         self,
         *,
@@ -704,10 +933,15 @@ class IdentityProvider(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         oidc_claims: _abc.Iterable[_builtins.str] | None = ...,
+        groups_claim: _builtins.str = ...,
+        allow_unverified_email: _builtins.bool = ...,
+        allow_private_addresses: _builtins.bool = ...,
+        jwks_host: _builtins.str = ...,
+        scim: Global___ScimSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "scim", b"scim", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "force_interaction", b"force_interaction", "identity_provider_id", b"identity_provider_id", "issuer", b"issuer", "oidc_claims", b"oidc_claims", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_private_addresses", b"allow_private_addresses", "allow_unverified_email", b"allow_unverified_email", "client_ids", b"client_ids", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "force_interaction", b"force_interaction", "groups_claim", b"groups_claim", "identity_provider_id", b"identity_provider_id", "issuer", b"issuer", "jwks_host", b"jwks_host", "oidc_claims", b"oidc_claims", "scim", b"scim", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -913,7 +1147,9 @@ class UpdateIdentityProviderRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, client_ids, force_interaction and oidc_claims; required."""
+        """Of display_name, client_ids, force_interaction, oidc_claims, groups_claim, allow_unverified_email,
+        allow_private_addresses, jwks_host and scim; required.
+        """
 
     def __init__(
         self,
@@ -1034,6 +1270,236 @@ class DeleteIdentityProviderResponse(_message.Message):
 Global___DeleteIdentityProviderResponse: _TypeAlias = DeleteIdentityProviderResponse  # noqa: Y015
 
 @_typing.final
+class ScimSettings(_message.Message):
+    """How a provider provisions by SCIM 2.0 (RFC 7644), at /scim/v2/{identity_provider_id} of identity's HTTP port. SCIM
+    creates no users and takes no seats: it reaches users who have authenticated (decision 8).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    USER_DEPROVISION_FIELD_NUMBER: _builtins.int
+    SEAT_DEPROVISION_FIELD_NUMBER: _builtins.int
+    IDENTITY_UPDATE_BEHAVIOR_FIELD_NUMBER: _builtins.int
+    MATCH_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    MATCH_CLAIM_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """Whether its SCIM client is served. What was provisioned stays when it is switched off."""
+    user_deprovision: _builtins.bool
+    """A user who is deactivated or deleted there has the sessions ended, as by RevokeUser."""
+    seat_deprovision: _builtins.bool
+    """And the seat freed, as by RemoveUsers. It needs user_deprovision."""
+    identity_update_behavior: Global___IdentityUpdateBehavior.ValueType
+    """What a change of name, address or groups does."""
+    match_attribute: Global___ScimMatchAttribute.ValueType
+    """A SCIM user is the user of this provider for whom match_attribute equals match_claim, bytewise. Where that is more
+    than one, or one that is another SCIM user already, the request is refused.
+    """
+    match_claim: Global___ScimMatchClaim.ValueType
+    """See match_attribute."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+        user_deprovision: _builtins.bool = ...,
+        seat_deprovision: _builtins.bool = ...,
+        identity_update_behavior: Global___IdentityUpdateBehavior.ValueType = ...,
+        match_attribute: Global___ScimMatchAttribute.ValueType = ...,
+        match_claim: Global___ScimMatchClaim.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "identity_update_behavior", b"identity_update_behavior", "match_attribute", b"match_attribute", "match_claim", b"match_claim", "seat_deprovision", b"seat_deprovision", "user_deprovision", b"user_deprovision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScimSettings: _TypeAlias = ScimSettings  # noqa: Y015
+
+@_typing.final
+class ScimEvent(_message.Message):
+    """A request of a SCIM client. What it sent is not kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCIM_EVENT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    RESOURCE_TYPE_FIELD_NUMBER: _builtins.int
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    scim_event_id: _builtins.str
+    """sce_ and a UUIDv7."""
+    method: _builtins.str
+    """The HTTP method."""
+    resource_type: _builtins.str
+    """User, Group, or empty where it was about neither."""
+    resource_id: _builtins.str
+    """The resource's id here, scu_ or scg_ and a UUIDv7. Empty: none came of it."""
+    external_id: _builtins.str
+    """The resource's externalId."""
+    user_id: _builtins.str
+    """The user whom the resource stands for. Empty: none."""
+    status: _builtins.int
+    """The HTTP status that was answered."""
+    error: _builtins.str
+    """What was wrong, in a sentence. Empty: nothing."""
+    held: _builtins.bool
+    """What it would have done to the user waits for approval: it was a mass action."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        scim_event_id: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        method: _builtins.str = ...,
+        resource_type: _builtins.str = ...,
+        resource_id: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        status: _builtins.int = ...,
+        error: _builtins.str = ...,
+        held: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "event_time", b"event_time", "external_id", b"external_id", "held", b"held", "method", b"method", "resource_id", b"resource_id", "resource_type", b"resource_type", "scim_event_id", b"scim_event_id", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScimEvent: _TypeAlias = ScimEvent  # noqa: Y015
+
+@_typing.final
+class RefreshScimSecretRequest(_message.Message):
+    """See IdentityProviderService.RefreshScimSecret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    identity_provider_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        identity_provider_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_provider_id", b"identity_provider_id", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshScimSecretRequest: _TypeAlias = RefreshScimSecretRequest  # noqa: Y015
+
+@_typing.final
+class RefreshScimSecretResponse(_message.Message):
+    """See IdentityProviderService.RefreshScimSecret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRET_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """What goes behind `authorization: Bearer `. Shown here only."""
+    revision_token: _builtins.str
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        secret: _builtins.str = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshScimSecretResponse: _TypeAlias = RefreshScimSecretResponse  # noqa: Y015
+
+@_typing.final
+class ListScimEventsRequest(_message.Message):
+    """See IdentityProviderService.ListScimEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    identity_provider_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        identity_provider_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "identity_provider_id", b"identity_provider_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScimEventsRequest: _TypeAlias = ListScimEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListScimEventsResponse(_message.Message):
+    """See IdentityProviderService.ListScimEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCIM_EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def scim_events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScimEvent]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        scim_events: _abc.Iterable[Global___ScimEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "scim_events", b"scim_events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScimEventsResponse: _TypeAlias = ListScimEventsResponse  # noqa: Y015
+
+@_typing.final
 class ServiceToken(_message.Message):
     """A machine's credential, without its secret."""
 
@@ -1044,19 +1510,42 @@ class ServiceToken(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_SECRET_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     service_token_id: _builtins.str
     """svt_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
     """What people read; 1 to 100 characters."""
     client_id: _builtins.str
     """32 hexadecimal digits followed by ".access". Set by the server."""
+    disabled: _builtins.bool
+    """It is refused, whichever of its secrets is sent."""
+    etag: _builtins.str
+    """See the package. Set by the server."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """From when on it is refused."""
+        """From when on it is refused. Set by the server."""
+
+    @_builtins.property
+    def last_seen_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last enrolled a device, re-authenticated one or signed in to an application, to an hour; it does not change
+        the etag. Absent: never. Set by the server.
+        """
+
+    @_builtins.property
+    def previous_secret_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the secret before the present one is accepted too. Absent: it is not. Set by the server."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
 
     def __init__(
         self,
@@ -1066,10 +1555,15 @@ class ServiceToken(_message.Message):
         client_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        disabled: _builtins.bool = ...,
+        last_seen_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_secret_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_seen_time", b"last_seen_time", "previous_secret_expire_time", b"previous_secret_expire_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "service_token_id", b"service_token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "etag", b"etag", "expire_time", b"expire_time", "last_seen_time", b"last_seen_time", "previous_secret_expire_time", b"previous_secret_expire_time", "service_token_id", b"service_token_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1207,12 +1701,15 @@ class ListServiceTokensRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     page_size: _builtins.int
     """See the package."""
     page_token: _builtins.str
     """See the package."""
+    display_name: _builtins.str
+    """Only tokens with this name, to the letter. Empty: all."""
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
@@ -1224,10 +1721,11 @@ class ListServiceTokensRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         at_least: _abc.Iterable[_builtins.str] | None = ...,
+        display_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "display_name", b"display_name", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1262,6 +1760,206 @@ class ListServiceTokensResponse(_message.Message):
 Global___ListServiceTokensResponse: _TypeAlias = ListServiceTokensResponse  # noqa: Y015
 
 @_typing.final
+class UpdateServiceTokenRequest(_message.Message):
+    """See ServiceTokenService.UpdateServiceToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def service_token(self) -> Global___ServiceToken:
+        """service_token_id is required; the rest are the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of display_name and disabled; required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        service_token: Global___ServiceToken | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service_token", b"service_token", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "service_token", b"service_token", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateServiceTokenRequest: _TypeAlias = UpdateServiceTokenRequest  # noqa: Y015
+
+@_typing.final
+class UpdateServiceTokenResponse(_message.Message):
+    """See ServiceTokenService.UpdateServiceToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def service_token(self) -> Global___ServiceToken:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        service_token: Global___ServiceToken | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service_token", b"service_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "service_token", b"service_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateServiceTokenResponse: _TypeAlias = UpdateServiceTokenResponse  # noqa: Y015
+
+@_typing.final
+class RotateServiceTokenRequest(_message.Message):
+    """See ServiceTokenService.RotateServiceToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    service_token_id: _builtins.str
+    """Required."""
+    grace: _builtins.str
+    """How long the secret that is good now goes on being accepted, in Go's form (`24h`), at most 720h. Empty: it is refused
+    from now on. One that was in its grace period already is.
+    """
+    request_id: _builtins.str
+    """See the package."""
+    etag: _builtins.str
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        service_token_id: _builtins.str = ...,
+        grace: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "grace", b"grace", "organization_id", b"organization_id", "request_id", b"request_id", "service_token_id", b"service_token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateServiceTokenRequest: _TypeAlias = RotateServiceTokenRequest  # noqa: Y015
+
+@_typing.final
+class RotateServiceTokenResponse(_message.Message):
+    """See ServiceTokenService.RotateServiceToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_TOKEN_FIELD_NUMBER: _builtins.int
+    CLIENT_SECRET_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    client_secret: _builtins.str
+    """Its new secret. Shown here only."""
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def service_token(self) -> Global___ServiceToken:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        service_token: Global___ServiceToken | None = ...,
+        client_secret: _builtins.str = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service_token", b"service_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_secret", b"client_secret", "revision_token", b"revision_token", "service_token", b"service_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateServiceTokenResponse: _TypeAlias = RotateServiceTokenResponse  # noqa: Y015
+
+@_typing.final
+class RefreshServiceTokenRequest(_message.Message):
+    """See ServiceTokenService.RefreshServiceToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    service_token_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    etag: _builtins.str
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        service_token_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "organization_id", b"organization_id", "request_id", b"request_id", "service_token_id", b"service_token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshServiceTokenRequest: _TypeAlias = RefreshServiceTokenRequest  # noqa: Y015
+
+@_typing.final
+class RefreshServiceTokenResponse(_message.Message):
+    """See ServiceTokenService.RefreshServiceToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def service_token(self) -> Global___ServiceToken:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        service_token: Global___ServiceToken | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service_token", b"service_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "service_token", b"service_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshServiceTokenResponse: _TypeAlias = RefreshServiceTokenResponse  # noqa: Y015
+
+@_typing.final
 class DeleteServiceTokenRequest(_message.Message):
     """See ServiceTokenService.DeleteServiceToken."""
 
@@ -1271,6 +1969,7 @@ class DeleteServiceTokenRequest(_message.Message):
     SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     service_token_id: _builtins.str
@@ -1279,6 +1978,8 @@ class DeleteServiceTokenRequest(_message.Message):
     """See the package."""
     validate_only: _builtins.bool
     """See the package."""
+    etag: _builtins.str
+    """See the package."""
     def __init__(
         self,
         *,
@@ -1286,10 +1987,11 @@ class DeleteServiceTokenRequest(_message.Message):
         service_token_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "organization_id", b"organization_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1339,6 +2041,12 @@ class EnrollmentRule(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
     ANY_VALID_SERVICE_TOKEN_FIELD_NUMBER: _builtins.int
+    LOGIN_METHOD_FIELD_NUMBER: _builtins.int
+    IP_RANGE_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    OIDC_CLAIM_FIELD_NUMBER: _builtins.int
+    AUTH_METHOD_FIELD_NUMBER: _builtins.int
+    RULE_GROUP_ID_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """A verified e-mail address; letters of either case are equal. Under ALLOW and BLOCK only."""
     email_domain: _builtins.str
@@ -1349,6 +2057,22 @@ class EnrollmentRule(_message.Message):
     """A group of the identity, to the letter. Under ALLOW and BLOCK only."""
     service_token_id: _builtins.str
     """One service token, by service_token_id. Under SERVICE_AUTH only."""
+    login_method: _builtins.str
+    """Who signed in with this identity provider, by identity_provider_id. Under ALLOW and BLOCK only."""
+    ip_range: _builtins.str
+    """A network that the client's address is in, such as `192.0.2.0/24`, or one address."""
+    country: _builtins.str
+    """Two letters of ISO 3166-1, such as `DE`: where the client is, as far as a trusted proxy says it."""
+    oidc_claim: _builtins.str
+    """A claim of the ID token, as `name=value`, to the letter. The identity provider must keep that claim. Under ALLOW
+    and BLOCK only.
+    """
+    auth_method: _builtins.str
+    """A way of signing in that the ID token names in `amr` (RFC 8176), such as `mfa` or `hwk`; to the letter. Under
+    ALLOW and BLOCK only.
+    """
+    rule_group_id: _builtins.str
+    """Whoever is in this rule group, by rule_group_id. Under ALLOW and BLOCK only, and not within a rule group."""
     @_builtins.property
     def everyone(self) -> Global___Everyone:
         """Matches everyone who authenticates with the policy's kind of credential."""
@@ -1366,12 +2090,18 @@ class EnrollmentRule(_message.Message):
         group: _builtins.str = ...,
         service_token_id: _builtins.str = ...,
         any_valid_service_token: Global___AnyValidServiceToken | None = ...,
+        login_method: _builtins.str = ...,
+        ip_range: _builtins.str = ...,
+        country: _builtins.str = ...,
+        oidc_claim: _builtins.str = ...,
+        auth_method: _builtins.str = ...,
+        rule_group_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["any_valid_service_token", b"any_valid_service_token", "email", b"email", "email_domain", b"email_domain", "everyone", b"everyone", "group", b"group", "kind", b"kind", "service_token_id", b"service_token_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["any_valid_service_token", b"any_valid_service_token", "auth_method", b"auth_method", "country", b"country", "email", b"email", "email_domain", b"email_domain", "everyone", b"everyone", "group", b"group", "ip_range", b"ip_range", "kind", b"kind", "login_method", b"login_method", "oidc_claim", b"oidc_claim", "rule_group_id", b"rule_group_id", "service_token_id", b"service_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_valid_service_token", b"any_valid_service_token", "email", b"email", "email_domain", b"email_domain", "everyone", b"everyone", "group", b"group", "kind", b"kind", "service_token_id", b"service_token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_valid_service_token", b"any_valid_service_token", "auth_method", b"auth_method", "country", b"country", "email", b"email", "email_domain", b"email_domain", "everyone", b"everyone", "group", b"group", "ip_range", b"ip_range", "kind", b"kind", "login_method", b"login_method", "oidc_claim", b"oidc_claim", "rule_group_id", b"rule_group_id", "service_token_id", b"service_token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["everyone", "email", "email_domain", "group", "service_token_id", "any_valid_service_token"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["everyone", "email", "email_domain", "group", "service_token_id", "any_valid_service_token", "login_method", "ip_range", "country", "oidc_claim", "auth_method", "rule_group_id"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1521,21 +2251,27 @@ class CreateEnrollmentPolicyResponse(_message.Message):
 
     ENROLLMENT_POLICY_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
     @_builtins.property
     def enrollment_policy(self) -> Global___EnrollmentPolicy:
         """As it was created."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is allowed and surely not meant, in sentences, such as that an earlier policy matches everyone; at most 20."""
+
     def __init__(
         self,
         *,
         enrollment_policy: Global___EnrollmentPolicy | None = ...,
         revision_token: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy", "revision_token", b"revision_token", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1671,9 +2407,12 @@ class UpdateEnrollmentPolicyRequest(_message.Message):
     ENROLLMENT_POLICY_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     @_builtins.property
     def enrollment_policy(self) -> Global___EnrollmentPolicy:
@@ -1690,10 +2429,11 @@ class UpdateEnrollmentPolicyRequest(_message.Message):
         enrollment_policy: Global___EnrollmentPolicy | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1707,25 +2447,583 @@ class UpdateEnrollmentPolicyResponse(_message.Message):
 
     ENROLLMENT_POLICY_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    STRANDED_USERS_FIELD_NUMBER: _builtins.int
+    STRANDED_REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    STRANDED_REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
+    stranded_users: _builtins.int
+    """The users with a live registration that this policy admitted, and whom no policy would admit now, wherever and
+    however they sign in. Their registrations stay connected until they are deleted (decision 13).
+    """
+    stranded_registrations: _builtins.int
+    """The live registrations that this policy admitted, of these users and of service tokens that no policy would admit."""
     @_builtins.property
     def enrollment_policy(self) -> Global___EnrollmentPolicy:
         """As it is now."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in CreateEnrollmentPolicyResponse."""
+
+    @_builtins.property
+    def stranded_registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first 100 of them; ListStrandedRegistrations has all."""
 
     def __init__(
         self,
         *,
         enrollment_policy: Global___EnrollmentPolicy | None = ...,
         revision_token: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        stranded_users: _builtins.int = ...,
+        stranded_registrations: _builtins.int = ...,
+        stranded_registration_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_policy", b"enrollment_policy", "revision_token", b"revision_token", "stranded_registration_ids", b"stranded_registration_ids", "stranded_registrations", b"stranded_registrations", "stranded_users", b"stranded_users", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateEnrollmentPolicyResponse: _TypeAlias = UpdateEnrollmentPolicyResponse  # noqa: Y015
+
+@_typing.final
+class GetEnrollmentPolicyUsageRequest(_message.Message):
+    """See EnrollmentPolicyService.GetEnrollmentPolicyUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ENROLLMENT_POLICY_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    enrollment_policy_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        enrollment_policy_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "enrollment_policy_id", b"enrollment_policy_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEnrollmentPolicyUsageRequest: _TypeAlias = GetEnrollmentPolicyUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetEnrollmentPolicyUsageResponse(_message.Message):
+    """See EnrollmentPolicyService.GetEnrollmentPolicyUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADMITTED_USERS_FIELD_NUMBER: _builtins.int
+    LIVE_REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    admitted_users: _builtins.int
+    """The users with a live registration that the policy admitted."""
+    live_registrations: _builtins.int
+    """The live registrations that it admitted, those of service tokens included."""
+    def __init__(
+        self,
+        *,
+        admitted_users: _builtins.int = ...,
+        live_registrations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_users", b"admitted_users", "live_registrations", b"live_registrations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEnrollmentPolicyUsageResponse: _TypeAlias = GetEnrollmentPolicyUsageResponse  # noqa: Y015
+
+@_typing.final
+class ListStrandedRegistrationsRequest(_message.Message):
+    """See EnrollmentPolicyService.ListStrandedRegistrations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ENROLLMENT_POLICY_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    enrollment_policy_id: _builtins.str
+    """The policy that admitted them; it may be deleted. Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        enrollment_policy_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "enrollment_policy_id", b"enrollment_policy_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStrandedRegistrationsRequest: _TypeAlias = ListStrandedRegistrationsRequest  # noqa: Y015
+
+@_typing.final
+class ListStrandedRegistrationsResponse(_message.Message):
+    """See EnrollmentPolicyService.ListStrandedRegistrations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def registrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___StrandedRegistration]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        registrations: _abc.Iterable[Global___StrandedRegistration] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "registrations", b"registrations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStrandedRegistrationsResponse: _TypeAlias = ListStrandedRegistrationsResponse  # noqa: Y015
+
+@_typing.final
+class StrandedRegistration(_message.Message):
+    """A live registration of somebody whom no enrollment policy would admit again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    registration_id: _builtins.str
+    """Which one it is."""
+    user_id: _builtins.str
+    """A person."""
+    service_token_id: _builtins.str
+    """A machine."""
+    email: _builtins.str
+    """The user's address, as last known."""
+    def __init__(
+        self,
+        *,
+        registration_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        service_token_id: _builtins.str = ...,
+        email: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "holder", b"holder", "registration_id", b"registration_id", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
+    _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_holder) -> _WhichOneofReturnType_holder | None: ...
+
+Global___StrandedRegistration: _TypeAlias = StrandedRegistration  # noqa: Y015
+
+@_typing.final
+class RuleGroup(_message.Message):
+    """Rules under a name, for any number of policies: a rule of theirs names the group. Whoever meets include, require and
+    exclude is in it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_GROUP_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    INCLUDE_FIELD_NUMBER: _builtins.int
+    REQUIRE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    rule_group_id: _builtins.str
+    """rgp_ and a UUIDv7. Set by the server."""
+    display_name: _builtins.str
+    """What people read; 1 to 100 characters."""
+    etag: _builtins.str
+    """See the package. Set by the server."""
+    @_builtins.property
+    def include(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnrollmentRule]:
+        """At least one must match; 1 to 1000 rules, neither about service tokens nor about rule groups; so in all three."""
+
+    @_builtins.property
+    def require(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnrollmentRule]:
+        """All must match; at most 1000 rules."""
+
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnrollmentRule]:
+        """None may match; at most 1000 rules."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    def __init__(
+        self,
+        *,
+        rule_group_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        include: _abc.Iterable[Global___EnrollmentRule] | None = ...,
+        require: _abc.Iterable[Global___EnrollmentRule] | None = ...,
+        exclude: _abc.Iterable[Global___EnrollmentRule] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "exclude", b"exclude", "include", b"include", "require", b"require", "rule_group_id", b"rule_group_id", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleGroup: _TypeAlias = RuleGroup  # noqa: Y015
+
+@_typing.final
+class CreateRuleGroupRequest(_message.Message):
+    """See RuleGroupService.CreateRuleGroup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RULE_GROUP_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def rule_group(self) -> Global___RuleGroup:
+        """display_name and include are required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        rule_group: Global___RuleGroup | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule_group", b"rule_group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "rule_group", b"rule_group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRuleGroupRequest: _TypeAlias = CreateRuleGroupRequest  # noqa: Y015
+
+@_typing.final
+class CreateRuleGroupResponse(_message.Message):
+    """See RuleGroupService.CreateRuleGroup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_GROUP_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def rule_group(self) -> Global___RuleGroup:
+        """As it was created."""
+
+    def __init__(
+        self,
+        *,
+        rule_group: Global___RuleGroup | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule_group", b"rule_group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "rule_group", b"rule_group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRuleGroupResponse: _TypeAlias = CreateRuleGroupResponse  # noqa: Y015
+
+@_typing.final
+class GetRuleGroupRequest(_message.Message):
+    """See RuleGroupService.GetRuleGroup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RULE_GROUP_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    rule_group_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        rule_group_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "rule_group_id", b"rule_group_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRuleGroupRequest: _TypeAlias = GetRuleGroupRequest  # noqa: Y015
+
+@_typing.final
+class GetRuleGroupResponse(_message.Message):
+    """See RuleGroupService.GetRuleGroup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_GROUP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rule_group(self) -> Global___RuleGroup:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        rule_group: Global___RuleGroup | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule_group", b"rule_group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rule_group", b"rule_group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRuleGroupResponse: _TypeAlias = GetRuleGroupResponse  # noqa: Y015
+
+@_typing.final
+class ListRuleGroupsRequest(_message.Message):
+    """See RuleGroupService.ListRuleGroups."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRuleGroupsRequest: _TypeAlias = ListRuleGroupsRequest  # noqa: Y015
+
+@_typing.final
+class ListRuleGroupsResponse(_message.Message):
+    """See RuleGroupService.ListRuleGroups."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_GROUPS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def rule_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleGroup]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        rule_groups: _abc.Iterable[Global___RuleGroup] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rule_groups", b"rule_groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRuleGroupsResponse: _TypeAlias = ListRuleGroupsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateRuleGroupRequest(_message.Message):
+    """See RuleGroupService.UpdateRuleGroup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RULE_GROUP_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def rule_group(self) -> Global___RuleGroup:
+        """rule_group_id is required; the rest are the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of display_name, include, require and exclude; required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        rule_group: Global___RuleGroup | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule_group", b"rule_group", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "rule_group", b"rule_group", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRuleGroupRequest: _TypeAlias = UpdateRuleGroupRequest  # noqa: Y015
+
+@_typing.final
+class UpdateRuleGroupResponse(_message.Message):
+    """See RuleGroupService.UpdateRuleGroup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_GROUP_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def rule_group(self) -> Global___RuleGroup:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        rule_group: Global___RuleGroup | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule_group", b"rule_group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "rule_group", b"rule_group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRuleGroupResponse: _TypeAlias = UpdateRuleGroupResponse  # noqa: Y015
+
+@_typing.final
+class DeleteRuleGroupRequest(_message.Message):
+    """See RuleGroupService.DeleteRuleGroup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RULE_GROUP_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    rule_group_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    etag: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        rule_group_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "organization_id", b"organization_id", "request_id", b"request_id", "rule_group_id", b"rule_group_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRuleGroupRequest: _TypeAlias = DeleteRuleGroupRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRuleGroupResponse(_message.Message):
+    """See RuleGroupService.DeleteRuleGroup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    RULE_GROUP_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def rule_group(self) -> Global___RuleGroup:
+        """As it was."""
+
+    def __init__(
+        self,
+        *,
+        revision_token: _builtins.str = ...,
+        rule_group: Global___RuleGroup | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule_group", b"rule_group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "rule_group", b"rule_group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRuleGroupResponse: _TypeAlias = DeleteRuleGroupResponse  # noqa: Y015
 
 @_typing.final
 class DeleteEnrollmentPolicyRequest(_message.Message):
@@ -1813,8 +3111,14 @@ class TestEnrollmentRequest(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
+    ip: _builtins.str
+    """The client's address. Empty: it is not known, and no rule about addresses matches."""
+    country: _builtins.str
+    """Where the client is: two letters of ISO 3166-1. Empty: it is not known, and no rule about countries matches."""
     @_builtins.property
     def credential(self) -> _credential_pb2.Credential:
         """A real credential. It is verified and not used up."""
@@ -1834,10 +3138,12 @@ class TestEnrollmentRequest(_message.Message):
         credential: _credential_pb2.Credential | None = ...,
         identity: Global___TestIdentity | None = ...,
         at_least: _abc.Iterable[_builtins.str] | None = ...,
+        ip: _builtins.str = ...,
+        country: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "identity", b"identity", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "credential", b"credential", "identity", b"identity", "organization_id", b"organization_id", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "country", b"country", "credential", b"credential", "identity", b"identity", "ip", b"ip", "organization_id", b"organization_id", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["credential", "identity"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
@@ -1853,21 +3159,37 @@ class TestIdentity(_message.Message):
 
     EMAIL_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
+    OIDC_CLAIMS_FIELD_NUMBER: _builtins.int
+    AUTH_METHODS_FIELD_NUMBER: _builtins.int
+    IDENTITY_PROVIDER_ID_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """A verified address."""
+    identity_provider_id: _builtins.str
+    """Where the person signed in. Empty: no rule about it matches."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The groups."""
+        """The groups; at most 1000."""
+
+    @_builtins.property
+    def oidc_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Claims of the ID token, each as `name=value`; at most 1000."""
+
+    @_builtins.property
+    def auth_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How the person signed in, as `amr` says it (RFC 8176); at most 100."""
 
     def __init__(
         self,
         *,
         email: _builtins.str = ...,
         groups: _abc.Iterable[_builtins.str] | None = ...,
+        oidc_claims: _abc.Iterable[_builtins.str] | None = ...,
+        auth_methods: _abc.Iterable[_builtins.str] | None = ...,
+        identity_provider_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "groups", b"groups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth_methods", b"auth_methods", "email", b"email", "groups", b"groups", "identity_provider_id", b"identity_provider_id", "oidc_claims", b"oidc_claims"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1883,6 +3205,7 @@ class TestEnrollmentResponse(_message.Message):
     ENROLLMENT_POLICY_ID_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     SEAT_AVAILABLE_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     admitted: _builtins.bool
     """Whether the enrollment would be admitted by policy."""
     enrollment_policy_id: _builtins.str
@@ -1891,6 +3214,10 @@ class TestEnrollmentResponse(_message.Message):
     """Why, in a sentence."""
     seat_available: _builtins.bool
     """Whether a seat would be there for the person: they hold one, or one is free. True for service tokens."""
+    @_builtins.property
+    def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnrollmentPolicyTrace]:
+        """What every policy makes of it, in the order in which they are tried."""
+
     def __init__(
         self,
         *,
@@ -1898,14 +3225,107 @@ class TestEnrollmentResponse(_message.Message):
         enrollment_policy_id: _builtins.str = ...,
         explanation: _builtins.str = ...,
         seat_available: _builtins.bool = ...,
+        trace: _abc.Iterable[Global___EnrollmentPolicyTrace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "enrollment_policy_id", b"enrollment_policy_id", "explanation", b"explanation", "seat_available", b"seat_available"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "enrollment_policy_id", b"enrollment_policy_id", "explanation", b"explanation", "seat_available", b"seat_available", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TestEnrollmentResponse: _TypeAlias = TestEnrollmentResponse  # noqa: Y015
+
+@_typing.final
+class EnrollmentPolicyTrace(_message.Message):
+    """What a policy makes of somebody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENROLLMENT_POLICY_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    PRECEDENCE_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DECIDES_FIELD_NUMBER: _builtins.int
+    MISMATCH_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    RULES_OMITTED_FIELD_NUMBER: _builtins.int
+    enrollment_policy_id: _builtins.str
+    """Which one."""
+    display_name: _builtins.str
+    """Its name."""
+    decision: Global___EnrollmentDecision.ValueType
+    """Its decision."""
+    precedence: _builtins.int
+    """Its precedence."""
+    matched: _builtins.bool
+    """Whether it matches."""
+    decides: _builtins.bool
+    """Whether it is the first that matches, and so the one that decides."""
+    mismatch: _builtins.str
+    """Why it does not match. Empty: it does."""
+    rules_omitted: _builtins.int
+    """How many more rules it has. The rules of all policies together are listed up to 2 MiB."""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnrollmentRuleTrace]:
+        """Its rules, one by one. Those of policies for the other kind of credential are not tried, and not listed."""
+
+    def __init__(
+        self,
+        *,
+        enrollment_policy_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        decision: Global___EnrollmentDecision.ValueType = ...,
+        precedence: _builtins.int = ...,
+        matched: _builtins.bool = ...,
+        decides: _builtins.bool = ...,
+        mismatch: _builtins.str = ...,
+        rules: _abc.Iterable[Global___EnrollmentRuleTrace] | None = ...,
+        rules_omitted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decides", b"decides", "decision", b"decision", "display_name", b"display_name", "enrollment_policy_id", b"enrollment_policy_id", "matched", b"matched", "mismatch", b"mismatch", "precedence", b"precedence", "rules", b"rules", "rules_omitted", b"rules_omitted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrollmentPolicyTrace: _TypeAlias = EnrollmentPolicyTrace  # noqa: Y015
+
+@_typing.final
+class EnrollmentRuleTrace(_message.Message):
+    """What a rule makes of somebody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    place: _builtins.str
+    """Where it stands, as in `include[0]`."""
+    matched: _builtins.bool
+    """Whether it matches."""
+    finding: _builtins.str
+    """What it was compared with, in a sentence."""
+    @_builtins.property
+    def rule(self) -> Global___EnrollmentRule:
+        """What it is."""
+
+    def __init__(
+        self,
+        *,
+        place: _builtins.str = ...,
+        rule: Global___EnrollmentRule | None = ...,
+        matched: _builtins.bool = ...,
+        finding: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "matched", b"matched", "place", b"place", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrollmentRuleTrace: _TypeAlias = EnrollmentRuleTrace  # noqa: Y015
 
 @_typing.final
 class User(_message.Message):
@@ -1924,6 +3344,9 @@ class User(_message.Message):
     AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
     SEAT_TIME_FIELD_NUMBER: _builtins.int
     OIDC_CLAIMS_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    ACCESS_SEAT_FIELD_NUMBER: _builtins.int
+    GATEWAY_SEAT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """usr_ and a UUIDv7; the same for ever."""
     issuer: _builtins.str
@@ -1936,6 +3359,12 @@ class User(_message.Message):
     """The name of the newest authentication."""
     seat_status: Global___SeatStatus.ValueType
     """Whether a seat is held."""
+    blocked: _builtins.bool
+    """Off-boarded: may neither enroll nor sign in until reinstated."""
+    access_seat: _builtins.bool
+    """Whether the user has logged in to an application since the seat was taken. False without a seat."""
+    gateway_seat: _builtins.bool
+    """Whether the user has enrolled a device since the seat was taken. False without a seat."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The groups of the newest authentication (decision 9)."""
@@ -1973,10 +3402,13 @@ class User(_message.Message):
         authenticate_time: _timestamp_pb2.Timestamp | None = ...,
         seat_time: _timestamp_pb2.Timestamp | None = ...,
         oidc_claims: _abc.Iterable[_builtins.str] | None = ...,
+        blocked: _builtins.bool = ...,
+        access_seat: _builtins.bool = ...,
+        gateway_seat: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "create_time", b"create_time", "seat_time", b"seat_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "groups", b"groups", "issuer", b"issuer", "oidc_claims", b"oidc_claims", "seat_status", b"seat_status", "seat_time", b"seat_time", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_seat", b"access_seat", "authenticate_time", b"authenticate_time", "blocked", b"blocked", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "gateway_seat", b"gateway_seat", "groups", b"groups", "issuer", b"issuer", "oidc_claims", b"oidc_claims", "seat_status", b"seat_status", "seat_time", b"seat_time", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2357,6 +3789,452 @@ class GetRemovalResponse(_message.Message):
 Global___GetRemovalResponse: _TypeAlias = GetRemovalResponse  # noqa: Y015
 
 @_typing.final
+class OffboardUserRequest(_message.Message):
+    """See UserService.OffboardUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    user_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OffboardUserRequest: _TypeAlias = OffboardUserRequest  # noqa: Y015
+
+@_typing.final
+class OffboardUserResponse(_message.Message):
+    """See UserService.OffboardUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    REMOVAL_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def user(self) -> Global___User:
+        """As it is now."""
+
+    @_builtins.property
+    def removal(self) -> Global___Removal:
+        """What began; with validate_only what would begin, without an id."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+        removal: Global___Removal | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["removal", b"removal", "user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removal", b"removal", "revision_token", b"revision_token", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OffboardUserResponse: _TypeAlias = OffboardUserResponse  # noqa: Y015
+
+@_typing.final
+class ReinstateUserRequest(_message.Message):
+    """See UserService.ReinstateUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    user_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReinstateUserRequest: _TypeAlias = ReinstateUserRequest  # noqa: Y015
+
+@_typing.final
+class ReinstateUserResponse(_message.Message):
+    """See UserService.ReinstateUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def user(self) -> Global___User:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReinstateUserResponse: _TypeAlias = ReinstateUserResponse  # noqa: Y015
+
+@_typing.final
+class EraseUserRequest(_message.Message):
+    """See UserService.EraseUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    user_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserRequest: _TypeAlias = EraseUserRequest  # noqa: Y015
+
+@_typing.final
+class EraseUserResponse(_message.Message):
+    """See UserService.EraseUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def user(self) -> Global___User:
+        """What is left: the user_id and the times. issuer is empty, and subject is the user_id."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserResponse: _TypeAlias = EraseUserResponse  # noqa: Y015
+
+@_typing.final
+class HeldAction(_message.Message):
+    """What the system would have done to so many users that somebody must approve it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_ACTION_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DECIDE_TIME_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    USERS_DONE_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    REMOVAL_IDS_FIELD_NUMBER: _builtins.int
+    held_action_id: _builtins.str
+    """hld_ and a UUIDv7."""
+    source: _builtins.str
+    """What asked for it, such as "seat expiration"."""
+    effect: Global___HeldEffect.ValueType
+    """What would be done to the users."""
+    state: Global___HeldActionState.ValueType
+    """What became of it."""
+    users: _builtins.int
+    """The users that it is about. While it waits, its source may add some."""
+    users_done: _builtins.int
+    """Of those, to how many it is done."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began to wait."""
+
+    @_builtins.property
+    def decide_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was approved or rejected. Absent: it waits."""
+
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first 100 of the users."""
+
+    @_builtins.property
+    def removal_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The removals that carry it out, of at most 500 users each; the first 100."""
+
+    def __init__(
+        self,
+        *,
+        held_action_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        effect: Global___HeldEffect.ValueType = ...,
+        state: Global___HeldActionState.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        decide_time: _timestamp_pb2.Timestamp | None = ...,
+        users: _builtins.int = ...,
+        users_done: _builtins.int = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        removal_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decide_time", b"decide_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decide_time", b"decide_time", "effect", b"effect", "held_action_id", b"held_action_id", "removal_ids", b"removal_ids", "source", b"source", "state", b"state", "user_ids", b"user_ids", "users", b"users", "users_done", b"users_done"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldAction: _TypeAlias = HeldAction  # noqa: Y015
+
+@_typing.final
+class ListHeldActionsRequest(_message.Message):
+    """See HeldActionService.ListHeldActions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldActionsRequest: _TypeAlias = ListHeldActionsRequest  # noqa: Y015
+
+@_typing.final
+class ListHeldActionsResponse(_message.Message):
+    """See HeldActionService.ListHeldActions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_ACTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def held_actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldAction]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        held_actions: _abc.Iterable[Global___HeldAction] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_actions", b"held_actions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldActionsResponse: _TypeAlias = ListHeldActionsResponse  # noqa: Y015
+
+@_typing.final
+class ApproveHeldActionRequest(_message.Message):
+    """See HeldActionService.ApproveHeldAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    HELD_ACTION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    held_action_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        held_action_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_action_id", b"held_action_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveHeldActionRequest: _TypeAlias = ApproveHeldActionRequest  # noqa: Y015
+
+@_typing.final
+class ApproveHeldActionResponse(_message.Message):
+    """See HeldActionService.ApproveHeldAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_ACTION_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def held_action(self) -> Global___HeldAction:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        held_action: Global___HeldAction | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_action", b"held_action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_action", b"held_action", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveHeldActionResponse: _TypeAlias = ApproveHeldActionResponse  # noqa: Y015
+
+@_typing.final
+class RejectHeldActionRequest(_message.Message):
+    """See HeldActionService.RejectHeldAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    HELD_ACTION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    held_action_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        held_action_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_action_id", b"held_action_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectHeldActionRequest: _TypeAlias = RejectHeldActionRequest  # noqa: Y015
+
+@_typing.final
+class RejectHeldActionResponse(_message.Message):
+    """See HeldActionService.RejectHeldAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_ACTION_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def held_action(self) -> Global___HeldAction:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        held_action: Global___HeldAction | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_action", b"held_action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_action", b"held_action", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectHeldActionResponse: _TypeAlias = RejectHeldActionResponse  # noqa: Y015
+
+@_typing.final
 class GetSeatUsageRequest(_message.Message):
     """See SeatService.GetSeatUsage."""
 
@@ -2393,22 +4271,34 @@ class GetSeatUsageResponse(_message.Message):
     PURCHASED_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
+    SEATS_PER_DAY_FIELD_NUMBER: _builtins.int
+    EXHAUST_TIME_FIELD_NUMBER: _builtins.int
     purchased: _builtins.int
     """The seats purchased. Absent: unlimited."""
     used: _builtins.int
     """The seats taken, those reserved for an enrollment under way included."""
     available: _builtins.int
     """What is left. Absent: unlimited."""
+    seats_per_day: _builtins.float
+    """By how many a day the seats in use have grown: over the last 30 days, or since the organization was created if that is
+    shorter, and at least a day. Negative: they have become fewer.
+    """
+    @_builtins.property
+    def exhaust_time(self) -> _timestamp_pb2.Timestamp:
+        """When the seats run out at this rate. Absent: they are unlimited, do not grow, or last for more than ten years."""
+
     def __init__(
         self,
         *,
         purchased: _builtins.int | None = ...,
         used: _builtins.int = ...,
         available: _builtins.int | None = ...,
+        seats_per_day: _builtins.float = ...,
+        exhaust_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_available", b"_available", "_purchased", b"_purchased", "available", b"available", "purchased", b"purchased"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_available", b"_available", "_purchased", b"_purchased", "available", b"available", "exhaust_time", b"exhaust_time", "purchased", b"purchased"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available", b"_available", "_purchased", b"_purchased", "available", b"available", "purchased", b"purchased", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available", b"_available", "_purchased", b"_purchased", "available", b"available", "exhaust_time", b"exhaust_time", "purchased", b"purchased", "seats_per_day", b"seats_per_day", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__available: _TypeAlias = _typing.Literal["available"]  # noqa: Y015
     _WhichOneofArgType__available: _TypeAlias = _typing.Literal["_available", b"_available"]  # noqa: Y015
@@ -2422,6 +4312,382 @@ class GetSeatUsageResponse(_message.Message):
 Global___GetSeatUsageResponse: _TypeAlias = GetSeatUsageResponse  # noqa: Y015
 
 @_typing.final
+class Seat(_message.Message):
+    """A seat that a user holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    TAKE_TIME_FIELD_NUMBER: _builtins.int
+    TAKEN_BY_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    ACTIVE_TIME_FIELD_NUMBER: _builtins.int
+    AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
+    SEEN_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    ACCESS_SEAT_FIELD_NUMBER: _builtins.int
+    GATEWAY_SEAT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Who holds it."""
+    email: _builtins.str
+    """See User."""
+    display_name: _builtins.str
+    """See User."""
+    taken_by: Global___SeatEvent.ValueType
+    """What it was taken by."""
+    event_id: _builtins.str
+    """Which one: the registration that was enrolled, or the request_id under which this service's audit log has the log in."""
+    access_seat: _builtins.bool
+    """Whether the user has logged in to an application since it was taken."""
+    gateway_seat: _builtins.bool
+    """Whether the user has enrolled a device since it was taken."""
+    @_builtins.property
+    def take_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is held."""
+
+    @_builtins.property
+    def active_time(self) -> _timestamp_pb2.Timestamp:
+        """The last activity: the later of the next two."""
+
+    @_builtins.property
+    def authenticate_time(self) -> _timestamp_pb2.Timestamp:
+        """The newest authentication."""
+
+    @_builtins.property
+    def seen_time(self) -> _timestamp_pb2.Timestamp:
+        """When a device of the user was last heard of, as far as the registry has reported. Absent: none was."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires unless there is activity until then. Absent: never, the organization has no seat_expiration."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        email: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        take_time: _timestamp_pb2.Timestamp | None = ...,
+        taken_by: Global___SeatEvent.ValueType = ...,
+        event_id: _builtins.str = ...,
+        active_time: _timestamp_pb2.Timestamp | None = ...,
+        authenticate_time: _timestamp_pb2.Timestamp | None = ...,
+        seen_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        access_seat: _builtins.bool = ...,
+        gateway_seat: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_time", b"active_time", "authenticate_time", b"authenticate_time", "expire_time", b"expire_time", "seen_time", b"seen_time", "take_time", b"take_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_seat", b"access_seat", "active_time", b"active_time", "authenticate_time", b"authenticate_time", "display_name", b"display_name", "email", b"email", "event_id", b"event_id", "expire_time", b"expire_time", "gateway_seat", b"gateway_seat", "seen_time", b"seen_time", "take_time", b"take_time", "taken_by", b"taken_by", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Seat: _TypeAlias = Seat  # noqa: Y015
+
+@_typing.final
+class FreedSeat(_message.Message):
+    """A seat that a user held before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKE_TIME_FIELD_NUMBER: _builtins.int
+    TAKEN_BY_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    FREE_TIME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    REMOVAL_ID_FIELD_NUMBER: _builtins.int
+    taken_by: Global___SeatEvent.ValueType
+    """What it was taken by."""
+    event_id: _builtins.str
+    """See Seat."""
+    cause: Global___SeatFreeCause.ValueType
+    """Why it was freed."""
+    removal_id: _builtins.str
+    """The removal that freed it."""
+    @_builtins.property
+    def take_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it was held."""
+
+    @_builtins.property
+    def free_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it was held."""
+
+    def __init__(
+        self,
+        *,
+        take_time: _timestamp_pb2.Timestamp | None = ...,
+        taken_by: Global___SeatEvent.ValueType = ...,
+        event_id: _builtins.str = ...,
+        free_time: _timestamp_pb2.Timestamp | None = ...,
+        cause: Global___SeatFreeCause.ValueType = ...,
+        removal_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["free_time", b"free_time", "take_time", b"take_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "event_id", b"event_id", "free_time", b"free_time", "removal_id", b"removal_id", "take_time", b"take_time", "taken_by", b"taken_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreedSeat: _TypeAlias = FreedSeat  # noqa: Y015
+
+@_typing.final
+class ListSeatsRequest(_message.Message):
+    """See SeatService.ListSeats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    TAKEN_BY_FIELD_NUMBER: _builtins.int
+    ACTIVE_BEFORE_FIELD_NUMBER: _builtins.int
+    USED_FOR_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    email: _builtins.str
+    """Only that of the user with this address; letters of either case are equal. Empty: all."""
+    taken_by: Global___SeatEvent.ValueType
+    """Only seats that were taken by this."""
+    used_for: Global___SeatEvent.ValueType
+    """Only seats of users who have done this since."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    @_builtins.property
+    def active_before(self) -> _timestamp_pb2.Timestamp:
+        """Only seats whose last activity was before."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+        email: _builtins.str = ...,
+        taken_by: Global___SeatEvent.ValueType = ...,
+        active_before: _timestamp_pb2.Timestamp | None = ...,
+        used_for: Global___SeatEvent.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_before", b"active_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_before", b"active_before", "at_least", b"at_least", "email", b"email", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "taken_by", b"taken_by", "used_for", b"used_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSeatsRequest: _TypeAlias = ListSeatsRequest  # noqa: Y015
+
+@_typing.final
+class ListSeatsResponse(_message.Message):
+    """See SeatService.ListSeats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEATS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def seats(self) -> _containers.RepeatedCompositeFieldContainer[Global___Seat]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        seats: _abc.Iterable[Global___Seat] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "seats", b"seats"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSeatsResponse: _TypeAlias = ListSeatsResponse  # noqa: Y015
+
+@_typing.final
+class ExplainSeatRequest(_message.Message):
+    """See SeatService.ExplainSeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    user_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainSeatRequest: _TypeAlias = ExplainSeatRequest  # noqa: Y015
+
+@_typing.final
+class ExplainSeatResponse(_message.Message):
+    """See SeatService.ExplainSeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEAT_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    FREED_FIELD_NUMBER: _builtins.int
+    explanation: _builtins.str
+    """The same in a sentence or two."""
+    @_builtins.property
+    def seat(self) -> Global___Seat:
+        """The seat that is held. Absent: none is."""
+
+    @_builtins.property
+    def freed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FreedSeat]:
+        """The seats that were freed in the last 400 days, the newest first, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        seat: Global___Seat | None = ...,
+        explanation: _builtins.str = ...,
+        freed: _abc.Iterable[Global___FreedSeat] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seat", b"seat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "freed", b"freed", "seat", b"seat"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainSeatResponse: _TypeAlias = ExplainSeatResponse  # noqa: Y015
+
+@_typing.final
+class PreviewSeatExpirationRequest(_message.Message):
+    """See SeatService.PreviewSeatExpiration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    SEAT_EXPIRATION_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    seat_expiration: _builtins.str
+    """As Organization.seat_expiration, to try another one. Empty: that of the organization."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+        seat_expiration: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "seat_expiration", b"seat_expiration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewSeatExpirationRequest: _TypeAlias = PreviewSeatExpirationRequest  # noqa: Y015
+
+@_typing.final
+class PreviewSeatExpirationResponse(_message.Message):
+    """See SeatService.PreviewSeatExpiration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEATS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WATERMARK_TIME_FIELD_NUMBER: _builtins.int
+    HELD_UP_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    held_up: _builtins.str
+    """Why a sweep would remove nobody at the moment, in a sentence. Empty: it would."""
+    @_builtins.property
+    def seats(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpiringSeat]:
+        """At most page_size, in the order of user_id."""
+
+    @_builtins.property
+    def watermark_time(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the registry has reported the activity of all devices. Absent: it has not yet."""
+
+    def __init__(
+        self,
+        *,
+        seats: _abc.Iterable[Global___ExpiringSeat] | None = ...,
+        next_page_token: _builtins.str = ...,
+        watermark_time: _timestamp_pb2.Timestamp | None = ...,
+        held_up: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["watermark_time", b"watermark_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_up", b"held_up", "next_page_token", b"next_page_token", "seats", b"seats", "watermark_time", b"watermark_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewSeatExpirationResponse: _TypeAlias = PreviewSeatExpirationResponse  # noqa: Y015
+
+@_typing.final
+class ExpiringSeat(_message.Message):
+    """A seat that a sweep would free."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEAT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why it would be freed, in a sentence."""
+    @_builtins.property
+    def seat(self) -> Global___Seat:
+        """As it is held."""
+
+    def __init__(
+        self,
+        *,
+        seat: Global___Seat | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seat", b"seat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "seat", b"seat"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiringSeat: _TypeAlias = ExpiringSeat  # noqa: Y015
+
+@_typing.final
 class AuthorizeEnrollmentRequest(_message.Message):
     """See AuthenticationService.AuthorizeEnrollment."""
 
@@ -2431,12 +4697,18 @@ class AuthorizeEnrollmentRequest(_message.Message):
     INTENT_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     intent_id: _builtins.str
     """The registration id that the intent will have."""
     request_id: _builtins.str
     """Of the device's Register: its ID token counts as used for this request_id only."""
+    ip: _builtins.str
+    """The address that the device called from. Empty: it is not known, and no rule about addresses matches."""
+    country: _builtins.str
+    """Where the device is, as a trusted proxy says it: two letters of ISO 3166-1. Empty: it is not known."""
     @_builtins.property
     def credential(self) -> _credential_pb2.Credential:
         """What the device sent."""
@@ -2448,10 +4720,12 @@ class AuthorizeEnrollmentRequest(_message.Message):
         intent_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         credential: _credential_pb2.Credential | None = ...,
+        ip: _builtins.str = ...,
+        country: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "intent_id", b"intent_id", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "credential", b"credential", "intent_id", b"intent_id", "ip", b"ip", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2563,6 +4837,7 @@ class RecordAuthenticationRequest(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     ASKED_TIME_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    APPLICATION_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     registration_id: _builtins.str
@@ -2577,6 +4852,8 @@ class RecordAuthenticationRequest(_message.Message):
     """Who asked session for it, for the audit log: the kind and the id."""
     validate_only: _builtins.bool
     """See the package. No seat is asked for, and the ID token is not used up by it."""
+    application: _builtins.bool
+    """Somebody logs in to an application through the registration's device. Without a registration it is always so."""
     @_builtins.property
     def credential(self) -> _credential_pb2.Credential:
         """The proof."""
@@ -2599,10 +4876,11 @@ class RecordAuthenticationRequest(_message.Message):
         actor: _builtins.str = ...,
         asked_time: _timestamp_pb2.Timestamp | None = ...,
         validate_only: _builtins.bool = ...,
+        application: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asked_time", b"asked_time", "credential", b"credential", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "asked_time", b"asked_time", "credential", b"credential", "holder", b"holder", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "application", b"application", "asked_time", b"asked_time", "credential", b"credential", "holder", b"holder", "organization_id", b"organization_id", "registration_id", b"registration_id", "request_id", b"request_id", "service_token_id", b"service_token_id", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -2655,6 +4933,94 @@ class RecordAuthenticationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordAuthenticationResponse: _TypeAlias = RecordAuthenticationResponse  # noqa: Y015
+
+@_typing.final
+class ReportActivityRequest(_message.Message):
+    """See AuthenticationService.ReportActivity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ACTIVITY_FIELD_NUMBER: _builtins.int
+    WATERMARK_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def activity(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserActivity]:
+        """Of users, at most 1000. One that is not known is passed over."""
+
+    @_builtins.property
+    def watermark_time(self) -> _timestamp_pb2.Timestamp:
+        """With this call everything up to this time is reported, of every device of the organization. Absent: more follows, or
+        nothing is reported and the answer is wanted.
+        """
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        activity: _abc.Iterable[Global___UserActivity] | None = ...,
+        watermark_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["watermark_time", b"watermark_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "organization_id", b"organization_id", "watermark_time", b"watermark_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportActivityRequest: _TypeAlias = ReportActivityRequest  # noqa: Y015
+
+@_typing.final
+class UserActivity(_message.Message):
+    """When a device of a user was last heard of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEEN_TIME_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def seen_time(self) -> _timestamp_pb2.Timestamp:
+        """Required."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        seen_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seen_time", b"seen_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seen_time", b"seen_time", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserActivity: _TypeAlias = UserActivity  # noqa: Y015
+
+@_typing.final
+class ReportActivityResponse(_message.Message):
+    """See AuthenticationService.ReportActivity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WATERMARK_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def watermark_time(self) -> _timestamp_pb2.Timestamp:
+        """The newest watermark that was reported. Absent: there is none."""
+
+    def __init__(
+        self,
+        *,
+        watermark_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["watermark_time", b"watermark_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["watermark_time", b"watermark_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportActivityResponse: _TypeAlias = ReportActivityResponse  # noqa: Y015
 
 @_typing.final
 class ListAuditRecordsRequest(_message.Message):

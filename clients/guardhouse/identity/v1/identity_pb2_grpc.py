@@ -63,6 +63,7 @@ class OrganizationServiceServicer:
 
     def CreateOrganization(self, request, context):
         """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id.
+        Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +87,7 @@ class OrganizationServiceServicer:
     def UpdateOrganization(self, request, context):
         """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
-        (decision 4).
+        (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -439,6 +440,16 @@ class IdentityProviderServiceStub:
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteIdentityProviderRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteIdentityProviderResponse.FromString,
                 _registered_method=True)
+        self.RefreshScimSecret = channel.unary_unary(
+                '/guardhouse.identity.v1.IdentityProviderService/RefreshScimSecret',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshScimSecretRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshScimSecretResponse.FromString,
+                _registered_method=True)
+        self.ListScimEvents = channel.unary_unary(
+                '/guardhouse.identity.v1.IdentityProviderService/ListScimEvents',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListScimEventsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListScimEventsResponse.FromString,
+                _registered_method=True)
 
 
 class IdentityProviderServiceServicer:
@@ -484,6 +495,23 @@ class IdentityProviderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RefreshScimSecret(self, request, context):
+        """Makes the secret that a provider's SCIM client calls with, or a new one: the old one is refused at once. It is stored
+        only as a hash. Callers: ADMIN keys. Idempotent by request_id, the secret included.
+        Errors: IDENTITY_PROVIDER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScimEvents(self, request, context):
+        """Lists what a provider's SCIM client changed and what was refused, by time: the last 30 days, and at most the newest
+        100,000. Callers: ADMIN and AUDITOR keys. Errors: IDENTITY_PROVIDER_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IdentityProviderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -511,6 +539,16 @@ def add_IdentityProviderServiceServicer_to_server(servicer, server):
                     servicer.DeleteIdentityProvider,
                     request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteIdentityProviderRequest.FromString,
                     response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteIdentityProviderResponse.SerializeToString,
+            ),
+            'RefreshScimSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshScimSecret,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshScimSecretRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshScimSecretResponse.SerializeToString,
+            ),
+            'ListScimEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScimEvents,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListScimEventsRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListScimEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -659,6 +697,60 @@ class IdentityProviderService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def RefreshScimSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.IdentityProviderService/RefreshScimSecret',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshScimSecretRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshScimSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScimEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.IdentityProviderService/ListScimEvents',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListScimEventsRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListScimEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ServiceTokenServiceStub:
     """Service tokens: credentials of machines. They take no seat (decision 2).
@@ -684,6 +776,21 @@ class ServiceTokenServiceStub:
                 '/guardhouse.identity.v1.ServiceTokenService/ListServiceTokens',
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListServiceTokensRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListServiceTokensResponse.FromString,
+                _registered_method=True)
+        self.UpdateServiceToken = channel.unary_unary(
+                '/guardhouse.identity.v1.ServiceTokenService/UpdateServiceToken',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateServiceTokenRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateServiceTokenResponse.FromString,
+                _registered_method=True)
+        self.RotateServiceToken = channel.unary_unary(
+                '/guardhouse.identity.v1.ServiceTokenService/RotateServiceToken',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RotateServiceTokenRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RotateServiceTokenResponse.FromString,
+                _registered_method=True)
+        self.RefreshServiceToken = channel.unary_unary(
+                '/guardhouse.identity.v1.ServiceTokenService/RefreshServiceToken',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshServiceTokenRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshServiceTokenResponse.FromString,
                 _registered_method=True)
         self.DeleteServiceToken = channel.unary_unary(
                 '/guardhouse.identity.v1.ServiceTokenService/DeleteServiceToken',
@@ -719,10 +826,36 @@ class ServiceTokenServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateServiceToken(self, request, context):
+        """Changes the fields that the mask names. A disabled token is refused, whichever of its secrets is sent; registrations
+        made with it go on until their sessions expire (decision 10). Callers: ADMIN keys. Idempotent by request_id.
+        Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateServiceToken(self, request, context):
+        """Gives a token a new secret, which the answer holds, and ends the one before it, at once or after a grace period
+        (decision 10). When it expires stays as it is. Callers: ADMIN keys. Idempotent by request_id, the secret included.
+        Errors: SERVICE_TOKEN_NOT_FOUND, DURATION_INVALID, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefreshServiceToken(self, request, context):
+        """Has a token expire 8760h later, or 8760h from now if it has expired; its secrets stay (decision 10).
+        Callers: ADMIN keys. Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteServiceToken(self, request, context):
-        """Deletes a token for good. Registrations made with it live until they are deleted. Callers: ADMIN keys.
-        Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND; SERVICE_TOKEN_IN_USE while an enrollment policy names
-        it (decision 11).
+        """Deletes a token for good: it enrolls nothing any more. Registrations made with it live until they are deleted.
+        Callers: ADMIN keys. Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH; SERVICE_TOKEN_IN_USE
+        while an enrollment policy names it (decision 11).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -745,6 +878,21 @@ def add_ServiceTokenServiceServicer_to_server(servicer, server):
                     servicer.ListServiceTokens,
                     request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListServiceTokensRequest.FromString,
                     response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListServiceTokensResponse.SerializeToString,
+            ),
+            'UpdateServiceToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateServiceToken,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateServiceTokenRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateServiceTokenResponse.SerializeToString,
+            ),
+            'RotateServiceToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateServiceToken,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RotateServiceTokenRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RotateServiceTokenResponse.SerializeToString,
+            ),
+            'RefreshServiceToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshServiceToken,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshServiceTokenRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshServiceTokenResponse.SerializeToString,
             ),
             'DeleteServiceToken': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteServiceToken,
@@ -845,6 +993,87 @@ class ServiceTokenService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateServiceToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.ServiceTokenService/UpdateServiceToken',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateServiceTokenRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateServiceTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateServiceToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.ServiceTokenService/RotateServiceToken',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RotateServiceTokenRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RotateServiceTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshServiceToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.ServiceTokenService/RefreshServiceToken',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshServiceTokenRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RefreshServiceTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteServiceToken(request,
             target,
             options=(),
@@ -912,6 +1141,16 @@ class EnrollmentPolicyServiceStub:
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.TestEnrollmentRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.TestEnrollmentResponse.FromString,
                 _registered_method=True)
+        self.GetEnrollmentPolicyUsage = channel.unary_unary(
+                '/guardhouse.identity.v1.EnrollmentPolicyService/GetEnrollmentPolicyUsage',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetEnrollmentPolicyUsageRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetEnrollmentPolicyUsageResponse.FromString,
+                _registered_method=True)
+        self.ListStrandedRegistrations = channel.unary_unary(
+                '/guardhouse.identity.v1.EnrollmentPolicyService/ListStrandedRegistrations',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListStrandedRegistrationsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListStrandedRegistrationsResponse.FromString,
+                _registered_method=True)
 
 
 class EnrollmentPolicyServiceServicer:
@@ -920,9 +1159,9 @@ class EnrollmentPolicyServiceServicer:
 
     def CreateEnrollmentPolicy(self, request, context):
         """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND for a rule that names none;
-        PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
-        SERVICE_AUTH, which could never match.
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND and RULE_GROUP_NOT_FOUND for
+        a rule that names none; PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule
+        about people under SERVICE_AUTH, which could never match, and for rules that nobody can meet together.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -944,7 +1183,8 @@ class EnrollmentPolicyServiceServicer:
 
     def UpdateEnrollmentPolicy(self, request, context):
         """Changes the fields that the mask names. It decides about new enrollments only: existing registrations live until
-        they are deleted (decision 13). Callers: ADMIN keys. Idempotent by request_id.
+        they are deleted (decision 13), and the answer counts those whom no policy would admit again.
+        Callers: ADMIN keys. Idempotent by request_id.
         Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND and ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -963,6 +1203,23 @@ class EnrollmentPolicyServiceServicer:
         """Says what would become of an enrollment, and why. Takes no seat, uses up no token, changes nothing.
         Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID,
         IDENTITY_PROVIDER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEnrollmentPolicyUsage(self, request, context):
+        """Counts whom a policy admitted, as far as they still have a registration. Callers: ADMIN and AUDITOR keys.
+        Errors: ENROLLMENT_POLICY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStrandedRegistrations(self, request, context):
+        """Lists the live registrations that a policy admitted and whose holders no policy would admit again, wherever and
+        however they sign in, by creation. They stay connected until they are deleted (decision 13).
+        Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1000,6 +1257,16 @@ def add_EnrollmentPolicyServiceServicer_to_server(servicer, server):
                     servicer.TestEnrollment,
                     request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.TestEnrollmentRequest.FromString,
                     response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.TestEnrollmentResponse.SerializeToString,
+            ),
+            'GetEnrollmentPolicyUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEnrollmentPolicyUsage,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetEnrollmentPolicyUsageRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetEnrollmentPolicyUsageResponse.SerializeToString,
+            ),
+            'ListStrandedRegistrations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStrandedRegistrations,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListStrandedRegistrationsRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListStrandedRegistrationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1175,6 +1442,316 @@ class EnrollmentPolicyService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def GetEnrollmentPolicyUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.EnrollmentPolicyService/GetEnrollmentPolicyUsage',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetEnrollmentPolicyUsageRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetEnrollmentPolicyUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStrandedRegistrations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.EnrollmentPolicyService/ListStrandedRegistrations',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListStrandedRegistrationsRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListStrandedRegistrationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class RuleGroupServiceStub:
+    """Rule groups: rules that enrollment policies share.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateRuleGroup = channel.unary_unary(
+                '/guardhouse.identity.v1.RuleGroupService/CreateRuleGroup',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.CreateRuleGroupRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.CreateRuleGroupResponse.FromString,
+                _registered_method=True)
+        self.GetRuleGroup = channel.unary_unary(
+                '/guardhouse.identity.v1.RuleGroupService/GetRuleGroup',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRuleGroupRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRuleGroupResponse.FromString,
+                _registered_method=True)
+        self.ListRuleGroups = channel.unary_unary(
+                '/guardhouse.identity.v1.RuleGroupService/ListRuleGroups',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListRuleGroupsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListRuleGroupsResponse.FromString,
+                _registered_method=True)
+        self.UpdateRuleGroup = channel.unary_unary(
+                '/guardhouse.identity.v1.RuleGroupService/UpdateRuleGroup',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateRuleGroupRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateRuleGroupResponse.FromString,
+                _registered_method=True)
+        self.DeleteRuleGroup = channel.unary_unary(
+                '/guardhouse.identity.v1.RuleGroupService/DeleteRuleGroup',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteRuleGroupRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteRuleGroupResponse.FromString,
+                _registered_method=True)
+
+
+class RuleGroupServiceServicer:
+    """Rule groups: rules that enrollment policies share.
+    """
+
+    def CreateRuleGroup(self, request, context):
+        """Creates a group. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 300 groups; FIELD_INVALID for a rule about service tokens or
+        another group, and for rules that nobody can meet together.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRuleGroup(self, request, context):
+        """Gets a group. Callers: ADMIN and AUDITOR keys. Errors: RULE_GROUP_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuleGroups(self, request, context):
+        """Lists the groups by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRuleGroup(self, request, context):
+        """Changes the fields that the mask names, for whoever enrolls next. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: RULE_GROUP_NOT_FOUND, ETAG_MISMATCH, and FIELD_INVALID as CreateRuleGroup.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRuleGroup(self, request, context):
+        """Deletes a group that no policy names. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: RULE_GROUP_NOT_FOUND, ETAG_MISMATCH, RULE_GROUP_IN_USE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RuleGroupServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateRuleGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRuleGroup,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.CreateRuleGroupRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.CreateRuleGroupResponse.SerializeToString,
+            ),
+            'GetRuleGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRuleGroup,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRuleGroupRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRuleGroupResponse.SerializeToString,
+            ),
+            'ListRuleGroups': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuleGroups,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListRuleGroupsRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListRuleGroupsResponse.SerializeToString,
+            ),
+            'UpdateRuleGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRuleGroup,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateRuleGroupRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateRuleGroupResponse.SerializeToString,
+            ),
+            'DeleteRuleGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRuleGroup,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteRuleGroupRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteRuleGroupResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.identity.v1.RuleGroupService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.identity.v1.RuleGroupService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class RuleGroupService:
+    """Rule groups: rules that enrollment policies share.
+    """
+
+    @staticmethod
+    def CreateRuleGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.RuleGroupService/CreateRuleGroup',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.CreateRuleGroupRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.CreateRuleGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRuleGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.RuleGroupService/GetRuleGroup',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRuleGroupRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRuleGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuleGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.RuleGroupService/ListRuleGroups',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListRuleGroupsRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListRuleGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateRuleGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.RuleGroupService/UpdateRuleGroup',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateRuleGroupRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateRuleGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRuleGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.RuleGroupService/DeleteRuleGroup',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteRuleGroupRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteRuleGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class UserServiceStub:
     """Users: people who have authenticated at least once. A user is (organization, issuer, subject) (decision 1).
@@ -1210,6 +1787,21 @@ class UserServiceStub:
                 '/guardhouse.identity.v1.UserService/GetRemoval',
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRemovalRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRemovalResponse.FromString,
+                _registered_method=True)
+        self.OffboardUser = channel.unary_unary(
+                '/guardhouse.identity.v1.UserService/OffboardUser',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.OffboardUserRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.OffboardUserResponse.FromString,
+                _registered_method=True)
+        self.ReinstateUser = channel.unary_unary(
+                '/guardhouse.identity.v1.UserService/ReinstateUser',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReinstateUserRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReinstateUserResponse.FromString,
+                _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/guardhouse.identity.v1.UserService/EraseUser',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.EraseUserResponse.FromString,
                 _registered_method=True)
 
 
@@ -1258,6 +1850,35 @@ class UserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OffboardUser(self, request, context):
+        """Off-boards a user: removes the user as RemoveUsers does, and blocks the (issuer, subject): whoever it is may neither
+        enroll nor sign in, whatever the policies say, until reinstated. Follow the removal with GetRemoval: it is the receipt
+        of all of it. Callers: ADMIN keys. Idempotent by request_id, and without one: a user who is off-boarded already
+        answers the same removal. Errors: ORGANIZATION_NOT_FOUND, USER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReinstateUser(self, request, context):
+        """Lifts the block of OffboardUser. The policies decide again; one who enrolls takes a seat again and keeps the user_id.
+        Callers: ADMIN keys. Idempotent: done again, it changes nothing. Errors: USER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseUser(self, request, context):
+        """Erases what is known of a person: issuer, subject, address, name, groups and claims, here and in what was told to
+        others. It cannot be undone. The user_id stays, for the audit records that name it, and stands for nobody: the same
+        person is somebody new, whom a block of OffboardUser does not stop any more. Callers: ADMIN keys. Idempotent: done
+        again, it changes nothing. Errors: USER_NOT_FOUND; USER_NOT_OFFBOARDED while the user holds a seat or registrations
+        are not gone yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1285,6 +1906,21 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.GetRemoval,
                     request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRemovalRequest.FromString,
                     response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetRemovalResponse.SerializeToString,
+            ),
+            'OffboardUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.OffboardUser,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.OffboardUserRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.OffboardUserResponse.SerializeToString,
+            ),
+            'ReinstateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReinstateUser,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReinstateUserRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReinstateUserResponse.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.EraseUserRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.EraseUserResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1433,6 +2069,261 @@ class UserService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def OffboardUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.UserService/OffboardUser',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.OffboardUserRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.OffboardUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReinstateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.UserService/ReinstateUser',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReinstateUserRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReinstateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.UserService/EraseUser',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.EraseUserRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.EraseUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class HeldActionServiceStub:
+    """The breaker of mass actions. What the system does to users of its own accord (SCIM, the expiration of seats) passes
+    while it is at most 50 users in 10 minutes and either fewer than 10 or at most 10 % of the organization's seats.
+    What would be more waits here until somebody decides, and so does what the same source asks for meanwhile.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListHeldActions = channel.unary_unary(
+                '/guardhouse.identity.v1.HeldActionService/ListHeldActions',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListHeldActionsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListHeldActionsResponse.FromString,
+                _registered_method=True)
+        self.ApproveHeldAction = channel.unary_unary(
+                '/guardhouse.identity.v1.HeldActionService/ApproveHeldAction',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ApproveHeldActionRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ApproveHeldActionResponse.FromString,
+                _registered_method=True)
+        self.RejectHeldAction = channel.unary_unary(
+                '/guardhouse.identity.v1.HeldActionService/RejectHeldAction',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RejectHeldActionRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RejectHeldActionResponse.FromString,
+                _registered_method=True)
+
+
+class HeldActionServiceServicer:
+    """The breaker of mass actions. What the system does to users of its own accord (SCIM, the expiration of seats) passes
+    while it is at most 50 users in 10 minutes and either fewer than 10 or at most 10 % of the organization's seats.
+    What would be more waits here until somebody decides, and so does what the same source asks for meanwhile.
+    """
+
+    def ListHeldActions(self, request, context):
+        """Lists what waits, is being carried out, or was decided in the last 30 days, by creation. Callers: ADMIN and AUDITOR
+        keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveHeldAction(self, request, context):
+        """Has a held action carried out, in parts, as RemoveUsers or RevokeUser would do it. Users who have authenticated since
+        they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
+        Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectHeldAction(self, request, context):
+        """Drops a held action; nothing is done to its users. Its source may ask for it again. Callers: ADMIN keys.
+        Idempotent: rejecting again answers the same. Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_HeldActionServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListHeldActions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHeldActions,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListHeldActionsRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListHeldActionsResponse.SerializeToString,
+            ),
+            'ApproveHeldAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveHeldAction,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ApproveHeldActionRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ApproveHeldActionResponse.SerializeToString,
+            ),
+            'RejectHeldAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectHeldAction,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RejectHeldActionRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RejectHeldActionResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.identity.v1.HeldActionService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.identity.v1.HeldActionService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class HeldActionService:
+    """The breaker of mass actions. What the system does to users of its own accord (SCIM, the expiration of seats) passes
+    while it is at most 50 users in 10 minutes and either fewer than 10 or at most 10 % of the organization's seats.
+    What would be more waits here until somebody decides, and so does what the same source asks for meanwhile.
+    """
+
+    @staticmethod
+    def ListHeldActions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.HeldActionService/ListHeldActions',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListHeldActionsRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListHeldActionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveHeldAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.HeldActionService/ApproveHeldAction',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ApproveHeldActionRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ApproveHeldActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectHeldAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.HeldActionService/RejectHeldAction',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RejectHeldActionRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RejectHeldActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class SeatServiceStub:
     """Seats: a user who has authenticated holds one, whatever the number of devices and logins, until removed (decision 2).
@@ -1449,6 +2340,21 @@ class SeatServiceStub:
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetSeatUsageRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetSeatUsageResponse.FromString,
                 _registered_method=True)
+        self.ListSeats = channel.unary_unary(
+                '/guardhouse.identity.v1.SeatService/ListSeats',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListSeatsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListSeatsResponse.FromString,
+                _registered_method=True)
+        self.ExplainSeat = channel.unary_unary(
+                '/guardhouse.identity.v1.SeatService/ExplainSeat',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ExplainSeatRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ExplainSeatResponse.FromString,
+                _registered_method=True)
+        self.PreviewSeatExpiration = channel.unary_unary(
+                '/guardhouse.identity.v1.SeatService/PreviewSeatExpiration',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.PreviewSeatExpirationRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.PreviewSeatExpirationResponse.FromString,
+                _registered_method=True)
 
 
 class SeatServiceServicer:
@@ -1456,7 +2362,35 @@ class SeatServiceServicer:
     """
 
     def GetSeatUsage(self, request, context):
-        """Counts the seats. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND.
+        """Counts the seats, and says when they run out at the rate of the last 30 days. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSeats(self, request, context):
+        """Lists the seats that are held, in the order of user_id, which is that of the users' first enrollment or sign-in: who
+        holds each, since when and by which event, the last activity, and when it would expire (decision 7). A seat that an
+        enrollment under way reserves is counted by GetSeatUsage, and listed once it is held. Callers: ADMIN and AUDITOR
+        keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainSeat(self, request, context):
+        """Says of one user what ListSeats says, in a sentence as well, and which seats the user held before (decision 7).
+        Callers: ADMIN and AUDITOR keys. Errors: USER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewSeatExpiration(self, request, context):
+        """Lists whom the daily sweep would remove now, and why; changes nothing (decision 6). The sweep may remove fewer: a mass
+        of them waits for an approval. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID,
+        DURATION_INVALID; FIELD_REQUIRED when neither the request nor the organization has a seat_expiration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1469,6 +2403,21 @@ def add_SeatServiceServicer_to_server(servicer, server):
                     servicer.GetSeatUsage,
                     request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetSeatUsageRequest.FromString,
                     response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.GetSeatUsageResponse.SerializeToString,
+            ),
+            'ListSeats': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSeats,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListSeatsRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListSeatsResponse.SerializeToString,
+            ),
+            'ExplainSeat': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainSeat,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ExplainSeatRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ExplainSeatResponse.SerializeToString,
+            ),
+            'PreviewSeatExpiration': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewSeatExpiration,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.PreviewSeatExpirationRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.PreviewSeatExpirationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1509,6 +2458,87 @@ class SeatService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def ListSeats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.SeatService/ListSeats',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListSeatsRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ListSeatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainSeat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.SeatService/ExplainSeat',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ExplainSeatRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ExplainSeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewSeatExpiration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.SeatService/PreviewSeatExpiration',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.PreviewSeatExpirationRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.PreviewSeatExpirationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class AuthenticationServiceStub:
     """What the other services ask of identity.
@@ -1535,6 +2565,11 @@ class AuthenticationServiceStub:
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationResponse.FromString,
                 _registered_method=True)
+        self.ReportActivity = channel.unary_unary(
+                '/guardhouse.identity.v1.AuthenticationService/ReportActivity',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReportActivityRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReportActivityResponse.FromString,
+                _registered_method=True)
 
 
 class AuthenticationServiceServicer:
@@ -1544,8 +2579,8 @@ class AuthenticationServiceServicer:
     def AuthorizeEnrollment(self, request, context):
         """Decides whether a credential may enroll, and reserves a seat for its user: authenticate, policy, seat, in this order
         (decision 3). Callers: registry. Idempotent by intent_id: a repeated call answers the same.
-        Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-        IDENTITY_PROVIDER_UNAVAILABLE; ENROLLMENT_ABORTED for an intent that was cancelled.
+        Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, USER_BLOCKED, ENROLLMENT_REFUSED,
+        SEATS_EXHAUSTED, IDENTITY_PROVIDER_UNAVAILABLE; ENROLLMENT_ABORTED for an intent that was cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1564,9 +2599,18 @@ class AuthenticationServiceServicer:
         somebody signed in to an application without a device, who takes a seat by it (decision 2).
         Callers: session. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-        USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is known to be
-        gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
+        USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
+        known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
         ago. The timer is untouched then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportActivity(self, request, context):
+        """Reports when users' devices were last heard of, which keeps their seats from expiring (decision 6). A time that is
+        earlier than what is known changes nothing, so it may be repeated and reordered. It is no change that anybody made, and
+        is not in the audit log. Callers: registry, hourly. Idempotent. Errors: ORGANIZATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1589,6 +2633,11 @@ def add_AuthenticationServiceServicer_to_server(servicer, server):
                     servicer.RecordAuthentication,
                     request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationRequest.FromString,
                     response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationResponse.SerializeToString,
+            ),
+            'ReportActivity': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportActivity,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReportActivityRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReportActivityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1673,6 +2722,33 @@ class AuthenticationService:
             '/guardhouse.identity.v1.AuthenticationService/RecordAuthentication',
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationRequest.SerializeToString,
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportActivity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.AuthenticationService/ReportActivity',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReportActivityRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReportActivityResponse.FromString,
             options,
             channel_credentials,
             insecure,

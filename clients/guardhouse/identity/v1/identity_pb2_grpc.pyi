@@ -50,7 +50,9 @@ class OrganizationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrganizationServiceAsyncStub: ...
     CreateOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateOrganizationRequest, _identity_pb2.CreateOrganizationResponse]
-    """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id."""
+    """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id.
+    Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+    """
     GetOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetOrganizationRequest, _identity_pb2.GetOrganizationResponse]
     """Gets an organization. Callers: any key. Errors: ORGANIZATION_NOT_FOUND."""
     ListOrganizations: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListOrganizationsRequest, _identity_pb2.ListOrganizationsResponse]
@@ -60,7 +62,7 @@ class OrganizationServiceStub:
     UpdateOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.UpdateOrganizationResponse]
     """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
-    (decision 4).
+    (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
     """
 
 @_typing.type_check_only
@@ -69,7 +71,9 @@ class OrganizationServiceAsyncStub(OrganizationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateOrganizationRequest, _identity_pb2.CreateOrganizationResponse]  # type: ignore[assignment]
-    """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id."""
+    """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id.
+    Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+    """
     GetOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetOrganizationRequest, _identity_pb2.GetOrganizationResponse]  # type: ignore[assignment]
     """Gets an organization. Callers: any key. Errors: ORGANIZATION_NOT_FOUND."""
     ListOrganizations: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListOrganizationsRequest, _identity_pb2.ListOrganizationsResponse]  # type: ignore[assignment]
@@ -79,7 +83,7 @@ class OrganizationServiceAsyncStub(OrganizationServiceStub):
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.UpdateOrganizationResponse]  # type: ignore[assignment]
     """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
-    (decision 4).
+    (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
     """
 
 class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -91,7 +95,9 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.CreateOrganizationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.CreateOrganizationResponse, _abc.Awaitable[_identity_pb2.CreateOrganizationResponse]]:
-        """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id."""
+        """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id.
+        Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+        """
 
     @_abc_1.abstractmethod
     def GetOrganization(
@@ -119,7 +125,7 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.UpdateOrganizationResponse, _abc.Awaitable[_identity_pb2.UpdateOrganizationResponse]]:
         """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
-        (decision 4).
+        (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
         """
 
 def add_OrganizationServiceServicer_to_server(servicer: OrganizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -224,6 +230,15 @@ class IdentityProviderServiceStub:
     """Removes a provider: its tokens are refused from now on; users, seats and registrations stay. Callers: ADMIN keys.
     Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
     """
+    RefreshScimSecret: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RefreshScimSecretRequest, _identity_pb2.RefreshScimSecretResponse]
+    """Makes the secret that a provider's SCIM client calls with, or a new one: the old one is refused at once. It is stored
+    only as a hash. Callers: ADMIN keys. Idempotent by request_id, the secret included.
+    Errors: IDENTITY_PROVIDER_NOT_FOUND.
+    """
+    ListScimEvents: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListScimEventsRequest, _identity_pb2.ListScimEventsResponse]
+    """Lists what a provider's SCIM client changed and what was refused, by time: the last 30 days, and at most the newest
+    100,000. Callers: ADMIN and AUDITOR keys. Errors: IDENTITY_PROVIDER_NOT_FOUND, PAGE_TOKEN_INVALID.
+    """
 
 @_typing.type_check_only
 class IdentityProviderServiceAsyncStub(IdentityProviderServiceStub):
@@ -246,6 +261,15 @@ class IdentityProviderServiceAsyncStub(IdentityProviderServiceStub):
     DeleteIdentityProvider: _aio.UnaryUnaryMultiCallable[_identity_pb2.DeleteIdentityProviderRequest, _identity_pb2.DeleteIdentityProviderResponse]  # type: ignore[assignment]
     """Removes a provider: its tokens are refused from now on; users, seats and registrations stay. Callers: ADMIN keys.
     Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
+    """
+    RefreshScimSecret: _aio.UnaryUnaryMultiCallable[_identity_pb2.RefreshScimSecretRequest, _identity_pb2.RefreshScimSecretResponse]  # type: ignore[assignment]
+    """Makes the secret that a provider's SCIM client calls with, or a new one: the old one is refused at once. It is stored
+    only as a hash. Callers: ADMIN keys. Idempotent by request_id, the secret included.
+    Errors: IDENTITY_PROVIDER_NOT_FOUND.
+    """
+    ListScimEvents: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListScimEventsRequest, _identity_pb2.ListScimEventsResponse]  # type: ignore[assignment]
+    """Lists what a provider's SCIM client changed and what was refused, by time: the last 30 days, and at most the newest
+    100,000. Callers: ADMIN and AUDITOR keys. Errors: IDENTITY_PROVIDER_NOT_FOUND, PAGE_TOKEN_INVALID.
     """
 
 class IdentityProviderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -298,6 +322,27 @@ class IdentityProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         Idempotent by request_id. Errors: IDENTITY_PROVIDER_NOT_FOUND, ETAG_MISMATCH.
         """
 
+    @_abc_1.abstractmethod
+    def RefreshScimSecret(
+        self,
+        request: _identity_pb2.RefreshScimSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.RefreshScimSecretResponse, _abc.Awaitable[_identity_pb2.RefreshScimSecretResponse]]:
+        """Makes the secret that a provider's SCIM client calls with, or a new one: the old one is refused at once. It is stored
+        only as a hash. Callers: ADMIN keys. Idempotent by request_id, the secret included.
+        Errors: IDENTITY_PROVIDER_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListScimEvents(
+        self,
+        request: _identity_pb2.ListScimEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListScimEventsResponse, _abc.Awaitable[_identity_pb2.ListScimEventsResponse]]:
+        """Lists what a provider's SCIM client changed and what was refused, by time: the last 30 days, and at most the newest
+        100,000. Callers: ADMIN and AUDITOR keys. Errors: IDENTITY_PROVIDER_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+
 def add_IdentityProviderServiceServicer_to_server(servicer: IdentityProviderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ServiceTokenServiceStub:
@@ -316,10 +361,24 @@ class ServiceTokenServiceStub:
     """Gets a token, without its secret. Callers: ADMIN and AUDITOR keys. Errors: SERVICE_TOKEN_NOT_FOUND."""
     ListServiceTokens: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListServiceTokensRequest, _identity_pb2.ListServiceTokensResponse]
     """Lists the tokens by creation, without their secrets. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateServiceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateServiceTokenRequest, _identity_pb2.UpdateServiceTokenResponse]
+    """Changes the fields that the mask names. A disabled token is refused, whichever of its secrets is sent; registrations
+    made with it go on until their sessions expire (decision 10). Callers: ADMIN keys. Idempotent by request_id.
+    Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+    """
+    RotateServiceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RotateServiceTokenRequest, _identity_pb2.RotateServiceTokenResponse]
+    """Gives a token a new secret, which the answer holds, and ends the one before it, at once or after a grace period
+    (decision 10). When it expires stays as it is. Callers: ADMIN keys. Idempotent by request_id, the secret included.
+    Errors: SERVICE_TOKEN_NOT_FOUND, DURATION_INVALID, ETAG_MISMATCH.
+    """
+    RefreshServiceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RefreshServiceTokenRequest, _identity_pb2.RefreshServiceTokenResponse]
+    """Has a token expire 8760h later, or 8760h from now if it has expired; its secrets stay (decision 10).
+    Callers: ADMIN keys. Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+    """
     DeleteServiceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.DeleteServiceTokenRequest, _identity_pb2.DeleteServiceTokenResponse]
-    """Deletes a token for good. Registrations made with it live until they are deleted. Callers: ADMIN keys.
-    Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND; SERVICE_TOKEN_IN_USE while an enrollment policy names
-    it (decision 11).
+    """Deletes a token for good: it enrolls nothing any more. Registrations made with it live until they are deleted.
+    Callers: ADMIN keys. Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH; SERVICE_TOKEN_IN_USE
+    while an enrollment policy names it (decision 11).
     """
 
 @_typing.type_check_only
@@ -336,10 +395,24 @@ class ServiceTokenServiceAsyncStub(ServiceTokenServiceStub):
     """Gets a token, without its secret. Callers: ADMIN and AUDITOR keys. Errors: SERVICE_TOKEN_NOT_FOUND."""
     ListServiceTokens: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListServiceTokensRequest, _identity_pb2.ListServiceTokensResponse]  # type: ignore[assignment]
     """Lists the tokens by creation, without their secrets. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateServiceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateServiceTokenRequest, _identity_pb2.UpdateServiceTokenResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names. A disabled token is refused, whichever of its secrets is sent; registrations
+    made with it go on until their sessions expire (decision 10). Callers: ADMIN keys. Idempotent by request_id.
+    Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+    """
+    RotateServiceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.RotateServiceTokenRequest, _identity_pb2.RotateServiceTokenResponse]  # type: ignore[assignment]
+    """Gives a token a new secret, which the answer holds, and ends the one before it, at once or after a grace period
+    (decision 10). When it expires stays as it is. Callers: ADMIN keys. Idempotent by request_id, the secret included.
+    Errors: SERVICE_TOKEN_NOT_FOUND, DURATION_INVALID, ETAG_MISMATCH.
+    """
+    RefreshServiceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.RefreshServiceTokenRequest, _identity_pb2.RefreshServiceTokenResponse]  # type: ignore[assignment]
+    """Has a token expire 8760h later, or 8760h from now if it has expired; its secrets stay (decision 10).
+    Callers: ADMIN keys. Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+    """
     DeleteServiceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.DeleteServiceTokenRequest, _identity_pb2.DeleteServiceTokenResponse]  # type: ignore[assignment]
-    """Deletes a token for good. Registrations made with it live until they are deleted. Callers: ADMIN keys.
-    Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND; SERVICE_TOKEN_IN_USE while an enrollment policy names
-    it (decision 11).
+    """Deletes a token for good: it enrolls nothing any more. Registrations made with it live until they are deleted.
+    Callers: ADMIN keys. Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH; SERVICE_TOKEN_IN_USE
+    while an enrollment policy names it (decision 11).
     """
 
 class ServiceTokenServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -373,14 +446,46 @@ class ServiceTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the tokens by creation, without their secrets. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
 
     @_abc_1.abstractmethod
+    def UpdateServiceToken(
+        self,
+        request: _identity_pb2.UpdateServiceTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.UpdateServiceTokenResponse, _abc.Awaitable[_identity_pb2.UpdateServiceTokenResponse]]:
+        """Changes the fields that the mask names. A disabled token is refused, whichever of its secrets is sent; registrations
+        made with it go on until their sessions expire (decision 10). Callers: ADMIN keys. Idempotent by request_id.
+        Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateServiceToken(
+        self,
+        request: _identity_pb2.RotateServiceTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.RotateServiceTokenResponse, _abc.Awaitable[_identity_pb2.RotateServiceTokenResponse]]:
+        """Gives a token a new secret, which the answer holds, and ends the one before it, at once or after a grace period
+        (decision 10). When it expires stays as it is. Callers: ADMIN keys. Idempotent by request_id, the secret included.
+        Errors: SERVICE_TOKEN_NOT_FOUND, DURATION_INVALID, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def RefreshServiceToken(
+        self,
+        request: _identity_pb2.RefreshServiceTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.RefreshServiceTokenResponse, _abc.Awaitable[_identity_pb2.RefreshServiceTokenResponse]]:
+        """Has a token expire 8760h later, or 8760h from now if it has expired; its secrets stay (decision 10).
+        Callers: ADMIN keys. Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteServiceToken(
         self,
         request: _identity_pb2.DeleteServiceTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.DeleteServiceTokenResponse, _abc.Awaitable[_identity_pb2.DeleteServiceTokenResponse]]:
-        """Deletes a token for good. Registrations made with it live until they are deleted. Callers: ADMIN keys.
-        Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND; SERVICE_TOKEN_IN_USE while an enrollment policy names
-        it (decision 11).
+        """Deletes a token for good: it enrolls nothing any more. Registrations made with it live until they are deleted.
+        Callers: ADMIN keys. Idempotent by request_id. Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH; SERVICE_TOKEN_IN_USE
+        while an enrollment policy names it (decision 11).
         """
 
 def add_ServiceTokenServiceServicer_to_server(servicer: ServiceTokenServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -394,9 +499,9 @@ class EnrollmentPolicyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EnrollmentPolicyServiceAsyncStub: ...
     CreateEnrollmentPolicy: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateEnrollmentPolicyRequest, _identity_pb2.CreateEnrollmentPolicyResponse]
     """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND for a rule that names none;
-    PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
-    SERVICE_AUTH, which could never match.
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND and RULE_GROUP_NOT_FOUND for
+    a rule that names none; PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule
+    about people under SERVICE_AUTH, which could never match, and for rules that nobody can meet together.
     """
     GetEnrollmentPolicy: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetEnrollmentPolicyRequest, _identity_pb2.GetEnrollmentPolicyResponse]
     """Gets a policy. Callers: ADMIN and AUDITOR keys. Errors: ENROLLMENT_POLICY_NOT_FOUND."""
@@ -404,7 +509,8 @@ class EnrollmentPolicyServiceStub:
     """Lists the policies by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
     UpdateEnrollmentPolicy: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateEnrollmentPolicyRequest, _identity_pb2.UpdateEnrollmentPolicyResponse]
     """Changes the fields that the mask names. It decides about new enrollments only: existing registrations live until
-    they are deleted (decision 13). Callers: ADMIN keys. Idempotent by request_id.
+    they are deleted (decision 13), and the answer counts those whom no policy would admit again.
+    Callers: ADMIN keys. Idempotent by request_id.
     Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeleteEnrollmentPolicy: _grpc.UnaryUnaryMultiCallable[_identity_pb2.DeleteEnrollmentPolicyRequest, _identity_pb2.DeleteEnrollmentPolicyResponse]
@@ -416,6 +522,15 @@ class EnrollmentPolicyServiceStub:
     Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID,
     IDENTITY_PROVIDER_UNAVAILABLE.
     """
+    GetEnrollmentPolicyUsage: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetEnrollmentPolicyUsageRequest, _identity_pb2.GetEnrollmentPolicyUsageResponse]
+    """Counts whom a policy admitted, as far as they still have a registration. Callers: ADMIN and AUDITOR keys.
+    Errors: ENROLLMENT_POLICY_NOT_FOUND.
+    """
+    ListStrandedRegistrations: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListStrandedRegistrationsRequest, _identity_pb2.ListStrandedRegistrationsResponse]
+    """Lists the live registrations that a policy admitted and whose holders no policy would admit again, wherever and
+    however they sign in, by creation. They stay connected until they are deleted (decision 13).
+    Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    """
 
 @_typing.type_check_only
 class EnrollmentPolicyServiceAsyncStub(EnrollmentPolicyServiceStub):
@@ -424,9 +539,9 @@ class EnrollmentPolicyServiceAsyncStub(EnrollmentPolicyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateEnrollmentPolicy: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateEnrollmentPolicyRequest, _identity_pb2.CreateEnrollmentPolicyResponse]  # type: ignore[assignment]
     """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND for a rule that names none;
-    PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
-    SERVICE_AUTH, which could never match.
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND and RULE_GROUP_NOT_FOUND for
+    a rule that names none; PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule
+    about people under SERVICE_AUTH, which could never match, and for rules that nobody can meet together.
     """
     GetEnrollmentPolicy: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetEnrollmentPolicyRequest, _identity_pb2.GetEnrollmentPolicyResponse]  # type: ignore[assignment]
     """Gets a policy. Callers: ADMIN and AUDITOR keys. Errors: ENROLLMENT_POLICY_NOT_FOUND."""
@@ -434,7 +549,8 @@ class EnrollmentPolicyServiceAsyncStub(EnrollmentPolicyServiceStub):
     """Lists the policies by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
     UpdateEnrollmentPolicy: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateEnrollmentPolicyRequest, _identity_pb2.UpdateEnrollmentPolicyResponse]  # type: ignore[assignment]
     """Changes the fields that the mask names. It decides about new enrollments only: existing registrations live until
-    they are deleted (decision 13). Callers: ADMIN keys. Idempotent by request_id.
+    they are deleted (decision 13), and the answer counts those whom no policy would admit again.
+    Callers: ADMIN keys. Idempotent by request_id.
     Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND and ETAG_MISMATCH.
     """
     DeleteEnrollmentPolicy: _aio.UnaryUnaryMultiCallable[_identity_pb2.DeleteEnrollmentPolicyRequest, _identity_pb2.DeleteEnrollmentPolicyResponse]  # type: ignore[assignment]
@@ -445,6 +561,15 @@ class EnrollmentPolicyServiceAsyncStub(EnrollmentPolicyServiceStub):
     """Says what would become of an enrollment, and why. Takes no seat, uses up no token, changes nothing.
     Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID,
     IDENTITY_PROVIDER_UNAVAILABLE.
+    """
+    GetEnrollmentPolicyUsage: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetEnrollmentPolicyUsageRequest, _identity_pb2.GetEnrollmentPolicyUsageResponse]  # type: ignore[assignment]
+    """Counts whom a policy admitted, as far as they still have a registration. Callers: ADMIN and AUDITOR keys.
+    Errors: ENROLLMENT_POLICY_NOT_FOUND.
+    """
+    ListStrandedRegistrations: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListStrandedRegistrationsRequest, _identity_pb2.ListStrandedRegistrationsResponse]  # type: ignore[assignment]
+    """Lists the live registrations that a policy admitted and whose holders no policy would admit again, wherever and
+    however they sign in, by creation. They stay connected until they are deleted (decision 13).
+    Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
     """
 
 class EnrollmentPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -457,9 +582,9 @@ class EnrollmentPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.CreateEnrollmentPolicyResponse, _abc.Awaitable[_identity_pb2.CreateEnrollmentPolicyResponse]]:
         """Creates a policy. Callers: ADMIN keys. Idempotent by request_id.
-        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND for a rule that names none;
-        PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule about people under
-        SERVICE_AUTH, which could never match.
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 500 policies; SERVICE_TOKEN_NOT_FOUND and RULE_GROUP_NOT_FOUND for
+        a rule that names none; PRECEDENCE_TAKEN; FIELD_INVALID for a service-token rule under ALLOW or BLOCK and for a rule
+        about people under SERVICE_AUTH, which could never match, and for rules that nobody can meet together.
         """
 
     @_abc_1.abstractmethod
@@ -485,7 +610,8 @@ class EnrollmentPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.UpdateEnrollmentPolicyResponse, _abc.Awaitable[_identity_pb2.UpdateEnrollmentPolicyResponse]]:
         """Changes the fields that the mask names. It decides about new enrollments only: existing registrations live until
-        they are deleted (decision 13). Callers: ADMIN keys. Idempotent by request_id.
+        they are deleted (decision 13), and the answer counts those whom no policy would admit again.
+        Callers: ADMIN keys. Idempotent by request_id.
         Errors: as CreateEnrollmentPolicy, and ENROLLMENT_POLICY_NOT_FOUND and ETAG_MISMATCH.
         """
 
@@ -510,7 +636,128 @@ class EnrollmentPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         IDENTITY_PROVIDER_UNAVAILABLE.
         """
 
+    @_abc_1.abstractmethod
+    def GetEnrollmentPolicyUsage(
+        self,
+        request: _identity_pb2.GetEnrollmentPolicyUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.GetEnrollmentPolicyUsageResponse, _abc.Awaitable[_identity_pb2.GetEnrollmentPolicyUsageResponse]]:
+        """Counts whom a policy admitted, as far as they still have a registration. Callers: ADMIN and AUDITOR keys.
+        Errors: ENROLLMENT_POLICY_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListStrandedRegistrations(
+        self,
+        request: _identity_pb2.ListStrandedRegistrationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListStrandedRegistrationsResponse, _abc.Awaitable[_identity_pb2.ListStrandedRegistrationsResponse]]:
+        """Lists the live registrations that a policy admitted and whose holders no policy would admit again, wherever and
+        however they sign in, by creation. They stay connected until they are deleted (decision 13).
+        Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
+
 def add_EnrollmentPolicyServiceServicer_to_server(servicer: EnrollmentPolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class RuleGroupServiceStub:
+    """Rule groups: rules that enrollment policies share."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> RuleGroupServiceAsyncStub: ...
+    CreateRuleGroup: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateRuleGroupRequest, _identity_pb2.CreateRuleGroupResponse]
+    """Creates a group. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 300 groups; FIELD_INVALID for a rule about service tokens or
+    another group, and for rules that nobody can meet together.
+    """
+    GetRuleGroup: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetRuleGroupRequest, _identity_pb2.GetRuleGroupResponse]
+    """Gets a group. Callers: ADMIN and AUDITOR keys. Errors: RULE_GROUP_NOT_FOUND."""
+    ListRuleGroups: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListRuleGroupsRequest, _identity_pb2.ListRuleGroupsResponse]
+    """Lists the groups by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateRuleGroup: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateRuleGroupRequest, _identity_pb2.UpdateRuleGroupResponse]
+    """Changes the fields that the mask names, for whoever enrolls next. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: RULE_GROUP_NOT_FOUND, ETAG_MISMATCH, and FIELD_INVALID as CreateRuleGroup.
+    """
+    DeleteRuleGroup: _grpc.UnaryUnaryMultiCallable[_identity_pb2.DeleteRuleGroupRequest, _identity_pb2.DeleteRuleGroupResponse]
+    """Deletes a group that no policy names. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: RULE_GROUP_NOT_FOUND, ETAG_MISMATCH, RULE_GROUP_IN_USE.
+    """
+
+@_typing.type_check_only
+class RuleGroupServiceAsyncStub(RuleGroupServiceStub):
+    """Rule groups: rules that enrollment policies share."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateRuleGroup: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateRuleGroupRequest, _identity_pb2.CreateRuleGroupResponse]  # type: ignore[assignment]
+    """Creates a group. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 300 groups; FIELD_INVALID for a rule about service tokens or
+    another group, and for rules that nobody can meet together.
+    """
+    GetRuleGroup: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetRuleGroupRequest, _identity_pb2.GetRuleGroupResponse]  # type: ignore[assignment]
+    """Gets a group. Callers: ADMIN and AUDITOR keys. Errors: RULE_GROUP_NOT_FOUND."""
+    ListRuleGroups: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListRuleGroupsRequest, _identity_pb2.ListRuleGroupsResponse]  # type: ignore[assignment]
+    """Lists the groups by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateRuleGroup: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateRuleGroupRequest, _identity_pb2.UpdateRuleGroupResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names, for whoever enrolls next. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: RULE_GROUP_NOT_FOUND, ETAG_MISMATCH, and FIELD_INVALID as CreateRuleGroup.
+    """
+    DeleteRuleGroup: _aio.UnaryUnaryMultiCallable[_identity_pb2.DeleteRuleGroupRequest, _identity_pb2.DeleteRuleGroupResponse]  # type: ignore[assignment]
+    """Deletes a group that no policy names. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: RULE_GROUP_NOT_FOUND, ETAG_MISMATCH, RULE_GROUP_IN_USE.
+    """
+
+class RuleGroupServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Rule groups: rules that enrollment policies share."""
+
+    @_abc_1.abstractmethod
+    def CreateRuleGroup(
+        self,
+        request: _identity_pb2.CreateRuleGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.CreateRuleGroupResponse, _abc.Awaitable[_identity_pb2.CreateRuleGroupResponse]]:
+        """Creates a group. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND; LIMIT_REACHED with 300 groups; FIELD_INVALID for a rule about service tokens or
+        another group, and for rules that nobody can meet together.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRuleGroup(
+        self,
+        request: _identity_pb2.GetRuleGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.GetRuleGroupResponse, _abc.Awaitable[_identity_pb2.GetRuleGroupResponse]]:
+        """Gets a group. Callers: ADMIN and AUDITOR keys. Errors: RULE_GROUP_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListRuleGroups(
+        self,
+        request: _identity_pb2.ListRuleGroupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListRuleGroupsResponse, _abc.Awaitable[_identity_pb2.ListRuleGroupsResponse]]:
+        """Lists the groups by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+
+    @_abc_1.abstractmethod
+    def UpdateRuleGroup(
+        self,
+        request: _identity_pb2.UpdateRuleGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.UpdateRuleGroupResponse, _abc.Awaitable[_identity_pb2.UpdateRuleGroupResponse]]:
+        """Changes the fields that the mask names, for whoever enrolls next. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: RULE_GROUP_NOT_FOUND, ETAG_MISMATCH, and FIELD_INVALID as CreateRuleGroup.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteRuleGroup(
+        self,
+        request: _identity_pb2.DeleteRuleGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.DeleteRuleGroupResponse, _abc.Awaitable[_identity_pb2.DeleteRuleGroupResponse]]:
+        """Deletes a group that no policy names. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: RULE_GROUP_NOT_FOUND, ETAG_MISMATCH, RULE_GROUP_IN_USE.
+        """
+
+def add_RuleGroupServiceServicer_to_server(servicer: RuleGroupServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class UserServiceStub:
     """Users: people who have authenticated at least once. A user is (organization, issuer, subject) (decision 1)."""
@@ -537,6 +784,23 @@ class UserServiceStub:
     """
     GetRemoval: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetRemovalRequest, _identity_pb2.GetRemovalResponse]
     """Says how far a removal has come. Callers: ADMIN and AUDITOR keys. Errors: REMOVAL_NOT_FOUND."""
+    OffboardUser: _grpc.UnaryUnaryMultiCallable[_identity_pb2.OffboardUserRequest, _identity_pb2.OffboardUserResponse]
+    """Off-boards a user: removes the user as RemoveUsers does, and blocks the (issuer, subject): whoever it is may neither
+    enroll nor sign in, whatever the policies say, until reinstated. Follow the removal with GetRemoval: it is the receipt
+    of all of it. Callers: ADMIN keys. Idempotent by request_id, and without one: a user who is off-boarded already
+    answers the same removal. Errors: ORGANIZATION_NOT_FOUND, USER_NOT_FOUND.
+    """
+    ReinstateUser: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ReinstateUserRequest, _identity_pb2.ReinstateUserResponse]
+    """Lifts the block of OffboardUser. The policies decide again; one who enrolls takes a seat again and keeps the user_id.
+    Callers: ADMIN keys. Idempotent: done again, it changes nothing. Errors: USER_NOT_FOUND.
+    """
+    EraseUser: _grpc.UnaryUnaryMultiCallable[_identity_pb2.EraseUserRequest, _identity_pb2.EraseUserResponse]
+    """Erases what is known of a person: issuer, subject, address, name, groups and claims, here and in what was told to
+    others. It cannot be undone. The user_id stays, for the audit records that name it, and stands for nobody: the same
+    person is somebody new, whom a block of OffboardUser does not stop any more. Callers: ADMIN keys. Idempotent: done
+    again, it changes nothing. Errors: USER_NOT_FOUND; USER_NOT_OFFBOARDED while the user holds a seat or registrations
+    are not gone yet.
+    """
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -561,6 +825,23 @@ class UserServiceAsyncStub(UserServiceStub):
     """
     GetRemoval: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetRemovalRequest, _identity_pb2.GetRemovalResponse]  # type: ignore[assignment]
     """Says how far a removal has come. Callers: ADMIN and AUDITOR keys. Errors: REMOVAL_NOT_FOUND."""
+    OffboardUser: _aio.UnaryUnaryMultiCallable[_identity_pb2.OffboardUserRequest, _identity_pb2.OffboardUserResponse]  # type: ignore[assignment]
+    """Off-boards a user: removes the user as RemoveUsers does, and blocks the (issuer, subject): whoever it is may neither
+    enroll nor sign in, whatever the policies say, until reinstated. Follow the removal with GetRemoval: it is the receipt
+    of all of it. Callers: ADMIN keys. Idempotent by request_id, and without one: a user who is off-boarded already
+    answers the same removal. Errors: ORGANIZATION_NOT_FOUND, USER_NOT_FOUND.
+    """
+    ReinstateUser: _aio.UnaryUnaryMultiCallable[_identity_pb2.ReinstateUserRequest, _identity_pb2.ReinstateUserResponse]  # type: ignore[assignment]
+    """Lifts the block of OffboardUser. The policies decide again; one who enrolls takes a seat again and keeps the user_id.
+    Callers: ADMIN keys. Idempotent: done again, it changes nothing. Errors: USER_NOT_FOUND.
+    """
+    EraseUser: _aio.UnaryUnaryMultiCallable[_identity_pb2.EraseUserRequest, _identity_pb2.EraseUserResponse]  # type: ignore[assignment]
+    """Erases what is known of a person: issuer, subject, address, name, groups and claims, here and in what was told to
+    others. It cannot be undone. The user_id stays, for the audit records that name it, and stands for nobody: the same
+    person is somebody new, whom a block of OffboardUser does not stop any more. Callers: ADMIN keys. Idempotent: done
+    again, it changes nothing. Errors: USER_NOT_FOUND; USER_NOT_OFFBOARDED while the user holds a seat or registrations
+    are not gone yet.
+    """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """Users: people who have authenticated at least once. A user is (organization, issuer, subject) (decision 1)."""
@@ -613,7 +894,127 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.GetRemovalResponse, _abc.Awaitable[_identity_pb2.GetRemovalResponse]]:
         """Says how far a removal has come. Callers: ADMIN and AUDITOR keys. Errors: REMOVAL_NOT_FOUND."""
 
+    @_abc_1.abstractmethod
+    def OffboardUser(
+        self,
+        request: _identity_pb2.OffboardUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.OffboardUserResponse, _abc.Awaitable[_identity_pb2.OffboardUserResponse]]:
+        """Off-boards a user: removes the user as RemoveUsers does, and blocks the (issuer, subject): whoever it is may neither
+        enroll nor sign in, whatever the policies say, until reinstated. Follow the removal with GetRemoval: it is the receipt
+        of all of it. Callers: ADMIN keys. Idempotent by request_id, and without one: a user who is off-boarded already
+        answers the same removal. Errors: ORGANIZATION_NOT_FOUND, USER_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ReinstateUser(
+        self,
+        request: _identity_pb2.ReinstateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ReinstateUserResponse, _abc.Awaitable[_identity_pb2.ReinstateUserResponse]]:
+        """Lifts the block of OffboardUser. The policies decide again; one who enrolls takes a seat again and keeps the user_id.
+        Callers: ADMIN keys. Idempotent: done again, it changes nothing. Errors: USER_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseUser(
+        self,
+        request: _identity_pb2.EraseUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.EraseUserResponse, _abc.Awaitable[_identity_pb2.EraseUserResponse]]:
+        """Erases what is known of a person: issuer, subject, address, name, groups and claims, here and in what was told to
+        others. It cannot be undone. The user_id stays, for the audit records that name it, and stands for nobody: the same
+        person is somebody new, whom a block of OffboardUser does not stop any more. Callers: ADMIN keys. Idempotent: done
+        again, it changes nothing. Errors: USER_NOT_FOUND; USER_NOT_OFFBOARDED while the user holds a seat or registrations
+        are not gone yet.
+        """
+
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class HeldActionServiceStub:
+    """The breaker of mass actions. What the system does to users of its own accord (SCIM, the expiration of seats) passes
+    while it is at most 50 users in 10 minutes and either fewer than 10 or at most 10 % of the organization's seats.
+    What would be more waits here until somebody decides, and so does what the same source asks for meanwhile.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> HeldActionServiceAsyncStub: ...
+    ListHeldActions: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListHeldActionsRequest, _identity_pb2.ListHeldActionsResponse]
+    """Lists what waits, is being carried out, or was decided in the last 30 days, by creation. Callers: ADMIN and AUDITOR
+    keys. Errors: PAGE_TOKEN_INVALID.
+    """
+    ApproveHeldAction: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ApproveHeldActionRequest, _identity_pb2.ApproveHeldActionResponse]
+    """Has a held action carried out, in parts, as RemoveUsers or RevokeUser would do it. Users who have authenticated since
+    they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
+    Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+    """
+    RejectHeldAction: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RejectHeldActionRequest, _identity_pb2.RejectHeldActionResponse]
+    """Drops a held action; nothing is done to its users. Its source may ask for it again. Callers: ADMIN keys.
+    Idempotent: rejecting again answers the same. Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+    """
+
+@_typing.type_check_only
+class HeldActionServiceAsyncStub(HeldActionServiceStub):
+    """The breaker of mass actions. What the system does to users of its own accord (SCIM, the expiration of seats) passes
+    while it is at most 50 users in 10 minutes and either fewer than 10 or at most 10 % of the organization's seats.
+    What would be more waits here until somebody decides, and so does what the same source asks for meanwhile.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListHeldActions: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListHeldActionsRequest, _identity_pb2.ListHeldActionsResponse]  # type: ignore[assignment]
+    """Lists what waits, is being carried out, or was decided in the last 30 days, by creation. Callers: ADMIN and AUDITOR
+    keys. Errors: PAGE_TOKEN_INVALID.
+    """
+    ApproveHeldAction: _aio.UnaryUnaryMultiCallable[_identity_pb2.ApproveHeldActionRequest, _identity_pb2.ApproveHeldActionResponse]  # type: ignore[assignment]
+    """Has a held action carried out, in parts, as RemoveUsers or RevokeUser would do it. Users who have authenticated since
+    they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
+    Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+    """
+    RejectHeldAction: _aio.UnaryUnaryMultiCallable[_identity_pb2.RejectHeldActionRequest, _identity_pb2.RejectHeldActionResponse]  # type: ignore[assignment]
+    """Drops a held action; nothing is done to its users. Its source may ask for it again. Callers: ADMIN keys.
+    Idempotent: rejecting again answers the same. Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+    """
+
+class HeldActionServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The breaker of mass actions. What the system does to users of its own accord (SCIM, the expiration of seats) passes
+    while it is at most 50 users in 10 minutes and either fewer than 10 or at most 10 % of the organization's seats.
+    What would be more waits here until somebody decides, and so does what the same source asks for meanwhile.
+    """
+
+    @_abc_1.abstractmethod
+    def ListHeldActions(
+        self,
+        request: _identity_pb2.ListHeldActionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListHeldActionsResponse, _abc.Awaitable[_identity_pb2.ListHeldActionsResponse]]:
+        """Lists what waits, is being carried out, or was decided in the last 30 days, by creation. Callers: ADMIN and AUDITOR
+        keys. Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveHeldAction(
+        self,
+        request: _identity_pb2.ApproveHeldActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ApproveHeldActionResponse, _abc.Awaitable[_identity_pb2.ApproveHeldActionResponse]]:
+        """Has a held action carried out, in parts, as RemoveUsers or RevokeUser would do it. Users who have authenticated since
+        they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
+        Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+        """
+
+    @_abc_1.abstractmethod
+    def RejectHeldAction(
+        self,
+        request: _identity_pb2.RejectHeldActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.RejectHeldActionResponse, _abc.Awaitable[_identity_pb2.RejectHeldActionResponse]]:
+        """Drops a held action; nothing is done to its users. Its source may ask for it again. Callers: ADMIN keys.
+        Idempotent: rejecting again answers the same. Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+        """
+
+def add_HeldActionServiceServicer_to_server(servicer: HeldActionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class SeatServiceStub:
     """Seats: a user who has authenticated holds one, whatever the number of devices and logins, until removed (decision 2)."""
@@ -623,7 +1024,24 @@ class SeatServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SeatServiceAsyncStub: ...
     GetSeatUsage: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetSeatUsageRequest, _identity_pb2.GetSeatUsageResponse]
-    """Counts the seats. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND."""
+    """Counts the seats, and says when they run out at the rate of the last 30 days. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND.
+    """
+    ListSeats: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListSeatsRequest, _identity_pb2.ListSeatsResponse]
+    """Lists the seats that are held, in the order of user_id, which is that of the users' first enrollment or sign-in: who
+    holds each, since when and by which event, the last activity, and when it would expire (decision 7). A seat that an
+    enrollment under way reserves is counted by GetSeatUsage, and listed once it is held. Callers: ADMIN and AUDITOR
+    keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+    """
+    ExplainSeat: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ExplainSeatRequest, _identity_pb2.ExplainSeatResponse]
+    """Says of one user what ListSeats says, in a sentence as well, and which seats the user held before (decision 7).
+    Callers: ADMIN and AUDITOR keys. Errors: USER_NOT_FOUND.
+    """
+    PreviewSeatExpiration: _grpc.UnaryUnaryMultiCallable[_identity_pb2.PreviewSeatExpirationRequest, _identity_pb2.PreviewSeatExpirationResponse]
+    """Lists whom the daily sweep would remove now, and why; changes nothing (decision 6). The sweep may remove fewer: a mass
+    of them waits for an approval. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID,
+    DURATION_INVALID; FIELD_REQUIRED when neither the request nor the organization has a seat_expiration.
+    """
 
 @_typing.type_check_only
 class SeatServiceAsyncStub(SeatServiceStub):
@@ -631,7 +1049,24 @@ class SeatServiceAsyncStub(SeatServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSeatUsage: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetSeatUsageRequest, _identity_pb2.GetSeatUsageResponse]  # type: ignore[assignment]
-    """Counts the seats. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND."""
+    """Counts the seats, and says when they run out at the rate of the last 30 days. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND.
+    """
+    ListSeats: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListSeatsRequest, _identity_pb2.ListSeatsResponse]  # type: ignore[assignment]
+    """Lists the seats that are held, in the order of user_id, which is that of the users' first enrollment or sign-in: who
+    holds each, since when and by which event, the last activity, and when it would expire (decision 7). A seat that an
+    enrollment under way reserves is counted by GetSeatUsage, and listed once it is held. Callers: ADMIN and AUDITOR
+    keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+    """
+    ExplainSeat: _aio.UnaryUnaryMultiCallable[_identity_pb2.ExplainSeatRequest, _identity_pb2.ExplainSeatResponse]  # type: ignore[assignment]
+    """Says of one user what ListSeats says, in a sentence as well, and which seats the user held before (decision 7).
+    Callers: ADMIN and AUDITOR keys. Errors: USER_NOT_FOUND.
+    """
+    PreviewSeatExpiration: _aio.UnaryUnaryMultiCallable[_identity_pb2.PreviewSeatExpirationRequest, _identity_pb2.PreviewSeatExpirationResponse]  # type: ignore[assignment]
+    """Lists whom the daily sweep would remove now, and why; changes nothing (decision 6). The sweep may remove fewer: a mass
+    of them waits for an approval. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID,
+    DURATION_INVALID; FIELD_REQUIRED when neither the request nor the organization has a seat_expiration.
+    """
 
 class SeatServiceServicer(metaclass=_abc_1.ABCMeta):
     """Seats: a user who has authenticated holds one, whatever the number of devices and logins, until removed (decision 2)."""
@@ -642,7 +1077,42 @@ class SeatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.GetSeatUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.GetSeatUsageResponse, _abc.Awaitable[_identity_pb2.GetSeatUsageResponse]]:
-        """Counts the seats. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND."""
+        """Counts the seats, and says when they run out at the rate of the last 30 days. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSeats(
+        self,
+        request: _identity_pb2.ListSeatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListSeatsResponse, _abc.Awaitable[_identity_pb2.ListSeatsResponse]]:
+        """Lists the seats that are held, in the order of user_id, which is that of the users' first enrollment or sign-in: who
+        holds each, since when and by which event, the last activity, and when it would expire (decision 7). A seat that an
+        enrollment under way reserves is counted by GetSeatUsage, and listed once it is held. Callers: ADMIN and AUDITOR
+        keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainSeat(
+        self,
+        request: _identity_pb2.ExplainSeatRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ExplainSeatResponse, _abc.Awaitable[_identity_pb2.ExplainSeatResponse]]:
+        """Says of one user what ListSeats says, in a sentence as well, and which seats the user held before (decision 7).
+        Callers: ADMIN and AUDITOR keys. Errors: USER_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewSeatExpiration(
+        self,
+        request: _identity_pb2.PreviewSeatExpirationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.PreviewSeatExpirationResponse, _abc.Awaitable[_identity_pb2.PreviewSeatExpirationResponse]]:
+        """Lists whom the daily sweep would remove now, and why; changes nothing (decision 6). The sweep may remove fewer: a mass
+        of them waits for an approval. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID,
+        DURATION_INVALID; FIELD_REQUIRED when neither the request nor the organization has a seat_expiration.
+        """
 
 def add_SeatServiceServicer_to_server(servicer: SeatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -656,8 +1126,8 @@ class AuthenticationServiceStub:
     AuthorizeEnrollment: _grpc.UnaryUnaryMultiCallable[_identity_pb2.AuthorizeEnrollmentRequest, _identity_pb2.AuthorizeEnrollmentResponse]
     """Decides whether a credential may enroll, and reserves a seat for its user: authenticate, policy, seat, in this order
     (decision 3). Callers: registry. Idempotent by intent_id: a repeated call answers the same.
-    Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-    IDENTITY_PROVIDER_UNAVAILABLE; ENROLLMENT_ABORTED for an intent that was cancelled.
+    Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, USER_BLOCKED, ENROLLMENT_REFUSED,
+    SEATS_EXHAUSTED, IDENTITY_PROVIDER_UNAVAILABLE; ENROLLMENT_ABORTED for an intent that was cancelled.
     """
     CancelEnrollment: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CancelEnrollmentRequest, _identity_pb2.CancelEnrollmentResponse]
     """Gives back what an intent reserved, and refuses the intent from now on. Registry calls it only for an intent that it
@@ -668,9 +1138,14 @@ class AuthenticationServiceStub:
     somebody signed in to an application without a device, who takes a seat by it (decision 2).
     Callers: session. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-    USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is known to be
-    gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
+    USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
+    known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
     ago. The timer is untouched then.
+    """
+    ReportActivity: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ReportActivityRequest, _identity_pb2.ReportActivityResponse]
+    """Reports when users' devices were last heard of, which keeps their seats from expiring (decision 6). A time that is
+    earlier than what is known changes nothing, so it may be repeated and reordered. It is no change that anybody made, and
+    is not in the audit log. Callers: registry, hourly. Idempotent. Errors: ORGANIZATION_NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -681,8 +1156,8 @@ class AuthenticationServiceAsyncStub(AuthenticationServiceStub):
     AuthorizeEnrollment: _aio.UnaryUnaryMultiCallable[_identity_pb2.AuthorizeEnrollmentRequest, _identity_pb2.AuthorizeEnrollmentResponse]  # type: ignore[assignment]
     """Decides whether a credential may enroll, and reserves a seat for its user: authenticate, policy, seat, in this order
     (decision 3). Callers: registry. Idempotent by intent_id: a repeated call answers the same.
-    Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-    IDENTITY_PROVIDER_UNAVAILABLE; ENROLLMENT_ABORTED for an intent that was cancelled.
+    Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, USER_BLOCKED, ENROLLMENT_REFUSED,
+    SEATS_EXHAUSTED, IDENTITY_PROVIDER_UNAVAILABLE; ENROLLMENT_ABORTED for an intent that was cancelled.
     """
     CancelEnrollment: _aio.UnaryUnaryMultiCallable[_identity_pb2.CancelEnrollmentRequest, _identity_pb2.CancelEnrollmentResponse]  # type: ignore[assignment]
     """Gives back what an intent reserved, and refuses the intent from now on. Registry calls it only for an intent that it
@@ -693,9 +1168,14 @@ class AuthenticationServiceAsyncStub(AuthenticationServiceStub):
     somebody signed in to an application without a device, who takes a seat by it (decision 2).
     Callers: session. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-    USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is known to be
-    gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
+    USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
+    known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
     ago. The timer is untouched then.
+    """
+    ReportActivity: _aio.UnaryUnaryMultiCallable[_identity_pb2.ReportActivityRequest, _identity_pb2.ReportActivityResponse]  # type: ignore[assignment]
+    """Reports when users' devices were last heard of, which keeps their seats from expiring (decision 6). A time that is
+    earlier than what is known changes nothing, so it may be repeated and reordered. It is no change that anybody made, and
+    is not in the audit log. Callers: registry, hourly. Idempotent. Errors: ORGANIZATION_NOT_FOUND.
     """
 
 class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -709,8 +1189,8 @@ class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.AuthorizeEnrollmentResponse, _abc.Awaitable[_identity_pb2.AuthorizeEnrollmentResponse]]:
         """Decides whether a credential may enroll, and reserves a seat for its user: authenticate, policy, seat, in this order
         (decision 3). Callers: registry. Idempotent by intent_id: a repeated call answers the same.
-        Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-        IDENTITY_PROVIDER_UNAVAILABLE; ENROLLMENT_ABORTED for an intent that was cancelled.
+        Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, USER_BLOCKED, ENROLLMENT_REFUSED,
+        SEATS_EXHAUSTED, IDENTITY_PROVIDER_UNAVAILABLE; ENROLLMENT_ABORTED for an intent that was cancelled.
         """
 
     @_abc_1.abstractmethod
@@ -733,9 +1213,20 @@ class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
         somebody signed in to an application without a device, who takes a seat by it (decision 2).
         Callers: session. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-        USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is known to be
-        gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
+        USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
+        known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
         ago. The timer is untouched then.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportActivity(
+        self,
+        request: _identity_pb2.ReportActivityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ReportActivityResponse, _abc.Awaitable[_identity_pb2.ReportActivityResponse]]:
+        """Reports when users' devices were last heard of, which keeps their seats from expiring (decision 6). A time that is
+        earlier than what is known changes nothing, so it may be repeated and reordered. It is no change that anybody made, and
+        is not in the audit log. Callers: registry, hourly. Idempotent. Errors: ORGANIZATION_NOT_FOUND.
         """
 
 def add_AuthenticationServiceServicer_to_server(servicer: AuthenticationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

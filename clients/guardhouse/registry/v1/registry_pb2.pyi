@@ -249,10 +249,13 @@ class GetEnrollmentInfoResponse(_message.Message):
     CHALLENGE_FIELD_NUMBER: _builtins.int
     CHALLENGE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     PROOF_KEY_FIELD_NUMBER: _builtins.int
+    DEVICE_FLOW_FIELD_NUMBER: _builtins.int
     challenge: _builtins.str
     """Goes into Register. Bound to the organization; good for five minutes."""
     proof_key: _builtins.bytes
     """The server's X25519 public key for the proof of possession: 32 bytes."""
+    device_flow: _builtins.bool
+    """Whether people may sign in with a code that they enter on another device: see the organization."""
     @_builtins.property
     def sign_ins(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignIn]:
         """Where people of the organization sign in."""
@@ -268,10 +271,11 @@ class GetEnrollmentInfoResponse(_message.Message):
         challenge: _builtins.str = ...,
         challenge_expire_time: _timestamp_pb2.Timestamp | None = ...,
         proof_key: _builtins.bytes = ...,
+        device_flow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["challenge_expire_time", b"challenge_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "challenge_expire_time", b"challenge_expire_time", "proof_key", b"proof_key", "sign_ins", b"sign_ins"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "challenge_expire_time", b"challenge_expire_time", "device_flow", b"device_flow", "proof_key", b"proof_key", "sign_ins", b"sign_ins"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

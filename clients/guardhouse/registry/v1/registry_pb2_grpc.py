@@ -73,8 +73,8 @@ class EnrollmentServiceServicer:
         where the first call stopped, and starts anew after an abort.
         Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
         KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-        SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_REMOVED, ENROLLMENT_ABORTED, IDENTITY_PROVIDER_UNAVAILABLE,
-        SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
+        SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
+        IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

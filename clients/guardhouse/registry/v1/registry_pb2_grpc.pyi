@@ -59,8 +59,8 @@ class EnrollmentServiceStub:
     where the first call stopped, and starts anew after an abort.
     Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
     KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-    SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_REMOVED, ENROLLMENT_ABORTED, IDENTITY_PROVIDER_UNAVAILABLE,
-    SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
+    SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
+    IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
     """
     ResolveIntent: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResolveIntentRequest, _registry_pb2.ResolveIntentResponse]
     """Says what has become of an enrollment. An intent past its deadline is aborted by the question, and one never seen is
@@ -85,8 +85,8 @@ class EnrollmentServiceAsyncStub(EnrollmentServiceStub):
     where the first call stopped, and starts anew after an abort.
     Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
     KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-    SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_REMOVED, ENROLLMENT_ABORTED, IDENTITY_PROVIDER_UNAVAILABLE,
-    SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
+    SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
+    IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
     """
     ResolveIntent: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResolveIntentRequest, _registry_pb2.ResolveIntentResponse]  # type: ignore[assignment]
     """Says what has become of an enrollment. An intent past its deadline is aborted by the question, and one never seen is
@@ -120,8 +120,8 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         where the first call stopped, and starts anew after an abort.
         Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
         KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-        SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_REMOVED, ENROLLMENT_ABORTED, IDENTITY_PROVIDER_UNAVAILABLE,
-        SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
+        SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
+        IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
         """
 
     @_abc_1.abstractmethod

@@ -1148,8 +1148,8 @@ class SessionServiceServicer:
     def Reauthenticate(self, request, context):
         """Starts the timer of a registration anew. The credential must be of the identity that holds the registration, from
         the provider that enrolled it (decision 27). Callers: the device itself, and ADMIN keys on its behalf.
-        Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, ID_TOKEN_INVALID,
-        SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
+        Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, USER_BLOCKED,
+        ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
         CHALLENGE_INVALID; the timer is untouched then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1170,7 +1170,7 @@ class SessionServiceServicer:
         2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
         that registration's timer starts anew (decision 27). Callers: GATEWAY and ADMIN keys. Idempotent by request_id.
         Errors: APPLICATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-        SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
+        USER_BLOCKED, SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -500,8 +500,8 @@ class SessionServiceStub:
     Reauthenticate: _grpc.UnaryUnaryMultiCallable[_session_pb2.ReauthenticateRequest, _session_pb2.ReauthenticateResponse]
     """Starts the timer of a registration anew. The credential must be of the identity that holds the registration, from
     the provider that enrolled it (decision 27). Callers: the device itself, and ADMIN keys on its behalf.
-    Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, ID_TOKEN_INVALID,
-    SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
+    Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, USER_BLOCKED,
+    ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
     CHALLENGE_INVALID; the timer is untouched then.
     """
     RefreshIdentity: _grpc.UnaryUnaryMultiCallable[_session_pb2.RefreshIdentityRequest, _session_pb2.RefreshIdentityResponse]
@@ -514,7 +514,7 @@ class SessionServiceStub:
     2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
     that registration's timer starts anew (decision 27). Callers: GATEWAY and ADMIN keys. Idempotent by request_id.
     Errors: APPLICATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-    SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
+    USER_BLOCKED, SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
     """
 
 @_typing.type_check_only
@@ -538,8 +538,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Reauthenticate: _aio.UnaryUnaryMultiCallable[_session_pb2.ReauthenticateRequest, _session_pb2.ReauthenticateResponse]  # type: ignore[assignment]
     """Starts the timer of a registration anew. The credential must be of the identity that holds the registration, from
     the provider that enrolled it (decision 27). Callers: the device itself, and ADMIN keys on its behalf.
-    Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, ID_TOKEN_INVALID,
-    SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
+    Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, USER_BLOCKED,
+    ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
     CHALLENGE_INVALID; the timer is untouched then.
     """
     RefreshIdentity: _aio.UnaryUnaryMultiCallable[_session_pb2.RefreshIdentityRequest, _session_pb2.RefreshIdentityResponse]  # type: ignore[assignment]
@@ -552,7 +552,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
     that registration's timer starts anew (decision 27). Callers: GATEWAY and ADMIN keys. Idempotent by request_id.
     Errors: APPLICATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-    SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
+    USER_BLOCKED, SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -597,8 +597,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.ReauthenticateResponse, _abc.Awaitable[_session_pb2.ReauthenticateResponse]]:
         """Starts the timer of a registration anew. The credential must be of the identity that holds the registration, from
         the provider that enrolled it (decision 27). Callers: the device itself, and ADMIN keys on its behalf.
-        Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, ID_TOKEN_INVALID,
-        SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
+        Idempotent by request_id. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, USER_REMOVED, USER_BLOCKED,
+        ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE, STATE_STALE, DIFFERENT_USER and
         CHALLENGE_INVALID; the timer is untouched then.
         """
 
@@ -623,7 +623,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
         that registration's timer starts anew (decision 27). Callers: GATEWAY and ADMIN keys. Idempotent by request_id.
         Errors: APPLICATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
-        SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
+        USER_BLOCKED, SEATS_EXHAUSTED, SERVICE_UNAVAILABLE, STATE_STALE; with a registration_id also as Reauthenticate.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,6 +21,10 @@ class Organization:
     create_time: int
     update_time: int
     default_action: DefaultAction = DefaultAction.ALLOW
+    device_flow: bool = False
+    """Whether people may sign in with a code that they enter on another device (threat T-03)."""
+    seat_expiration: int | None = None
+    """How long the seat of an inactive user is kept, in microseconds; None is for ever (decision 6)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,4 +10,4 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    op.add_column("organization", sa.Column("device_flow", sa.Boolean, nullable=False, server_default=sa.false()))

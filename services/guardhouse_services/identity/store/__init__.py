@@ -5,12 +5,17 @@ Functions take the transaction first, and take and return domain values. Every q
 
 from guardhouse_services.identity.store import (
     api_keys,
+    changes,
     enrollment_policies,
+    held_actions,
     identity_providers,
     intents,
     organizations,
     registrations,
     removals,
+    rule_groups,
+    scim,
+    seats,
     service_tokens,
     users,
 )
@@ -18,13 +23,18 @@ from guardhouse_services.identity.store.tables import metadata
 
 __all__ = [
     "api_keys",
+    "changes",
     "enrollment_policies",
+    "held_actions",
     "identity_providers",
     "intents",
     "metadata",
     "organizations",
     "registrations",
     "removals",
+    "rule_groups",
+    "scim",
+    "seats",
     "service_tokens",
     "users",
 ]

@@ -8,7 +8,8 @@ from sqlalchemy.exc import IntegrityError
 
 from guardhouse.errors import EnrollmentPolicyNotFound, PrecedenceTaken
 from guardhouse_services.database import Transaction, violated
-from guardhouse_services.identity.domain.enrollment_policies import Decision, EnrollmentPolicy, Rule, RuleKind
+from guardhouse_services.identity.domain.enrollment_policies import Decision, EnrollmentPolicy, Rules
+from guardhouse_services.identity.store import rule_groups
 from guardhouse_services.identity.store.tables import enrollment_policy, policy_by_precedence, policy_token
 from guardhouse_services.paging import Page
 from guardhouse_services.statements import statement
@@ -20,23 +21,15 @@ _UPDATE = enrollment_policy.update().where(
 )
 
 
-def _rules(pairs: Sequence[tuple[str, str]]) -> tuple[Rule, ...]:
-    return tuple(Rule(RuleKind(kind), value) for kind, value in pairs)
-
-
-def _pairs(rules: Sequence[Rule]) -> list[tuple[str, str]]:
-    return [(rule.kind.value, rule.value) for rule in rules]
-
-
 def _made(row: Any) -> EnrollmentPolicy:
     return EnrollmentPolicy(
         row.enrollment_policy_id,
         row.display_name,
         Decision(row.decision),
         row.precedence,
-        _rules(row.include),
-        _rules(row.require),
-        _rules(row.exclude),
+        rule_groups.rules(row.include),
+        rule_groups.rules(row.require),
+        rule_groups.rules(row.exclude),
         row.create_time,
         row.update_time,
     )
@@ -47,9 +40,9 @@ def _values(policy: EnrollmentPolicy) -> dict[str, Any]:
         "display_name": policy.display_name,
         "decision": policy.decision.value,
         "precedence": policy.precedence,
-        "include": _pairs(policy.include),
-        "require": _pairs(policy.require),
-        "exclude": _pairs(policy.exclude),
+        "include": rule_groups.pairs(policy.include),
+        "require": rule_groups.pairs(policy.require),
+        "exclude": rule_groups.pairs(policy.exclude),
         "create_time": policy.create_time,
         "update_time": policy.update_time,
     }
@@ -63,23 +56,26 @@ def _key(organization_id: str, enrollment_policy_id: str) -> sa.ColumnElement[bo
 
 
 def insert(tx: Transaction, organization_id: str, made: EnrollmentPolicy) -> None:
-    """The caller has locked the service tokens that it names. Raises PrecedenceTaken."""
+    """The caller has locked the service tokens and rule groups that it names. Raises PrecedenceTaken."""
     key = {"organization_id": organization_id, "enrollment_policy_id": made.enrollment_policy_id}
     _write(tx, _INSERT, key, made)
     _name_tokens(tx, organization_id, made)
+    rule_groups.name(tx, organization_id, made.enrollment_policy_id, made.rule_group_ids)
 
 
 def update(tx: Transaction, organization_id: str, changed: EnrollmentPolicy) -> None:
-    """The caller has locked the service tokens that it names. Raises PrecedenceTaken."""
+    """The caller has locked the service tokens and rule groups that it names. Raises PrecedenceTaken."""
     key = {"the_organization_id": organization_id, "the_enrollment_policy_id": changed.enrollment_policy_id}
     _write(tx, _UPDATE, key, changed)
     _unname_tokens(tx, organization_id, changed.enrollment_policy_id)
     _name_tokens(tx, organization_id, changed)
+    rule_groups.name(tx, organization_id, changed.enrollment_policy_id, changed.rule_group_ids)
 
 
 def delete(tx: Transaction, organization_id: str, enrollment_policy_id: str) -> None:
     """Of one that the caller has locked."""
     _unname_tokens(tx, organization_id, enrollment_policy_id)
+    rule_groups.unname(tx, organization_id, enrollment_policy_id)
     _delete(tx, organization_id, enrollment_policy_id)
 
 
@@ -107,8 +103,11 @@ def _get_locked(organization_id: str, enrollment_policy_id: str) -> sa.Select[An
     return sa.select(enrollment_policy).where(_key(organization_id, enrollment_policy_id)).with_for_update()
 
 
-def all_of(tx: Transaction, organization_id: str) -> Sequence[EnrollmentPolicy]:
-    return [_made(row) for row in _all_of(tx, organization_id)]
+def rules_of(tx: Transaction, organization_id: str) -> Rules:
+    """All that decides on its enrollments."""
+    policies = [_made(row) for row in _all_of(tx, organization_id)]
+    named = {rule_group_id for policy in policies for rule_group_id in policy.rule_group_ids}
+    return Rules.of(policies, rule_groups.of_ids(tx, organization_id, named))
 
 
 @statement

@@ -1,6 +1,7 @@
 """Identity providers."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from guardhouse.errors import IdentityProviderExists, IdentityProviderNotFound
 from guardhouse_services.database import Transaction, violated
 from guardhouse_services.identity.domain.credentials import IdentityProvider
+from guardhouse_services.identity.domain.scim import MatchAttribute, MatchClaim, ScimSettings, UpdateBehavior
 from guardhouse_services.identity.store.tables import identity_provider, provider_by_issuer
 from guardhouse_services.paging import Page
 from guardhouse_services.statements import statement
@@ -26,6 +28,22 @@ def _made(row: Any) -> IdentityProvider:
         row.force_interaction,
         row.update_time,
         tuple(row.oidc_claims),
+        row.groups_claim,
+        row.allow_unverified_email,
+        row.allow_private_addresses,
+        row.jwks_host,
+        _scim(row.scim) if row.scim else None,
+    )
+
+
+def _scim(stored: dict[str, Any]) -> ScimSettings:
+    return ScimSettings(
+        stored["enabled"],
+        stored["user_deprovision"],
+        stored["seat_deprovision"],
+        UpdateBehavior(stored["identity_update_behavior"]),
+        MatchAttribute(stored["match_attribute"]),
+        MatchClaim(stored["match_claim"]),
     )
 
 
@@ -50,6 +68,11 @@ def insert(tx: Transaction, organization_id: str, made: IdentityProvider) -> Non
                 "create_time": made.create_time,
                 "force_interaction": made.force_interaction,
                 "oidc_claims": list(made.oidc_claims),
+                "groups_claim": made.groups_claim,
+                "allow_unverified_email": made.allow_unverified_email,
+                "allow_private_addresses": made.allow_private_addresses,
+                "jwks_host": made.jwks_host,
+                "scim": asdict(made.scim) if made.scim else None,
             },
         )
     except IntegrityError as error:
@@ -115,6 +138,11 @@ def update(tx: Transaction, organization_id: str, changed: IdentityProvider) -> 
         changed.force_interaction,
         changed.update_time,
         list(changed.oidc_claims),
+        changed.groups_claim,
+        changed.allow_unverified_email,
+        changed.allow_private_addresses,
+        changed.jwks_host,
+        asdict(changed.scim) if changed.scim else None,
     )
 
 
@@ -127,6 +155,11 @@ def _update(
     force_interaction: bool,
     update_time: int,
     oidc_claims: list[str],
+    groups_claim: str,
+    allow_unverified_email: bool,
+    allow_private_addresses: bool,
+    jwks_host: str,
+    scim: dict[str, Any] | None,
 ) -> sa.Executable:
     changed = identity_provider.update().where(_key(organization_id, identity_provider_id))
     return changed.values(
@@ -135,6 +168,11 @@ def _update(
         force_interaction=force_interaction,
         update_time=update_time,
         oidc_claims=oidc_claims,
+        groups_claim=groups_claim,
+        allow_unverified_email=allow_unverified_email,
+        allow_private_addresses=allow_private_addresses,
+        jwks_host=jwks_host,
+        scim=scim,
     )
 
 

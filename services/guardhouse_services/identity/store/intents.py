@@ -25,7 +25,7 @@ def _made(row: Any) -> Intent:
         user_id=row.user_id,
         service_token_id=row.service_token_id,
         enrollment_policy_id=row.enrollment_policy_id,
-        profile=Profile(row.email, row.display_name, tuple(row.groups), tuple(row.oidc_claims)),
+        profile=Profile(row.email, row.display_name, tuple(row.groups), tuple(row.oidc_claims), tuple(row.methods)),
         authenticate_time=row.authenticate_time,
         authorize_revision=row.authorize_revision,
     )
@@ -47,6 +47,7 @@ def insert(tx: Transaction, organization_id: str, made: Intent) -> None:
                 "display_name": made.profile.display_name,
                 "groups": list(made.profile.groups),
                 "oidc_claims": list(made.profile.claims),
+                "methods": list(made.profile.methods),
                 "authenticate_time": made.authenticate_time,
                 "authorize_revision": made.authorize_revision,
                 "create_time": made.create_time,
@@ -101,6 +102,29 @@ def _reserved_by(organization_id: str, user_ids: Sequence[str]) -> sa.Select[Any
         intent.c.user_id.in_(user_ids),
         intent.c.state == IntentState.RESERVED,
     )
+
+
+def undecided_of(tx: Transaction, organization_id: str, user_id: str) -> bool:
+    """Whether an enrollment of the user may still become a registration."""
+    return _undecided_of(tx, organization_id, user_id).first() is not None
+
+
+@statement
+def _undecided_of(organization_id: str, user_id: str) -> sa.Select[Any]:
+    return sa.select(intent.c.intent_id).where(
+        intent.c.organization_id == organization_id, intent.c.user_id == user_id, intent.c.state.in_(UNDECIDED)
+    )
+
+
+def erase(tx: Transaction, organization_id: str, user_id: str) -> None:
+    """Forgets who it was that enrolled."""
+    _erase(tx, organization_id, user_id)
+
+
+@statement
+def _erase(organization_id: str, user_id: str) -> sa.Executable:
+    of_user = intent.update().where(intent.c.organization_id == organization_id, intent.c.user_id == user_id)
+    return of_user.values(email="", display_name="", groups=[], oidc_claims=[], methods=[])
 
 
 def _update(organization_id: str, intent_ids: Sequence[str]) -> sa.Update:

@@ -25,18 +25,35 @@ def _made(row: Any) -> Organization:
         row.create_time,
         row.update_time,
         DefaultAction(row.default_action),
+        device_flow=row.device_flow,
+        seat_expiration=row.seat_expiration,
     )
 
 
 def insert(tx: Transaction, made: Organization) -> None:
     """With a pool in which no seat is taken."""
-    _insert(tx, made.organization_id, made.display_name, made.create_time, made.update_time, made.default_action)
+    _insert(
+        tx,
+        made.organization_id,
+        made.display_name,
+        made.create_time,
+        made.update_time,
+        made.default_action,
+        made.device_flow,
+        made.seat_expiration,
+    )
     _insert_pool(tx, made.organization_id, made.seat_limit)
 
 
 @statement
 def _insert(
-    organization_id: str, display_name: str, create_time: int, update_time: int, default_action: int
+    organization_id: str,
+    display_name: str,
+    create_time: int,
+    update_time: int,
+    default_action: int,
+    device_flow: bool,
+    seat_expiration: int | None,
 ) -> sa.Executable:
     return organization.insert().values(
         organization_id=organization_id,
@@ -44,6 +61,8 @@ def _insert(
         create_time=create_time,
         update_time=update_time,
         default_action=default_action,
+        device_flow=device_flow,
+        seat_expiration=seat_expiration,
     )
 
 
@@ -101,13 +120,34 @@ def _page(after: str, limit: int) -> sa.Select[Any]:
 
 
 def update(tx: Transaction, changed: Organization) -> None:
-    _update(tx, changed.organization_id, changed.display_name, changed.default_action, changed.update_time)
+    _update(
+        tx,
+        changed.organization_id,
+        changed.display_name,
+        changed.default_action,
+        changed.device_flow,
+        changed.seat_expiration,
+        changed.update_time,
+    )
 
 
 @statement
-def _update(organization_id: str, display_name: str, default_action: int, update_time: int) -> sa.Executable:
+def _update(
+    organization_id: str,
+    display_name: str,
+    default_action: int,
+    device_flow: bool,
+    seat_expiration: int | None,
+    update_time: int,
+) -> sa.Executable:
     changed = organization.update().where(organization.c.organization_id == organization_id)
-    return changed.values(display_name=display_name, default_action=default_action, update_time=update_time)
+    return changed.values(
+        display_name=display_name,
+        default_action=default_action,
+        device_flow=device_flow,
+        seat_expiration=seat_expiration,
+        update_time=update_time,
+    )
 
 
 def limit_seats(tx: Transaction, organization_id: str, purchased: int | None) -> None:

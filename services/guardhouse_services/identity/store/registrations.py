@@ -6,9 +6,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from guardhouse.rules import Identity
 from guardhouse_services.database import Transaction
+from guardhouse_services.identity.domain.enrollment_policies import Admitted, PolicyUsage
 from guardhouse_services.identity.domain.enrollments import Authentication, Registration
-from guardhouse_services.identity.store.tables import authentication, chunks, registration, removal_item, users
+from guardhouse_services.identity.store.tables import (
+    authentication,
+    chunks,
+    identity_provider,
+    registration,
+    removal_item,
+    users,
+)
 from guardhouse_services.paging import Page
 from guardhouse_services.statements import Insert, statement, upsert
 
@@ -180,6 +189,64 @@ def _of_policy(organization_id: str, enrollment_policy_id: str, limit: int) -> s
         registration.c.enrollment_policy_id == enrollment_policy_id,
     )
     return query.order_by(registration.c.registration_id).limit(limit)
+
+
+def usage_of_policy(tx: Transaction, organization_id: str, enrollment_policy_id: str) -> PolicyUsage:
+    """Counted along the index of what the policy admitted."""
+    return PolicyUsage(*_usage_of_policy(tx, organization_id, enrollment_policy_id).one())
+
+
+@statement
+def _usage_of_policy(organization_id: str, enrollment_policy_id: str) -> sa.Executable:
+    # The registrations of service tokens have no user, and null is not counted.
+    admitted = sa.func.nullif(registration.c.user_id, "").distinct()
+    return sa.select(sa.func.count(admitted), sa.func.count()).where(
+        registration.c.organization_id == organization_id,
+        registration.c.delete_time.is_(None),
+        registration.c.enrollment_policy_id == enrollment_policy_id,
+    )
+
+
+def admitted_by(
+    tx: Transaction, organization_id: str, enrollment_policy_id: str, after: str, limit: int
+) -> list[Admitted]:
+    """The live registrations that a policy admitted, with their holders as last known, behind an id."""
+    rows = _admitted_by(tx, organization_id, enrollment_policy_id, after, limit)
+    return [_admitted(row) for row in rows]
+
+
+@statement
+def _admitted_by(organization_id: str, enrollment_policy_id: str, after: str, limit: int) -> sa.Select[Any]:
+    of_user = sa.and_(
+        users.c.organization_id == registration.c.organization_id, users.c.user_id == registration.c.user_id
+    )
+    of_issuer = sa.and_(
+        identity_provider.c.organization_id == users.c.organization_id, identity_provider.c.issuer == users.c.issuer
+    )
+    columns = (registration.c.registration_id, registration.c.user_id, registration.c.service_token_id)
+    profile = (users.c.email, users.c.groups, users.c.oidc_claims, identity_provider.c.identity_provider_id)
+    query = sa.select(*columns, *profile).select_from(
+        registration.outerjoin(users, of_user).outerjoin(identity_provider, of_issuer)
+    )
+    query = query.where(
+        registration.c.organization_id == organization_id,
+        registration.c.enrollment_policy_id == enrollment_policy_id,
+        registration.c.delete_time.is_(None),
+        registration.c.registration_id > after,
+    )
+    return query.order_by(registration.c.registration_id).limit(limit)
+
+
+def _admitted(row: Any) -> Admitted:
+    if not row.user_id:
+        return Admitted(row.registration_id, "", Identity(row.service_token_id))
+    who = Identity(
+        email=row.email or "",
+        groups=tuple(row.groups or ()),
+        claims=tuple(row.oidc_claims or ()),
+        identity_provider_id=row.identity_provider_id or "",
+    )
+    return Admitted(row.registration_id, row.user_id, who)
 
 
 def live(tx: Transaction, organization_id: str) -> set[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from guardhouse.durations import HOUR
 from guardhouse.errors import ServiceTokenInUse, ServiceTokenNotFound
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.credentials import ServiceToken
@@ -13,12 +14,24 @@ from guardhouse_services.paging import Page
 from guardhouse_services.statements import statement
 
 NAMED_POLICIES = 100
+SEEN_INTERVAL = HOUR
 _INSERT = service_token.insert()
 
 
 def _made(row: Any) -> ServiceToken:
     return ServiceToken(
-        row.service_token_id, row.display_name, row.client_id, row.secret_hash, row.create_time, row.expire_time
+        row.service_token_id,
+        row.display_name,
+        row.client_id,
+        row.secret_hash,
+        row.create_time,
+        row.expire_time,
+        row.disabled,
+        row.last_seen_time,
+        row.previous_secret_hash or b"",
+        row.previous_secret_expire_time,
+        row.update_time,
+        row.secret_version,
     )
 
 
@@ -74,16 +87,71 @@ def _find(organization_id: str, client_id: str) -> sa.Select[Any]:
     )
 
 
-def page(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[ServiceToken]:
-    return [_made(row) for row in _page(tx, organization_id, wanted.after, wanted.size + 1)]
+def page(tx: Transaction, organization_id: str, wanted: Page, display_name: str = "") -> Sequence[ServiceToken]:
+    """All of them, or those with this name, to the letter."""
+    query = sa.select(service_token).where(
+        service_token.c.organization_id == organization_id, service_token.c.service_token_id > wanted.after
+    )
+    if display_name:
+        query = query.where(service_token.c.display_name == display_name)
+    return [_made(row) for row in tx.execute(query.order_by(service_token.c.service_token_id).limit(wanted.size + 1))]
+
+
+def update(tx: Transaction, organization_id: str, changed: ServiceToken) -> None:
+    """Of one that the caller has locked; when it was last seen stays."""
+    _update(
+        tx,
+        organization_id,
+        changed.service_token_id,
+        changed.display_name,
+        changed.secret_hash,
+        changed.expire_time,
+        changed.disabled,
+        changed.previous_secret_hash,
+        changed.previous_secret_expire_time,
+        changed.update_time,
+        changed.secret_version,
+    )
 
 
 @statement
-def _page(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
-    query = sa.select(service_token).where(
-        service_token.c.organization_id == organization_id, service_token.c.service_token_id > after
+def _update(
+    organization_id: str,
+    service_token_id: str,
+    display_name: str,
+    secret_hash: bytes,
+    expire_time: int,
+    disabled: bool,
+    previous_secret_hash: bytes,
+    previous_secret_expire_time: int | None,
+    update_time: int,
+    secret_version: int,
+) -> sa.Executable:
+    return (
+        service_token.update()
+        .where(_key(organization_id, service_token_id))
+        .values(
+            display_name=display_name,
+            secret_hash=secret_hash,
+            expire_time=expire_time,
+            disabled=disabled,
+            previous_secret_hash=previous_secret_hash,
+            previous_secret_expire_time=previous_secret_expire_time,
+            update_time=update_time,
+            secret_version=secret_version,
+        )
     )
-    return query.order_by(service_token.c.service_token_id).limit(limit)
+
+
+def saw(tx: Transaction, organization_id: str, token: ServiceToken) -> None:
+    """It has authenticated now. That is kept to an hour, so that a busy token is not written at each of its calls."""
+    if token.last_seen_time is None or token.last_seen_time <= tx.now - SEEN_INTERVAL:
+        _saw(tx, organization_id, token.service_token_id, tx.now)
+
+
+@statement
+def _saw(organization_id: str, service_token_id: str, now: int) -> sa.Executable:
+    return service_token.update().where(_key(organization_id, service_token_id)).values(last_seen_time=now)
 
 
 def lock(tx: Transaction, organization_id: str, service_token_ids: Iterable[str]) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from guardhouse.errors import UserNotFound
+from guardhouse.rules import folded
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.credentials import Person, Profile
-from guardhouse_services.identity.domain.enrollment_policies import folded
 from guardhouse_services.identity.domain.enrollments import IntentState
-from guardhouse_services.identity.domain.users import User
+from guardhouse_services.identity.domain.users import SeatEvent, User
 from guardhouse_services.identity.store.tables import chunks, intent, users
 from guardhouse_services.paging import Page
 from guardhouse_services.statements import Insert, statement
@@ -23,9 +23,10 @@ _SAVE = users.update().where(
 )
 
 
-def _made(row: Any) -> User:
-    profile = Profile(row.email, row.display_name, tuple(row.groups), tuple(row.oidc_claims))
-    return User(profile=profile, **{name: getattr(row, name) for name in _PLAIN})
+def made(row: Any) -> User:
+    profile = Profile(row.email, row.display_name, tuple(row.groups), tuple(row.oidc_claims), tuple(row.methods))
+    plain = {name: getattr(row, name) for name in _PLAIN}
+    return User(profile=profile, **{**plain, "seat_event": SeatEvent(row.seat_event)})
 
 
 def _values(user: User) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def _values(user: User) -> dict[str, Any]:
         "display_name": user.profile.display_name,
         "groups": list(user.profile.groups),
         "oidc_claims": list(user.profile.claims),
+        "methods": list(user.profile.methods),
     }
 
 
@@ -42,7 +44,7 @@ def get(tx: Transaction, organization_id: str, user_id: str) -> User:
     """Authenticated or not. Raises UserNotFound."""
     if (row := _get(tx, organization_id, user_id).one_or_none()) is None:
         raise UserNotFound(user_id)
-    return _made(row)
+    return made(row)
 
 
 @statement
@@ -54,7 +56,7 @@ def find(tx: Transaction, organization_id: str, person: Person, *, lock: bool = 
     """Whoever has the person's issuer and subject, bytewise (decision 1), authenticated before or not."""
     query = _find_locked if lock else _find
     row = query(tx, organization_id, person.issuer, person.subject).one_or_none()
-    return _made(row) if row else None
+    return made(row) if row else None
 
 
 def _of_person(organization_id: str, issuer: str, subject: str) -> sa.Select[Any]:
@@ -94,7 +96,7 @@ def lock(tx: Transaction, organization_id: str, user_ids: Collection[str]) -> li
     """Those there are of these ids, authenticated or not, locked in the order in which everybody locks them."""
     found = []
     for ids in chunks(sorted(set(user_ids))):
-        found += [_made(row) for row in _lock(tx, organization_id, ids)]
+        found += [made(row) for row in _lock(tx, organization_id, ids)]
     return found
 
 
@@ -118,7 +120,7 @@ def _count_of_issuer(organization_id: str, issuer: str) -> sa.Select[Any]:
 
 def lock_everybody(tx: Transaction, organization_id: str) -> list[User]:
     """Everybody who has authenticated or is enrolling for the first time, locked."""
-    return [_made(row) for row in _lock_everybody(tx, organization_id)]
+    return [made(row) for row in _lock_everybody(tx, organization_id)]
 
 
 @statement
@@ -146,12 +148,12 @@ def page(
         query = query.where(users.c.email_key == folded(email))
     if has_seat is not None:
         query = query.where(users.c.seat_time.is_not(None) if has_seat else users.c.seat_time.is_(None))
-    return [_made(row) for row in tx.execute(query.order_by(users.c.user_id).limit(wanted.size + 1))]
+    return [made(row) for row in tx.execute(query.order_by(users.c.user_id).limit(wanted.size + 1))]
 
 
 def page_of_all(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[User]:
     """For the feed: followers know a user before the enrollment that made it has succeeded."""
-    return [_made(row) for row in _page_of_all(tx, organization_id, wanted.after, wanted.size + 1)]
+    return [made(row) for row in _page_of_all(tx, organization_id, wanted.after, wanted.size + 1)]
 
 
 @statement

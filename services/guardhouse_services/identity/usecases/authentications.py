@@ -11,6 +11,7 @@ from guardhouse.errors import (
     IdTokenInvalid,
     RegistrationNotFound,
     SeatsExhausted,
+    UserBlocked,
     UserRemoved,
 )
 from guardhouse.identity.v1 import identity_pb2 as pb
@@ -21,7 +22,7 @@ from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.credentials import Credential, IdentityProvider, Person
 from guardhouse_services.identity.domain.enrollments import Authentication, Registration
-from guardhouse_services.identity.domain.users import User
+from guardhouse_services.identity.domain.users import SeatEvent, User
 from guardhouse_services.identity.usecases import seats
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.identity.usecases.verifier import Verifier, actor, check_provider, service_token
@@ -64,15 +65,17 @@ class Authentications:
         asker: str = "",
         asked_time: int | None = None,
         *,
+        application: bool = False,
         validate_only: bool = False,
     ) -> Recorded:
         """Starts a registration's timer anew, or without a `holder` has somebody sign in to an application.
 
-        `holder` says whose the registration must be, `asker` who asked session for it, and `asked_time` when. Raises
-        DifferentUser for anybody else (invariant I-11), UserRemoved when the holder's removal hit the registration,
-        RegistrationNotFound for one that is known to be gone; SeatsExhausted without a registration, for it takes a
-        seat like an enrollment (decision 2); what verifying the credential raises, and what `_check_asked` and
-        `_check_interaction` do.
+        `holder` says whose the registration must be, `asker` who asked session for it, and `asked_time` when; with
+        `application` somebody signs in to one through the registration's device. Raises DifferentUser for anybody else
+        (invariant I-11), UserBlocked for who was off-boarded, UserRemoved when the holder's removal hit the
+        registration, RegistrationNotFound for one that is known to be gone; SeatsExhausted without a registration, for
+        it takes a seat like an enrollment (decision 2); what verifying the credential raises, and what `_check_asked`
+        and `_check_interaction` do.
         """
 
         def done(tx: Transaction) -> Recorded | None:
@@ -101,18 +104,25 @@ class Authentications:
                     user = _check_person(tx, organization_id, proof, holder, known)
                 else:
                     user, is_new = store.users.lock_or_create(tx, organization_id, proof, new_id(USER, tx.now))
+                    user.check_not_blocked()
                     if not validate_only:
                         # Whoever asks first decides whether the person may come in: seats come last (decision 3).
                         seats.take(tx, organization_id, user)
                 provider_id, at = provider.identity_provider_id, min(tx.now, proof.issue_time)
                 # An authentication makes a seat that was only reserved one for good (decision 2).
-                user = user.authenticated(proof.profile, at).seated(tx.now)
+                user = user.authenticated(proof.profile, at)
+                if holder:
+                    user = user.seated(tx.now, SeatEvent.GATEWAY, holder.registration_id)
+                if application or not holder:
+                    user = user.seated(tx.now, SeatEvent.ACCESS, call.key.request_id)
                 store.users.save(tx, organization_id, [user])
                 events.append(messages.user_event(user))
             else:
-                service_token_id = service_token(tx, organization_id, proof).service_token_id
+                token = service_token(tx, organization_id, proof)
+                service_token_id = token.service_token_id
                 if holder and known and not service_token_id == holder.service_token_id == known.service_token_id:
                     raise DifferentUser(OTHER)
+                store.service_tokens.saw(tx, organization_id, token)
             revision = tx.advance(organization_id)
             if known:
                 made = Authentication(known.registration_id, max(at, known.authenticate_time), revision)
@@ -134,7 +144,7 @@ class Authentications:
             # Those who take seats wait for the same row.
             turn = "" if holder else organization_id
             return await self._database.write(work, validate_only=validate_only, turn=turn)
-        except (DifferentUser, SeatsExhausted, UserRemoved) as refusal:
+        except (DifferentUser, SeatsExhausted, UserBlocked, UserRemoved) as refusal:
             if not validate_only:
                 await self._database.write(partial(refused, reason=refusal.reason))
             raise
@@ -223,6 +233,7 @@ def _check_person(
     user = store.users.find(tx, organization_id, person, lock=True)
     if user is None or user.user_id != holder.user_id or user.user_id != known.user_id:
         raise DifferentUser(OTHER)
+    user.check_not_blocked()
     if known.authorize_revision and known.authorize_revision <= user.removed_revision:
         raise UserRemoved("the user was removed; enroll the device again")
     if not seats.has_seat(tx, organization_id, user):

@@ -3,17 +3,17 @@
 from functools import partial
 
 from guardhouse.durations import MINUTE
-from guardhouse.errors import EnrollmentAborted, EnrollmentRefused, SeatsExhausted
+from guardhouse.errors import EnrollmentAborted, EnrollmentRefused, SeatsExhausted, UserBlocked
 from guardhouse.ids import USER, new_id
+from guardhouse.rules import NOWHERE, Client, Identity
 from guardhouse_services import audit
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.credentials import Credential, Person, ServiceTokenSecret
-from guardhouse_services.identity.domain.enrollment_policies import Subject
 from guardhouse_services.identity.domain.enrollments import Intent, IntentState
 from guardhouse_services.identity.usecases import seats
-from guardhouse_services.identity.usecases.enrollment_policies import admit
+from guardhouse_services.identity.usecases.enrollment_policies import admit, as_identity
 from guardhouse_services.identity.usecases.history import present
 from guardhouse_services.identity.usecases.verifier import Verifier, actor, check_provider, service_token
 
@@ -29,13 +29,13 @@ class Enrollments:
         self._verifier = verifier
 
     async def authorize(
-        self, call: Call, organization_id: str, intent_id: str, credential: Credential
+        self, call: Call, organization_id: str, intent_id: str, credential: Credential, client: Client = NOWHERE
     ) -> tuple[Intent, str]:
         """Reserves a seat for whoever the credential proves, if policy admits them. The intent and a revision token.
 
         An intent that was authorized before is answered as it was, even if its ID token has expired since. Raises
-        EnrollmentAborted for one that is off, OrganizationNotFound, EnrollmentRefused, SeatsExhausted and what
-        verifying the credential raises; nothing has changed then. Who was refused is on record.
+        EnrollmentAborted for one that is off, OrganizationNotFound, UserBlocked, EnrollmentRefused, SeatsExhausted and
+        what verifying the credential raises; nothing has changed then. Who was refused is on record.
         """
         if (done := await self._database.read(lambda tx: _authorized(tx, organization_id, intent_id))) is not None:
             return done
@@ -45,15 +45,15 @@ class Enrollments:
             if (done := _authorized(tx, organization_id, intent_id)) is not None:
                 return done
             if isinstance(proof, Person):
-                return _authorize_person(tx, call, organization_id, intent_id, proof)
-            return _authorize_machine(tx, call, organization_id, intent_id, proof)
+                return _authorize_person(tx, call, organization_id, intent_id, proof, client)
+            return _authorize_machine(tx, call, organization_id, intent_id, proof, client)
 
         def refused(tx: Transaction, reason: str) -> None:
             audit.note(tx, call, intent_id, actor=actor(tx, organization_id, proof), reason=reason)
 
         try:
             return await self._database.write(work, turn=organization_id)
-        except (EnrollmentRefused, SeatsExhausted) as refusal:
+        except (EnrollmentRefused, SeatsExhausted, UserBlocked) as refusal:
             await self._database.write(partial(refused, reason=refusal.reason))
             raise
 
@@ -77,13 +77,15 @@ def _authorized(tx: Transaction, organization_id: str, intent_id: str) -> tuple[
 
 
 def _authorize_person(
-    tx: Transaction, call: Call, organization_id: str, intent_id: str, person: Person
+    tx: Transaction, call: Call, organization_id: str, intent_id: str, person: Person, client: Client
 ) -> tuple[Intent, str]:
-    check_provider(tx, organization_id, person)
+    provider = check_provider(tx, organization_id, person)
     # A new attempt of the same Register brings the same token.
     store.intents.use_token(tx, organization_id, person.token_hash, f"enrollment/{call.key.request_id}")
-    policy_id = admit(tx, organization_id, Subject(email=person.profile.email, groups=person.profile.groups))
     user, is_new = store.users.lock_or_create(tx, organization_id, person, new_id(USER, tx.now))
+    # Before the policies: none of them admits whom an administrator has off-boarded.
+    user.check_not_blocked()
+    policy_id = admit(tx, organization_id, as_identity(person, provider), client)
     seats.take(tx, organization_id, user)
     # A new user is published at once: whoever follows must know the user when the registration arrives. Another one's
     # lock is held, so that a removal is at or before this revision, or comes behind it.
@@ -105,12 +107,13 @@ def _authorize_person(
 
 
 def _authorize_machine(
-    tx: Transaction, call: Call, organization_id: str, intent_id: str, credential: ServiceTokenSecret
+    tx: Transaction, call: Call, organization_id: str, intent_id: str, credential: ServiceTokenSecret, client: Client
 ) -> tuple[Intent, str]:
     """It takes no seat (decision 2)."""
     store.organizations.require(tx, organization_id)
     token = service_token(tx, organization_id, credential)
-    policy_id = admit(tx, organization_id, Subject(service_token_id=token.service_token_id))
+    policy_id = admit(tx, organization_id, Identity(token.service_token_id), client)
+    store.service_tokens.saw(tx, organization_id, token)
     revision = tx.revision(organization_id)
     intent = Intent(
         intent_id=intent_id,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse_services.database import Transaction
+from guardhouse_services.identity import store
 
 
 def publish(tx: Transaction, organization_id: str, events: Sequence[pb.Event] = (), revision: int = 0) -> str:
@@ -17,3 +18,16 @@ def publish(tx: Transaction, organization_id: str, events: Sequence[pb.Event] = 
 def present(tx: Transaction, organization_id: str) -> str:
     """For a repeated request, which is answered from the present state: its effect is at or before this token."""
     return tx.token(organization_id, tx.revision(organization_id))
+
+
+def rewrite(tx: Transaction, organization_id: str, user_id: str) -> None:
+    """Takes what is said of a person, whose user the caller has locked, out of the changes that are kept.
+
+    They stay as many and keep their revisions, so nobody who follows has to begin anew.
+    """
+    for revision, payload in store.changes.that_name(tx, organization_id, user_id):
+        change = pb.Change.FromString(payload)
+        for event in change.events:
+            if event.user.user.user_id == user_id:
+                event.user.user.CopyFrom(pb.User(user_id=user_id, subject=user_id))
+        store.changes.replace(tx, organization_id, revision, change.SerializeToString())

@@ -11,6 +11,7 @@ from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.credentials import IdentityProvider, ProviderDeletion
+from guardhouse_services.identity.domain.scim import ScimSettings
 from guardhouse_services.identity.store.tables import identity_provider
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.paging import Page
@@ -68,6 +69,8 @@ class IdentityProviders:
             etags.check(messages.identity_provider(found).etag, etag)
             changed = replace(found, **changes, update_time=tx.now)
             store.identity_providers.update(tx, organization_id, changed)
+            if _match(changed.scim) != _match(found.scim):
+                store.scim.unlink_all(tx, organization_id, identity_provider_id)
             requests.record(tx, call, identity_provider_id, value=requests.remember(changed))
             return changed, publish(tx, organization_id, [messages.identity_provider_event(changed)])
 
@@ -98,8 +101,15 @@ class IdentityProviders:
                 store.registrations.count_of_issuer(tx, organization_id, found.issuer),
             )
             store.identity_providers.delete(tx, organization_id, identity_provider_id)
+            # A job drops what was provisioned.
+            store.scim.drop_secret(tx, organization_id, identity_provider_id)
             requests.record(tx, call, identity_provider_id, value=requests.remember(deletion))
             token = publish(tx, organization_id, [pb.Event(identity_provider_deleted=identity_provider_id)])
             return deletion, token
 
         return await self._database.write(work, validate_only=validate_only)
+
+
+def _match(settings: ScimSettings | None) -> tuple[int, int] | None:
+    """By what SCIM users are the users whom they stand for."""
+    return (settings.match_attribute, settings.match_claim) if settings else None

@@ -28,6 +28,9 @@ class Organizations:
         display_name: str,
         seat_limit: int | None,
         default_action: DefaultAction = DefaultAction.ALLOW,
+        *,
+        device_flow: bool = False,
+        seat_expiration: int | None = None,
     ) -> tuple[Organization, str]:
         """The organization and the revision token."""
 
@@ -36,7 +39,16 @@ class Organizations:
                 made = requests.recall(Organization, done) or store.organizations.get(tx, done["organization_id"])
                 return made, present(tx, INSTALLATION)
             organization_id = new_id(ORGANIZATION, tx.now)
-            made = Organization(organization_id, display_name, seat_limit, tx.now, tx.now, default_action)
+            made = Organization(
+                organization_id,
+                display_name,
+                seat_limit,
+                tx.now,
+                tx.now,
+                default_action,
+                device_flow=device_flow,
+                seat_expiration=seat_expiration,
+            )
             store.organizations.insert(tx, made)
             requests.record(tx, call, organization_id, organization_id=organization_id, value=requests.remember(made))
             return made, publish(tx, INSTALLATION, [messages.organization_event(made)])
@@ -51,24 +63,34 @@ class Organizations:
         return await self._database.read(lambda tx: store.organizations.page(tx, page))
 
     async def update(
-        self, call: Call, organization_id: str, changes: dict[str, Any], etag: str = ""
-    ) -> tuple[Organization, str]:
-        """Changes these fields. Raises OrganizationNotFound, EtagMismatch and SeatLimitBelowUse (decision 4)."""
+        self,
+        call: Call,
+        organization_id: str,
+        changes: dict[str, Any],
+        etag: str = "",
+        *,
+        validate_only: bool = False,
+    ) -> tuple[Organization, int, str]:
+        """Changes these fields. The organization, its seats in use, and the revision token.
 
-        def work(tx: Transaction) -> tuple[Organization, str]:
+        Raises OrganizationNotFound, EtagMismatch and SeatLimitBelowUse (decision 4).
+        """
+
+        def work(tx: Transaction) -> tuple[Organization, int, str]:
             if (done := requests.find(tx, call.key)) is not None:
                 changed = requests.recall(Organization, done) or store.organizations.get(tx, organization_id)
-                return changed, present(tx, INSTALLATION)
+                return changed, done.get("seats_used", 0), present(tx, INSTALLATION)
             found = store.organizations.get(tx, organization_id, lock=True)
             etags.check(messages.organization(found).etag, etag)
             changed = replace(found, **changes, update_time=tx.now)
             if "seat_limit" in changes:
                 store.organizations.limit_seats(tx, organization_id, changed.seat_limit)
             store.organizations.update(tx, changed)
-            requests.record(tx, call, organization_id, value=requests.remember(changed))
-            return changed, publish(tx, INSTALLATION, [messages.organization_event(changed)])
+            used = store.organizations.seats(tx, organization_id).used
+            requests.record(tx, call, organization_id, value=requests.remember(changed), seats_used=used)
+            return changed, used, publish(tx, INSTALLATION, [messages.organization_event(changed)])
 
-        return await self._database.write(work)
+        return await self._database.write(work, validate_only=validate_only)
 
     async def seats(self, organization_id: str) -> SeatUsage:
         """Raises OrganizationNotFound."""

@@ -12,6 +12,7 @@ from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services import audit
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import store
+from guardhouse_services.identity.domain.held_actions import WINDOW
 from guardhouse_services.identity.usecases import seats
 from guardhouse_services.identity.usecases.effects import gone
 from guardhouse_services.identity.usecases.history import publish
@@ -28,6 +29,8 @@ AT_ONCE = 100
 KEEP_ENDED = DAY
 # An ID token is accepted for at most six minutes; clocks may be set.
 KEEP_USED = HOUR
+# What was decided about automatic actions; the audit log has it for longer.
+KEEP_DECIDED = 30 * DAY
 FORGET_SECONDS = 600.0
 FORGET_ROWS = 1000
 
@@ -103,5 +106,8 @@ def _apply(tx: Transaction, organization_id: str, intent_id: str, outcome: int) 
 
 
 def _forget(tx: Transaction) -> int:
-    intents = store.intents.forget(tx, tx.now - KEEP_ENDED, tx.now - KEEP_USED, FORGET_ROWS)
-    return max(intents, store.registrations.forget(tx, tx.now - KEEP_ENDED, FORGET_ROWS))
+    return max(
+        store.intents.forget(tx, tx.now - KEEP_ENDED, tx.now - KEEP_USED, FORGET_ROWS),
+        store.registrations.forget(tx, tx.now - KEEP_ENDED, FORGET_ROWS),
+        store.held_actions.forget(tx, tx.now - WINDOW, tx.now - KEEP_DECIDED, FORGET_ROWS),
+    )

@@ -8,7 +8,7 @@ from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.enrollments import Intent, IntentState
-from guardhouse_services.identity.domain.users import User
+from guardhouse_services.identity.domain.users import SeatEvent, User
 
 
 def has_seat(tx: Transaction, organization_id: str, user: User) -> bool:
@@ -63,6 +63,8 @@ def hold(tx: Transaction, organization_id: str, intent_ids: list[str], users: di
             user = changed.get(intent.user_id, users[intent.user_id])
             user = user.authenticated(intent.profile, intent.authenticate_time)
             seated = intent.state is IntentState.RESERVED
-            changed[intent.user_id] = user.seated(intent.create_time) if seated else user
+            if seated:
+                user = user.seated(intent.create_time, SeatEvent.GATEWAY, intent.intent_id)
+            changed[intent.user_id] = user
     store.users.save(tx, organization_id, changed.values())
     return [messages.user_event(user) for user in changed.values()]

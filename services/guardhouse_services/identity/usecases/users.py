@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from guardhouse.errors import UserNotFound
-from guardhouse.ids import REMOVAL, new_id
+from guardhouse.errors import UserNotFound, UserNotOffboarded
 from guardhouse_services import requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
-from guardhouse_services.identity.domain.enrollments import IntentState
 from guardhouse_services.identity.domain.users import Removal, User
+from guardhouse_services.identity.usecases import history, removing
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.paging import Page
 
@@ -53,12 +52,8 @@ class Users:
             (user,) = _lock_known(tx, organization_id, [user_id])
             registrations = len(store.registrations.live_of(tx, organization_id, [user_id]))
             requests.record(tx, call, user_id, registrations=registrations)
-            revision = tx.advance(organization_id)
-            revoked = replace(user, revoked_revision=revision)
-            if revoke_registrations:
-                revoked = replace(revoked, registrations_revoked_revision=revision)
-            store.users.save(tx, organization_id, [revoked])
-            return revoked, registrations, publish(tx, organization_id, [messages.user_event(revoked)], revision)
+            (revoked,), token = removing.revoke(tx, organization_id, [user], revoke_registrations=revoke_registrations)
+            return revoked, registrations, token
 
         return await self._database.write(work, validate_only=validate_only)
 
@@ -85,31 +80,105 @@ class Users:
                 users = store.users.lock_everybody(tx, organization_id)
             else:
                 users = _lock_known(tx, organization_id, user_ids)
+            removal = removing.begin(tx, organization_id, users)
             ids = [user.user_id for user in users]
-            reserved = store.intents.reserved_by(tx, organization_id, ids)
-            intents = [intent.intent_id for intent in reserved]
-            seated = {user.user_id for user in users if user.seat_time is not None}
-            seated.update(intent.user_id for intent in reserved)
-            store.intents.move(tx, organization_id, intents, IntentState.REMOVED)
-            store.organizations.free_seats(tx, organization_id, len(seated))
-            removal = Removal(new_id(REMOVAL, tx.now), tx.now, len(users), len(seated))
-            registrations = store.registrations.live_of(tx, organization_id, ids)
-            store.removals.insert(tx, organization_id, removal, {*registrations, *intents})
-            removal = store.removals.get(tx, organization_id, removal.removal_id)
             requests.record(tx, call, removal.removal_id, *ids, removal_id=removal.removal_id)
-            revision = tx.advance(organization_id)
-            removed = [
-                replace(user, seat_time=None, removed_revision=revision, removal_id=removal.removal_id)
-                for user in users
-            ]
-            store.users.save(tx, organization_id, removed)
-            return removal, publish(tx, organization_id, [messages.user_event(user) for user in removed], revision)
+            _, token = removing.finish(tx, organization_id, users, removal.removal_id)
+            return removal, token
+
+        return await self._database.write(work, validate_only=validate_only)
+
+    async def offboard(
+        self, call: Call, organization_id: str, user_id: str, *, validate_only: bool = False
+    ) -> tuple[User, Removal, str]:
+        """Removes a user, and refuses the person from now on. The user, the removal, and the revision token.
+
+        All of it is one transaction, so that a crash leaves nothing half done; a user who is off-boarded already has
+        gained nothing since, and is answered the same. Raises OrganizationNotFound and UserNotFound.
+        """
+
+        def work(tx: Transaction) -> tuple[User, Removal, str]:
+            if (done := requests.find(tx, call.key)) is not None:
+                user = store.users.get(tx, organization_id, user_id)
+                return user, store.removals.get(tx, organization_id, done["removal_id"]), present(tx, organization_id)
+            store.organizations.require(tx, organization_id)
+            (user,) = _lock_known(tx, organization_id, [user_id])
+            if user.block_time is not None:
+                requests.record(tx, call, user_id, removal_id=user.removal_id)
+                return user, store.removals.get(tx, organization_id, user.removal_id), present(tx, organization_id)
+            removal = removing.begin(tx, organization_id, [user])
+            requests.record(tx, call, removal.removal_id, user_id, removal_id=removal.removal_id)
+            (blocked,), token = removing.finish(tx, organization_id, [user], removal.removal_id, block=True)
+            return blocked, removal, token
+
+        return await self._database.write(work, validate_only=validate_only)
+
+    async def reinstate(
+        self, call: Call, organization_id: str, user_id: str, *, validate_only: bool = False
+    ) -> tuple[User, str]:
+        """Lets the policies decide about a user again. The user and the revision token. Raises UserNotFound."""
+
+        def work(tx: Transaction) -> tuple[User, str]:
+            is_new = requests.find(tx, call.key) is None
+            (user,) = _lock_known(tx, organization_id, [user_id])
+            if is_new:
+                requests.record(tx, call, user_id)
+            if not is_new or user.block_time is None:
+                return user, present(tx, organization_id)
+            reinstated = replace(user, block_time=None)
+            store.users.save(tx, organization_id, [reinstated])
+            return reinstated, publish(tx, organization_id, [messages.user_event(reinstated)])
+
+        return await self._database.write(work, validate_only=validate_only)
+
+    async def erase(
+        self, call: Call, organization_id: str, user_id: str, *, validate_only: bool = False
+    ) -> tuple[User, str]:
+        """Forgets who a user was. What is left of the user, and the revision token.
+
+        Raises UserNotFound, and UserNotOffboarded while anything is still bound to the person.
+        """
+
+        def work(tx: Transaction) -> tuple[User, str]:
+            is_new = requests.find(tx, call.key) is None
+            # Somebody who tried to enroll and never did is known by name as well.
+            users = store.users.lock(tx, organization_id, [user_id])
+            if not users:
+                raise UserNotFound(user_id)
+            (user,) = users
+            if user.is_erased:
+                if is_new:
+                    requests.record(tx, call, user_id)
+                return user, present(tx, organization_id)
+            _check_gone(tx, organization_id, user)
+            if is_new:
+                requests.record(tx, call, user_id)
+            erased = user.erased()
+            store.users.save(tx, organization_id, [erased])
+            store.intents.erase(tx, organization_id, user_id)
+            store.scim.erase(tx, organization_id, user_id)
+            history.rewrite(tx, organization_id, user_id)
+            return erased, publish(tx, organization_id, [messages.user_event(erased)])
 
         return await self._database.write(work, validate_only=validate_only)
 
     async def removal(self, organization_id: str, removal_id: str) -> Removal:
         """Raises RemovalNotFound."""
         return await self._database.read(lambda tx: store.removals.get(tx, organization_id, removal_id))
+
+
+def _check_gone(tx: Transaction, organization_id: str, user: User) -> None:
+    """Raises UserNotOffboarded while a seat, a registration or an enrollment under way is the user's."""
+    if user.seat_time is not None:
+        what = "the user holds a seat"
+    elif store.intents.undecided_of(tx, organization_id, user.user_id):
+        what = "an enrollment of the user is still under way"
+    elif live := store.registrations.live_of(tx, organization_id, [user.user_id]):
+        what = f"{len(live)} of the user's registrations are not gone yet"
+    else:
+        return
+    advice = "off-board the user, and erase once the removal is done"
+    raise UserNotOffboarded(f"{what}; {advice}", user_id=user.user_id)
 
 
 def _lock_known(tx: Transaction, organization_id: str, user_ids: Sequence[str]) -> list[User]:

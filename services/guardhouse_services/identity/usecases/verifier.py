@@ -50,7 +50,7 @@ class Verifier:
             raise IdTokenInvalid(detail="the organization has no identity provider with the token's issuer")
         claims = await self._verify_id_token(provider, credential.compact, self._clock.now())
         failpoint("identity.verified")
-        profile = Profile(claims.email, claims.name, claims.groups, claims.claims)
+        profile = Profile(claims.email, claims.name, claims.groups, claims.claims, claims.methods)
         return Person(claims.issuer, claims.subject, profile, claims.issue_time, claims.auth_time, claims.token_hash)
 
 
@@ -75,7 +75,10 @@ def service_token(tx: Transaction, organization_id: str, credential: ServiceToke
     """The token whose secret it is, compared in constant time (invariant I-31). Raises ServiceTokenInvalid."""
     found = store.service_tokens.find(tx, organization_id, credential.client_id)
     secret_hash = hash_secret(credential.client_secret)
-    if found is None or not equal(found.secret_hash, secret_hash):
+    known = found.secret_hashes(tx.now) if found is not None else ()
+    # Each is compared, whichever fits.
+    fits = sum(equal(each, secret_hash) for each in known)
+    if found is None or not fits:
         raise ServiceTokenInvalid("the service token is unknown, or its secret is wrong")
-    found.check_time(tx.now)
+    found.check(tx.now)
     return found

@@ -6,6 +6,7 @@ from guardhouse.clock import Clock
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
+from guardhouse_services.registry.usecases.activity import Activity
 from guardhouse_services.registry.usecases.callers import Callers
 from guardhouse_services.registry.usecases.devices import Devices
 from guardhouse_services.registry.usecases.enrollments import Enrollments
@@ -39,3 +40,4 @@ class Registry:
         self.devices = Devices(database)
         self.heartbeats = Heartbeats(clock, database)
         self.callers = Callers(database)
+        self.activity = Activity(clock, database, directory, identity)

@@ -24,6 +24,7 @@ from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import DEVICE, REGISTRATION, new_id
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.keys import KEY_TYPES, enrollment_transcript
+from guardhouse.rules import NOWHERE, Client
 from guardhouse.times import from_timestamp
 from guardhouse_services import audit
 from guardhouse_services.access import Call
@@ -78,6 +79,8 @@ class Enrollment:
     public_key: bytes
     challenge: str
     proof: bytes
+    client: Client = NOWHERE
+    """Where the device is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +123,11 @@ class Enrollments:
         self._cleanups: set[asyncio.Task[None]] = set()
         self._under_way: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def info(self, organization_id: str) -> tuple[list[identity_pb2.IdentityProvider], str, int]:
-        """Where to sign in, a challenge, and when that expires."""
-        await self._directory.organization(organization_id)
-        return self._directory.identity_providers(organization_id), *self._proofs.challenge(organization_id)
+    async def info(self, organization_id: str) -> tuple[list[identity_pb2.IdentityProvider], bool, str, int]:
+        """Where to sign in, whether with a code as well, a challenge, and when that expires."""
+        organization = await self._directory.organization(organization_id)
+        providers = self._directory.identity_providers(organization_id)
+        return providers, organization.device_flow, *self._proofs.challenge(organization_id)
 
     async def register(self, call: Call, enrollment: Enrollment) -> Enrolled:
         """The enrollment saga.
@@ -145,7 +149,7 @@ class Enrollments:
         refused, grant = False, None
         try:
             try:
-                grant = await self._authorize(begun.intent, enrollment.credential)
+                grant = await self._authorize(begun.intent, enrollment)
             except (Unavailable, Aborted, Internal):
                 raise
             except GuardhouseError:
@@ -206,12 +210,14 @@ class Enrollments:
         failpoint("registry.begin")
         return Begun(intent, None if device_id == new_device_id else self._occupant(tx, intent))
 
-    async def _authorize(self, intent: Registration, credential: credential_pb2.Credential) -> Grant:
+    async def _authorize(self, intent: Registration, enrollment: Enrollment) -> Grant:
         request = identity_pb2.AuthorizeEnrollmentRequest(
             organization_id=intent.organization_id,
             intent_id=intent.registration_id,
             request_id=intent.request_id,
-            credential=credential,
+            credential=enrollment.credential,
+            ip=str(enrollment.client.address or ""),
+            country=enrollment.client.country,
         )
         with reaching("identity"):
             granted = await self._identity.AuthorizeEnrollment(request)

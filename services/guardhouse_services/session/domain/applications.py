@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from guardhouse.applications import Application, DeviceSessionSettings, Policy, PolicyDecision, RuleKind
+from guardhouse.applications import Application, DeviceSessionSettings, Policy, PolicyDecision
 from guardhouse.errors import DeviceSessionDurationRequired, InvalidField
+from guardhouse.rules import RuleKind
 
 LIMIT = 500
 """How many an organization may have (the public account limits)."""
 MAX_POLICIES = 100
-MAX_RULES = 1000
-"""Of a policy, in each of include, require and exclude."""
 MAX_PROVIDERS = 20
 NAMED = 100
 """How many applications a refusal names."""

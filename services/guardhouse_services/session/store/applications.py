@@ -5,8 +5,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from guardhouse.applications import Application, Policy, PolicyDecision, Rule, RuleKind
+from guardhouse.applications import Application, Policy, PolicyDecision
 from guardhouse.errors import ApplicationNotFound, LimitReached
+from guardhouse.rules import Rule, RuleKind
 from guardhouse_services.database import Transaction
 from guardhouse_services.paging import Page
 from guardhouse_services.session.domain.applications import LIMIT

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from guardhouse.applications import Client, Device, Outcome, Session, decide
+from guardhouse.applications import Device, Outcome, Session, decide
 from guardhouse.clock import Clock
 from guardhouse.common.v1 import credential_pb2
 from guardhouse.decisions import Decision, Profile, Reason, User
 from guardhouse.errors import ApplicationNotFound
 from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.rules import Client
 from guardhouse.times import from_timestamp
 from guardhouse_services.access import Call
 from guardhouse_services.directory import Directory
@@ -81,6 +82,8 @@ class Logins:
         await self._require_application(organization_id, application_id)
         purpose = f"log in {application_id} "
         request = await self._sessions.prepare(call, organization_id, registration_id, credential, challenge, purpose)
+        # Without one it is always so.
+        request.application = bool(registration_id)
         request.validate_only = True
         checked = self._sign_in(application_id, client, request, await self._sessions.record(request))
         if checked.outcome.verdict.decision is not Decision.ALLOW:
