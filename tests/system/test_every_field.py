@@ -1,4 +1,4 @@
-"""Every field of every method, wrong in every way, and messages at random; on both engines in the long tests.
+"""Every field of every method, wrong in every way, and messages at random.
 
 A refusal has a code and a reason that the contract documents for its method, names the field that is wrong, and has
 changed nothing. INTERNAL is never one.
