@@ -7,6 +7,7 @@ anew.
 
 import os
 import sys
+import time
 from html.parser import HTMLParser
 from http.cookiejar import LWPCookieJar
 from pathlib import Path
@@ -48,6 +49,10 @@ def visit(person: str, cookies: Path, link: httpx.URL) -> str:
             filled = {name: value or answers.get(name, "") for name, value in form.fields.items()}
             if "confirm" in filled and "ABORT" in os.environ:
                 filled["abort"] = filled.pop("confirm")
+            if "password" in filled:
+                # As anybody takes to type it. A provider says in whole seconds when that was, and one in which it was
+                # asked for would be too early.
+                time.sleep(1)
             sys.stdout.write(f"{','.join(form.fields)}\n")
             response = http.post(response.url.join(form.action), data=filled)
         jar.save(ignore_discard=True)

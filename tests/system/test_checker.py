@@ -469,7 +469,10 @@ async def test_a_gateway_is_shown_no_secret_and_no_other_organization(plane: Pla
             ]
             for listener, messages in after.items()
         }
-        assert revisions["public"] == revisions["service"]
+        # Either may have heard before its pong what came of an enrollment, which goes on when it has been answered.
+        both = min(map(len, revisions.values()))
+        assert both > 0
+        assert revisions["public"][-both:] == revisions["service"][-both:]
         assert revisions["public"]
         for watching in watched.values():
             watching.call.cancel()
