@@ -2197,7 +2197,7 @@ class HeldActionServiceServicer:
     def ApproveHeldAction(self, request, context):
         """Has a held action carried out, in parts, as RemoveUsers or RevokeUser would do it. Users who have authenticated since
         they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
-        Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+        Errors: ORGANIZATION_NOT_FOUND, HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -2205,7 +2205,8 @@ class HeldActionServiceServicer:
 
     def RejectHeldAction(self, request, context):
         """Drops a held action; nothing is done to its users. Its source may ask for it again. Callers: ADMIN keys.
-        Idempotent: rejecting again answers the same. Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+        Idempotent: rejecting again answers the same.
+        Errors: ORGANIZATION_NOT_FOUND, HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

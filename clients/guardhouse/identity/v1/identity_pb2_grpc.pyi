@@ -948,11 +948,12 @@ class HeldActionServiceStub:
     ApproveHeldAction: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ApproveHeldActionRequest, _identity_pb2.ApproveHeldActionResponse]
     """Has a held action carried out, in parts, as RemoveUsers or RevokeUser would do it. Users who have authenticated since
     they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
-    Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+    Errors: ORGANIZATION_NOT_FOUND, HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
     """
     RejectHeldAction: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RejectHeldActionRequest, _identity_pb2.RejectHeldActionResponse]
     """Drops a held action; nothing is done to its users. Its source may ask for it again. Callers: ADMIN keys.
-    Idempotent: rejecting again answers the same. Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+    Idempotent: rejecting again answers the same.
+    Errors: ORGANIZATION_NOT_FOUND, HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
     """
 
 @_typing.type_check_only
@@ -970,11 +971,12 @@ class HeldActionServiceAsyncStub(HeldActionServiceStub):
     ApproveHeldAction: _aio.UnaryUnaryMultiCallable[_identity_pb2.ApproveHeldActionRequest, _identity_pb2.ApproveHeldActionResponse]  # type: ignore[assignment]
     """Has a held action carried out, in parts, as RemoveUsers or RevokeUser would do it. Users who have authenticated since
     they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
-    Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+    Errors: ORGANIZATION_NOT_FOUND, HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
     """
     RejectHeldAction: _aio.UnaryUnaryMultiCallable[_identity_pb2.RejectHeldActionRequest, _identity_pb2.RejectHeldActionResponse]  # type: ignore[assignment]
     """Drops a held action; nothing is done to its users. Its source may ask for it again. Callers: ADMIN keys.
-    Idempotent: rejecting again answers the same. Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+    Idempotent: rejecting again answers the same.
+    Errors: ORGANIZATION_NOT_FOUND, HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
     """
 
 class HeldActionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -1001,7 +1003,7 @@ class HeldActionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.ApproveHeldActionResponse, _abc.Awaitable[_identity_pb2.ApproveHeldActionResponse]]:
         """Has a held action carried out, in parts, as RemoveUsers or RevokeUser would do it. Users who have authenticated since
         they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
-        Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+        Errors: ORGANIZATION_NOT_FOUND, HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
         """
 
     @_abc_1.abstractmethod
@@ -1011,7 +1013,8 @@ class HeldActionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.RejectHeldActionResponse, _abc.Awaitable[_identity_pb2.RejectHeldActionResponse]]:
         """Drops a held action; nothing is done to its users. Its source may ask for it again. Callers: ADMIN keys.
-        Idempotent: rejecting again answers the same. Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+        Idempotent: rejecting again answers the same.
+        Errors: ORGANIZATION_NOT_FOUND, HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
         """
 
 def add_HeldActionServiceServicer_to_server(servicer: HeldActionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
