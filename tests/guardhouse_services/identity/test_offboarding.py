@@ -308,3 +308,10 @@ async def test_a_deleted_outcome_after_erasing_names_nobody(world: World) -> Non
     world.outcomes[laptop.intent_id] = registry_pb2.INTENT_OUTCOME_DELETED
     await world.identity.resolver.resolve_once()
     assert await said(world, ["ada@example.com"]) == set()
+
+
+async def test_who_was_off_boarded_in_the_middle_of_enrolling_is_reinstated(world: World) -> None:
+    """Before the registry's feed has told what became of the enrollment."""
+    intent = await world.authorize("ada")
+    await offboard(world, intent.user_id)
+    assert (await reinstate(world, intent.user_id)).block_time is None

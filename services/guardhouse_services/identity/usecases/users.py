@@ -185,10 +185,10 @@ def _lock_known(tx: Transaction, organization_id: str, user_ids: Sequence[str]) 
     """Raises UserNotFound, also for one who tried to enroll and never did.
 
     Whoever has enrolled a moment ago is known: Register has answered with the id, even if the registry's feed has not
-    told of it here yet.
+    told of it here yet. So is whoever was off-boarded before it has.
     """
     users = store.users.lock(tx, organization_id, user_ids)
-    known = {user.user_id for user in users if user.authenticate_time is not None}
+    known = {user.user_id for user in users if user.authenticate_time is not None or user.block_time is not None}
     unseen = {user.user_id for user in users} - known
     known.update(intent.user_id for intent in store.intents.reserved_by(tx, organization_id, unseen))
     for user_id in user_ids:
