@@ -2601,8 +2601,8 @@ class AuthenticationServiceServicer:
         Callers: session. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
         USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
-        known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
-        ago. The timer is untouched then.
+        known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked
+        for too long ago. The timer is untouched then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1142,8 +1142,8 @@ class AuthenticationServiceStub:
     Callers: session. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
     USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
-    known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
-    ago. The timer is untouched then.
+    known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked
+    for too long ago. The timer is untouched then.
     """
     ReportActivity: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ReportActivityRequest, _identity_pb2.ReportActivityResponse]
     """Reports when users' devices were last heard of, which keeps their seats from expiring (decision 6). A time that is
@@ -1172,8 +1172,8 @@ class AuthenticationServiceAsyncStub(AuthenticationServiceStub):
     Callers: session. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
     USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
-    known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
-    ago. The timer is untouched then.
+    known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked
+    for too long ago. The timer is untouched then.
     """
     ReportActivity: _aio.UnaryUnaryMultiCallable[_identity_pb2.ReportActivityRequest, _identity_pb2.ReportActivityResponse]  # type: ignore[assignment]
     """Reports when users' devices were last heard of, which keeps their seats from expiring (decision 6). A time that is
@@ -1217,8 +1217,8 @@ class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
         Callers: session. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, IDENTITY_PROVIDER_UNAVAILABLE,
         USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
-        known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked for too long
-        ago. The timer is untouched then.
+        known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked
+        for too long ago. The timer is untouched then.
         """
 
     @_abc_1.abstractmethod
