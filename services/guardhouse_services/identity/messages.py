@@ -11,6 +11,7 @@ from guardhouse_services import etags
 from guardhouse_services.identity.domain.credentials import (
     ApiKey,
     IdentityProvider,
+    Profile,
     ProviderDeletion,
     ServiceToken,
     TokenDeletion,
@@ -210,6 +211,10 @@ def policy_traces(of: Iterable[PolicyTrace]) -> list[pb.EnrollmentPolicyTrace]:
             left -= shown.ByteSize()
         found.append(made)
     return found
+
+
+def holder_identity(of: Profile) -> pb.HolderIdentity:
+    return pb.HolderIdentity(email=of.email, display_name=of.display_name, groups=of.groups, oidc_claims=of.claims)
 
 
 def user(of: User) -> pb.User:

@@ -573,6 +573,7 @@ class IdentityServicer:
             authenticate_time=to_timestamp(intent.authenticate_time),
             authorize_revision=intent.authorize_revision,
             revision_token=token,
+            identity=messages.holder_identity(intent.profile) if intent.user_id else None,
         )
 
     async def CancelEnrollment(self, request: pb.CancelEnrollmentRequest, call: Call) -> pb.CancelEnrollmentResponse:

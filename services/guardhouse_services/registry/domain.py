@@ -95,6 +95,16 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Person:
+    """What the sign-in behind an enrollment said of a person, by which profiles match; claims are `name=value`."""
+
+    email: str = ""
+    display_name: str = ""
+    groups: tuple[str, ...] = ()
+    oidc_claims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """What identity answered to an enrollment."""
 
@@ -102,6 +112,8 @@ class Grant:
     authenticate_time: int
     authorize_revision: int
     identity_token: str
+    person: Person | None = None
+    """None of a machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from guardhouse.common.v1 import errors_pb2, results_pb2
 from guardhouse.errors import GuardhouseError
+from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import optional_timestamp, to_timestamp
-from guardhouse_services.registry.domain import Claims, Device, Posture, PostureChecks, Registration, State
+from guardhouse_services.registry.domain import Claims, Device, Person, Posture, PostureChecks, Registration, State
 
 _STATES = {
     State.ACTIVE: pb.REGISTRATION_STATE_ACTIVE,
@@ -108,4 +109,17 @@ def to_event(value: Registration) -> pb.Event:
             token_hash=value.token_hash,
             posture=to_posture(value.posture) if value.posture is not None else None,
         )
+    )
+
+
+def from_identity(message: identity_pb2.HolderIdentity) -> Person:
+    return Person(message.email, message.display_name, tuple(message.groups), tuple(message.oidc_claims))
+
+
+def to_identity(value: Person) -> identity_pb2.HolderIdentity:
+    return identity_pb2.HolderIdentity(
+        email=value.email,
+        display_name=value.display_name,
+        groups=value.groups,
+        oidc_claims=value.oidc_claims,
     )

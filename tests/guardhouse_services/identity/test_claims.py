@@ -5,6 +5,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse.errors import FieldRequired, InvalidField
 from guardhouse.identity.v1 import identity_pb2 as pb
+from guardhouse_services.identity import messages
 from guardhouse_services.identity.gateways import show
 from tests.guardhouse_services.desk import Desk
 from tests.guardhouse_services.identity.world import EVERYBODY, World
@@ -85,3 +86,15 @@ async def test_a_provider_names_a_few_claims(world: World, desk: Desk) -> None:
         organization_id=world.organization, identity_provider_id=made.identity_provider_id
     )
     assert (await desk.send(get)).identity_provider == changed
+
+
+async def test_the_registry_is_told_who_the_person_is_however_often_it_asks(world: World) -> None:
+    """Decision 24: IP profiles match people by the sign-in behind the enrollment."""
+    await keep(world, "department")
+    token = world.sign_in("ada", display_name="Ada", groups=("ops", "berlin"), department="research")
+    intent = await world.authorize(token)
+    told = messages.holder_identity(intent.profile)
+    assert (told.email, told.display_name) == ("ada@example.com", "Ada")
+    assert (list(told.groups), list(told.oidc_claims)) == (["ops", "berlin"], ["department=research"])
+    again = await world.authorize(token, intent_id=intent.intent_id)
+    assert messages.holder_identity(again.profile) == told

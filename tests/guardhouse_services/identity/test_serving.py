@@ -53,6 +53,7 @@ async def test_a_real_token_enrolls_once(plane: Plane) -> None:
     assert made.WhichOneof("holder") == "user_id"
     assert made.enrollment_policy_id.startswith("enp_")
     assert made.revision_token
+    assert (made.identity.email, made.identity.display_name) == ("alice@example.com", "alice")
     for spoiled in (id_token[:-4] + "AAAA", "not.a.token", "x" * 20000):
         with pytest.raises((IdTokenInvalid, InvalidField)):
             await authorize(plane, spoiled, "other")

@@ -37,8 +37,8 @@ async def fails(kind: type[GuardhouseError], call: Awaitable[Any], field: str = 
     assert error.value.field == field
 
 
-def reservation(plane: Plane, **fields: str) -> pb.ReserveAddressesRequest:
-    given = {"intent_id": new(REGISTRATION), "device_id": new(DEVICE), "user_id": new(USER)}
+def reservation(plane: Plane, **fields: Any) -> pb.ReserveAddressesRequest:
+    given: dict[str, Any] = {"intent_id": new(REGISTRATION), "device_id": new(DEVICE), "user_id": new(USER)}
     return pb.ReserveAddressesRequest(**{"organization_id": plane.organization, **given, **fields})
 
 

@@ -41,11 +41,19 @@ async def test_an_enrollment_becomes_a_registration_with_all_that_belongs_to_it(
     assert (asked.device_id, asked.user_id, asked.service_token_id) == (made.device_id, holder, "")
 
 
+async def test_ipam_is_told_of_a_person_what_identity_said(world: World) -> None:
+    """Decision 24: IP profiles match people by their sign-in."""
+    holder = user()
+    await world.enroll(holder)
+    assert world.ipam.asked[0].identity == world.identity.person(holder)
+
+
 async def test_a_service_token_is_the_holder_for_ipam_too(world: World) -> None:
     holder = machine()
     enrolled = await world.enroll(holder)
     assert (enrolled.registration.holder.service_token_id, enrolled.registration.holder.user_id) == (holder, "")
     assert (world.ipam.asked[0].service_token_id, world.ipam.asked[0].user_id) == (holder, "")
+    assert not world.ipam.asked[0].HasField("identity")
 
 
 async def test_what_is_not_decided_is_never_shown(world: World) -> None:

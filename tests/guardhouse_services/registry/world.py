@@ -152,10 +152,21 @@ class Identity(Peer):
             if self._used.setdefault(compact, request.request_id) != request.request_id:
                 raise IdTokenInvalid(detail="it was used")
             answer.user_id = compact.split(".")[0]
+            answer.identity.CopyFrom(self.person(answer.user_id))
             self.seats[request.intent_id] = answer.user_id
         else:
             answer.service_token_id = request.credential.service_token.client_id
         return answer
+
+    @staticmethod
+    def person(user_id: str) -> identity_pb2.HolderIdentity:
+        """What a sign-in of the user says."""
+        return identity_pb2.HolderIdentity(
+            email=f"{user_id}@example.com",
+            display_name=user_id,
+            groups=["engineering", "berlin"],
+            oidc_claims=["department=research"],
+        )
 
     async def CancelEnrollment(
         self, request: identity_pb2.CancelEnrollmentRequest

@@ -4743,6 +4743,7 @@ class AuthorizeEnrollmentResponse(_message.Message):
     AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
     AUTHORIZE_REVISION_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """A person."""
     service_token_id: _builtins.str
@@ -4759,6 +4760,10 @@ class AuthorizeEnrollmentResponse(_message.Message):
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
         """The session's start if the enrollment succeeds: min(now, iat), or now for a service token (decision 27)."""
 
+    @_builtins.property
+    def identity(self) -> Global___HolderIdentity:
+        """Who the person is, for profiles that match people. Absent for a machine."""
+
     def __init__(
         self,
         *,
@@ -4768,16 +4773,55 @@ class AuthorizeEnrollmentResponse(_message.Message):
         authenticate_time: _timestamp_pb2.Timestamp | None = ...,
         authorize_revision: _builtins.int = ...,
         revision_token: _builtins.str = ...,
+        identity: Global___HolderIdentity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "holder", b"holder", "identity", b"identity", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "authorize_revision", b"authorize_revision", "enrollment_policy_id", b"enrollment_policy_id", "holder", b"holder", "revision_token", b"revision_token", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "authorize_revision", b"authorize_revision", "enrollment_policy_id", b"enrollment_policy_id", "holder", b"holder", "identity", b"identity", "revision_token", b"revision_token", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_holder) -> _WhichOneofReturnType_holder | None: ...
 
 Global___AuthorizeEnrollmentResponse: _TypeAlias = AuthorizeEnrollmentResponse  # noqa: Y015
+
+@_typing.final
+class HolderIdentity(_message.Message):
+    """What the sign-in behind an enrollment said of a person. The fields are those of User, as of then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    OIDC_CLAIMS_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The verified address; empty when there is none."""
+    display_name: _builtins.str
+    """The name."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The groups."""
+
+    @_builtins.property
+    def oidc_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Claims as `name=value`."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        oidc_claims: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "groups", b"groups", "oidc_claims", b"oidc_claims"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HolderIdentity: _TypeAlias = HolderIdentity  # noqa: Y015
 
 @_typing.final
 class CancelEnrollmentRequest(_message.Message):

@@ -20,6 +20,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from guardhouse.common.v1 import audit_pb2 as _audit_pb2
 from guardhouse.common.v1 import feed_pb2 as _feed_pb2
+from guardhouse.identity.v1 import identity_pb2 as _identity_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -102,6 +103,7 @@ class ReserveAddressesRequest(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     intent_id: _builtins.str
@@ -112,6 +114,10 @@ class ReserveAddressesRequest(_message.Message):
     """A person."""
     service_token_id: _builtins.str
     """A machine."""
+    @_builtins.property
+    def identity(self) -> _identity_pb2.HolderIdentity:
+        """Who the person is, as identity answered it to the enrollment. Absent for a machine."""
+
     def __init__(
         self,
         *,
@@ -120,10 +126,11 @@ class ReserveAddressesRequest(_message.Message):
         device_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
         service_token_id: _builtins.str = ...,
+        identity: _identity_pb2.HolderIdentity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "identity", b"identity", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "holder", b"holder", "intent_id", b"intent_id", "organization_id", b"organization_id", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "holder", b"holder", "identity", b"identity", "intent_id", b"intent_id", "organization_id", b"organization_id", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015

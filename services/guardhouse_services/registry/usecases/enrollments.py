@@ -46,7 +46,7 @@ from guardhouse_services.registry.domain import (
     State,
     held,
 )
-from guardhouse_services.registry.messages import to_event
+from guardhouse_services.registry.messages import from_identity, to_event, to_identity
 from guardhouse_services.registry.usecases.proofs import Proofs
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ class Enrollments:
             authenticate_time=from_timestamp(granted.authenticate_time),
             authorize_revision=granted.authorize_revision,
             identity_token=granted.revision_token,
+            person=from_identity(granted.identity) if granted.HasField("identity") else None,
         )
 
     async def _activate(self, call: Call, begun: Begun, grant: Grant, claims: Claims) -> Enrolled:
@@ -271,6 +272,8 @@ class Enrollments:
             request.user_id = grant.holder.user_id
         else:
             request.service_token_id = grant.holder.service_token_id
+        if grant.person is not None:
+            request.identity.CopyFrom(to_identity(grant.person))
         with reaching("ipam"):
             reserved = await self._ipam.ReserveAddresses(request)
         return Lease(reserved.lease_id, reserved.ipv4, reserved.ipv6)
