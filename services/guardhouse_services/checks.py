@@ -87,6 +87,17 @@ def timestamp(value: Timestamp, field: str) -> int:
     return from_timestamp(value)
 
 
+def network(value: str, field: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network, or an address as the network that holds it alone."""
+    if not value:
+        raise FieldRequired(field)
+    try:
+        return ipaddress.ip_network(value.replace("%", " "))
+    except ValueError:
+        message = f"{value[:64]!r} is neither an address nor a network such as 100.96.4.0/24"
+        raise InvalidField(field, message) from None
+
+
 def address(value: str, field: str) -> str:
     """An IPv4 or IPv6 address in its normal form."""
     if not value:

@@ -112,6 +112,10 @@ class Settings(BaseSettings):
         description="How long a released address rests: Go's form, at least 10m. The same for ipam, which lets it "
         "rest, and session, where no policy may stay open for longer.",
     )
+    address_history: str = Field(
+        default="8760h",
+        description="How long it stays known who held an address: Go's form, at least 24h. What is older is deleted.",
+    )
     audit_folder: Path | None = Field(
         default=None,
         description="Where signed checkpoints of the audit logs are appended, one file a service. Keep it elsewhere.",

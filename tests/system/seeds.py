@@ -382,6 +382,10 @@ class Seeds:
         request.address = self.address
         request.time.CopyFrom(self._later(60))
 
+    async def _ListAddressHistory(self, request: Any) -> None:
+        request.network = self.address
+        request.time.CopyFrom(self._later(60))
+
     # session
 
     async def _CreatePolicy(self, request: session.CreatePolicyRequest) -> None:

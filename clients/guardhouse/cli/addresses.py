@@ -11,6 +11,8 @@ from guardhouse.ipam.v1 import ipam_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True)
 
+AT = "Who held it then: a time, or 24h for a day ago."
+
 
 @app.command("list")
 def list_addresses(ctx: Context, limit: Limit = None) -> None:
@@ -25,14 +27,23 @@ def list_addresses(ctx: Context, limit: Limit = None) -> None:
 def show_address(
     ctx: Context,
     address: Annotated[str, typer.Argument(metavar="ADDRESS")],
-    at: Annotated[
-        Timestamp | None,
-        typer.Option(
-            parser=moment, metavar="TIME", help="Who held it then: a time, or 24h for a day ago. Default: now."
-        ),
-    ] = None,
+    at: Annotated[Timestamp | None, typer.Option(parser=moment, metavar="TIME", help=f"{AT} Default: now.")] = None,
 ) -> None:
     """Show who holds an address, or held it at a time."""
     it = ctx.obj
     request = pb.LookupAddressRequest(organization_id=it.organization_id, address=address, time=at)
     it.show(it.client.addresses.LookupAddress(request))
+
+
+@app.command("history")
+def show_history(
+    ctx: Context,
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="Such as 100.96.4.0/24, or an address.")],
+    at: Annotated[Timestamp | None, typer.Option(parser=moment, metavar="TIME", help=f"{AT} Default: ever.")] = None,
+    limit: Limit = None,
+) -> None:
+    """List who holds and who held the addresses of a network."""
+    it = ctx.obj
+    request = pb.ListAddressHistoryRequest(organization_id=it.organization_id, network=network, time=at)
+    columns = "ipv4 ipv6 hold_time release_time registration_id holder device_id"
+    it.show_all(it.client.addresses.ListAddressHistory, request, limit, columns)

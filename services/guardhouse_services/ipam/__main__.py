@@ -13,7 +13,7 @@ from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
 from guardhouse_services.follower import Effects, Freshness
 from guardhouse_services.ipam import metrics
-from guardhouse_services.ipam.domain import parse_network, parse_quarantine
+from guardhouse_services.ipam.domain import parse_history, parse_network, parse_quarantine
 from guardhouse_services.ipam.servicer import IpamServicer
 from guardhouse_services.ipam.usecases import Ipam, apply, missing, seen, snapshot
 from guardhouse_services.migrate import migrate
@@ -26,9 +26,10 @@ SERVICE = "ipam"
 
 
 def build(settings: Settings, clock: Clock) -> Node:
-    """A replica, ready to be entered. Raises InvalidField for a network or quarantine that nobody should run with."""
+    """A replica, ready to be entered. Raises InvalidField for settings that nobody should run with."""
     network = parse_network(settings.ipv4_subnet)
     quarantine = parse_quarantine(settings.quarantine)
+    history = parse_history(settings.address_history)
     master_key = MasterKey.read(settings.key_path)
     database = Database(settings.database(SERVICE), clock, SERVICE, pb.Change)
     migrate(database.engine, SERVICE)
@@ -45,7 +46,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         question = registry_pb2.ResolveIntentRequest(organization_id=organization_id, intent_id=intent_id)
         return await enrollments.ResolveIntent(question)
 
-    ipam = Ipam(clock, database, directory, network, quarantine, resolve_intent)
+    ipam = Ipam(clock, database, directory, network, quarantine, history, resolve_intent)
     effects = Effects(database, "registry", apply, seen, missing)
     ipam.follower = Follower(f"{SERVICE} leases", watch_registry, registry_pb2.WatchRequest, effects, clock)
     feed = Feed(database, pb, snapshot, settings.poll_seconds)
@@ -65,7 +66,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         views=[directory.follower],
         figures=metrics.figures(quarantine),
         effects={"registry": ipam.follower},
-        jobs={"follow registry": ipam.follow},
+        jobs={"follow registry": ipam.follow, "forget addresses": ipam.forget},
     )
 
 

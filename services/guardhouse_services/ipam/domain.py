@@ -21,11 +21,14 @@ ASK_AFTER = 60 * SECOND
 """How long a reservation waits for its outcome before the registry is asked."""
 ASK_AGAIN = 5 * SECOND
 KEEP_TOMBSTONE = 24 * 3600 * SECOND
+MIN_HISTORY = 24 * 3600 * SECOND
 FOREVER = 2**63 - 1
 """Later than any time: only what has no end lasts until then."""
 # RFC 1918, and the shared space of RFC 6598 (decision 24).
 PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
 LOW_32_BITS = 0xFFFF_FFFF
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class State(StrEnum):
@@ -96,6 +99,31 @@ def parse_quarantine(text: str) -> int:
     return quarantine
 
 
+def parse_history(text: str) -> int:
+    """The setting `address_history`, in microseconds. Raises DurationInvalid below a day."""
+    history = parse_duration(text, "address_history")
+    if history < MIN_HISTORY:
+        raise DurationInvalid(
+            "address_history", f"address_history is at least {format_duration(MIN_HISTORY)}, not {text}"
+        )
+    return history
+
+
+def pairs_of(network: Network, ipv6: str) -> tuple[int, int] | None:
+    """The first and the last IPv4 address of the pairs with an address in a network of either family.
+
+    `ipv6` is the organization's /64. None: it has no such pair.
+    """
+    if isinstance(network, ipaddress.IPv6Network):
+        mapped = ipaddress.IPv6Network("::ffff:0:0/96")
+        own = ipaddress.IPv6Network(f"{ipaddress.IPv6Network(ipv6).network_address}/96")
+        if own.subnet_of(network):
+            return 0, LOW_32_BITS
+        if not network.subnet_of(own) and not network.subnet_of(mapped):
+            return None
+    return int(network[0]) & LOW_32_BITS, int(network[-1]) & LOW_32_BITS
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A pair that was given out at least once, with whom it was given to last."""
@@ -140,6 +168,15 @@ class Holding:
     ipv6: str
     hold_time: int
     release_time: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the history of the addresses something stands: holds come by address, and of one address by time."""
+
+    ipv4: int
+    hold_time: int = -1
+    registration_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

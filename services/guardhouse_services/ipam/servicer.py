@@ -12,10 +12,10 @@ from guardhouse_services.access import Call
 from guardhouse_services.audit import Audit
 from guardhouse_services.calls import Stream
 from guardhouse_services.feed import Feed
-from guardhouse_services.ipam.domain import FOREVER
+from guardhouse_services.ipam.domain import FOREVER, Holding, Place
 from guardhouse_services.ipam.messages import to_lease, to_reservation
 from guardhouse_services.ipam.usecases import Ipam
-from guardhouse_services.paging import Pages
+from guardhouse_services.paging import Page, Pages
 
 
 class IpamServicer:
@@ -59,6 +59,18 @@ class IpamServicer:
         found = await self.ipam.lookup_address(request.organization_id, address, at)
         return pb.LookupAddressResponse(lease=to_lease(found))
 
+    async def ListAddressHistory(
+        self, request: pb.ListAddressHistoryRequest, _call: Call
+    ) -> pb.ListAddressHistoryResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        network = checks.network(request.network, "network")
+        at = checks.timestamp(request.time, "time") if request.HasField("time") else None
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found = await self.ipam.list_history(request.organization_id, network, at, _place(page), page.size + 1)
+        shown, token = self._pages.cut(request, page, found, _after, now)
+        return pb.ListAddressHistoryResponse(leases=map(to_lease, shown), next_page_token=token)
+
     async def ListAddresses(self, request: pb.ListAddressesRequest, _call: Call) -> pb.ListAddressesResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         now = self._clock.now()
@@ -79,3 +91,15 @@ class IpamServicer:
 
     async def Watch(self, requests: AsyncIterator[Any], stream: Stream) -> None:
         await self._feed.serve(requests, stream)
+
+
+def _after(shown: Holding) -> str:
+    return f"{shown.ipv4}:{shown.hold_time}:{shown.registration_id}"
+
+
+def _place(page: Page) -> Place | None:
+    """What the page stands behind."""
+    if not page.after:
+        return None
+    ipv4, hold_time, registration_id = page.after.split(":")
+    return Place(int(ipv4), int(hold_time), registration_id)

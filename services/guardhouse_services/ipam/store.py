@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from guardhouse_services.database import Transaction
-from guardhouse_services.ipam.domain import KEEP_TOMBSTONE, Holding, Lease, State, Subnet
+from guardhouse_services.ipam.domain import KEEP_TOMBSTONE, Holding, Lease, Place, State, Subnet
 from guardhouse_services.statements import Insert, statement, upsert
 
 # SQLite takes 32,766 parameters in a statement, PostgreSQL 65,535.
@@ -55,6 +55,7 @@ lease = sa.Table(
     # A registration has at most one pair reserved and one held. Resting pairs have none, and NULLs are distinct.
     sa.Index("lease_registration", "organization_id", "registration_id", "state", unique=True),
     sa.Index("lease_device", "organization_id", "device_id", "holder_id"),
+    sa.Index("lease_holder", "organization_id", "holder_id", "lease_id"),
 )
 """One row for each pair that was ever given out. Its row is the address's: two holders of one cannot be written."""
 
@@ -96,7 +97,7 @@ holding = sa.Table(
     sa.Column("release_time", sa.BigInteger),
     sa.Index("holding_by_address", "organization_id", "ipv4", "hold_time"),
 )
-"""Who holds, and who held, which pair (decision 26). It is kept for good."""
+"""Who holds, and who held, which pair (decision 26)."""
 
 holding_now = sa.Index(
     "holding_now",
@@ -106,6 +107,31 @@ holding_now = sa.Index(
     postgresql_where=holding.c.release_time.is_(None),
     sqlite_where=holding.c.release_time.is_(None),
 )
+
+# For a job, so it is one of the few indexes that do not begin with the organization.
+holding_ended = sa.Index(
+    "holding_ended",
+    holding.c.release_time,
+    postgresql_where=holding.c.release_time.is_not(None),
+    sqlite_where=holding.c.release_time.is_not(None),
+)
+
+pin = sa.Table(
+    "pin",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("pin_id", sa.String(40), primary_key=True),
+    sa.Column("first_ipv4", sa.BigInteger, nullable=False),
+    sa.Column("last_ipv4", sa.BigInteger, nullable=False),
+    sa.Column("device_id", sa.String(40)),
+    sa.Column("holder_id", sa.String(40)),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Index("pin_first", "organization_id", "first_ipv4", unique=True),
+    # An exclusion has no holder, and NULLs are distinct.
+    sa.Index("pin_holder", "organization_id", "holder_id", "device_id", unique=True),
+)
+"""Addresses that are kept for somebody, or from everybody (decision 25)."""
 
 tombstone = sa.Table(
     "tombstone",
@@ -363,6 +389,51 @@ def list_holdings(tx: Transaction, organization_id: str, after: str, limit: int)
 def _list_holdings(organization_id: str, after: str, limit: int) -> sa.Select[Any]:
     behind = _holdings(organization_id).where(holding.c.lease_id > after, holding.c.release_time.is_(None))
     return behind.order_by(holding.c.lease_id).limit(limit)
+
+
+def list_history(
+    tx: Transaction, organization_id: str, after: Place, last: int, at: int | None, limit: int
+) -> list[Holding]:
+    """Who holds and held the pairs behind a place, up to the IPv4 address `last`; or with `at` only who did then."""
+    place = after.ipv4, after.hold_time, after.registration_id
+    if at is None:
+        return [Holding(*row) for row in _list_history(tx, organization_id, *place, last, limit)]
+    return [Holding(*row) for row in _list_history_at(tx, organization_id, *place, last, at, limit)]
+
+
+def _behind(organization_id: str, ipv4: int, hold_time: int, registration_id: str, last: int) -> sa.Select[Any]:
+    later = sa.and_(holding.c.hold_time == hold_time, holding.c.registration_id > registration_id)
+    behind = sa.or_(holding.c.ipv4 > ipv4, holding.c.hold_time > hold_time, later)
+    found = _holdings(organization_id).where(holding.c.ipv4 >= ipv4, holding.c.ipv4 <= last, behind)
+    return found.order_by(holding.c.ipv4, holding.c.hold_time, holding.c.registration_id)
+
+
+@statement
+def _list_history(
+    organization_id: str, ipv4: int, hold_time: int, registration_id: str, last: int, limit: int
+) -> sa.Select[Any]:
+    return _behind(organization_id, ipv4, hold_time, registration_id, last).limit(limit)
+
+
+@statement
+def _list_history_at(
+    organization_id: str, ipv4: int, hold_time: int, registration_id: str, last: int, at: int, limit: int
+) -> sa.Select[Any]:
+    held = sa.or_(holding.c.release_time.is_(None), holding.c.release_time > at)
+    found = _behind(organization_id, ipv4, hold_time, registration_id, last)
+    return found.where(holding.c.hold_time <= at, held).limit(limit)
+
+
+def forget_holdings(tx: Transaction, before: int, limit: int) -> int:
+    """Deletes holds of any organization that had ended by then; answers how many."""
+    return _forget_holdings(tx, before, limit).rowcount
+
+
+@statement
+def _forget_holdings(before: int, limit: int) -> sa.Executable:
+    key = (holding.c.organization_id, holding.c.lease_id, holding.c.registration_id)
+    old = sa.select(*key).where(holding.c.release_time <= before).order_by(holding.c.release_time).limit(limit)
+    return holding.delete().where(sa.tuple_(*key).in_(old))
 
 
 def find_asking(tx: Transaction, now: int, limit: int) -> list[tuple[str, Lease]]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from guardhouse import ids
 from guardhouse.clock import Clock
+from guardhouse.durations import format_duration
 from guardhouse.errors import AddressNotFound, EnrollmentAborted, GuardhouseError, SubnetExhausted
 from guardhouse.following import Follower
 from guardhouse.ipam.v1 import ipam_pb2 as pb
@@ -27,9 +28,12 @@ from guardhouse_services.ipam.domain import (
     Holding,
     Lease,
     Ledger,
+    Network,
+    Place,
     State,
     Subnet,
     new_subnet,
+    pairs_of,
 )
 from guardhouse_services.ipam.messages import from_event, to_event
 from guardhouse_services.paging import Page
@@ -39,6 +43,8 @@ log = logging.getLogger(__name__)
 RESOLVE_SECONDS = 5.0
 # Asked at once; the next ones follow without a pause.
 RESOLVE_BATCH = 16
+FORGET_SECONDS = 3600.0
+FORGET_BATCH = 1000
 # For good: the registry has it durably.
 ENDED = (registry.INTENT_OUTCOME_ABORTED, registry.INTENT_OUTCOME_DELETED)
 
@@ -58,6 +64,7 @@ class Ipam:
         directory: Directory,
         network: str,
         quarantine: int,
+        history: int,
         resolve_intent: ResolveIntent,
     ) -> None:
         self._clock = clock
@@ -65,6 +72,7 @@ class Ipam:
         self._directory = directory
         self._network = network
         self._quarantine = quarantine
+        self._history = history
         self._resolve_intent = resolve_intent
 
     async def reserve_addresses(
@@ -125,21 +133,50 @@ class Ipam:
         Raises AddressNotFound.
         """
 
-        def read(tx: Transaction) -> Holding | None:
+        def read(tx: Transaction) -> Holding:
             subnet = store.read_subnet(tx, organization_id)
             ipv4 = subnet.ipv4_of(address) if subnet else None
-            if ipv4 is None:
-                return None
-            return store.find_holding(tx, organization_id, ipv4, at)
-
-        if (found := await self._database.read(read)) is None:
+            if ipv4 is not None and (found := store.find_holding(tx, organization_id, ipv4, at)) is not None:
+                return found
+            if at < tx.now - self._history:
+                message = f"who held {address!r} then may be forgotten: it is kept for {format_duration(self._history)}"
+                raise AddressNotFound(address, message)
             raise AddressNotFound(address)
-        return found
+
+        return await self._database.read(read)
+
+    async def list_history(
+        self, organization_id: str, network: Network, at: int | None, after: Place | None, limit: int
+    ) -> list[Holding]:
+        """Who holds and held addresses of a network, behind a place; or with `at` only who did then."""
+
+        def read(tx: Transaction) -> list[Holding]:
+            subnet = store.read_subnet(tx, organization_id)
+            if subnet is None or (pairs := pairs_of(network, subnet.ipv6)) is None:
+                return []
+            first, last = pairs
+            return store.list_history(tx, organization_id, after or Place(first), last, at, limit)
+
+        return await self._database.read(read)
 
     async def list_addresses(self, organization_id: str, page: Page) -> list[Holding]:
         """Who holds which pair, up to one more than the page shows."""
         after, limit = page.after, page.size + 1
         return await self._database.read(lambda tx: store.list_holdings(tx, organization_id, after, limit))
+
+    async def forget(self) -> None:
+        """A job: drops what was held so long ago that nobody needs to know."""
+        while True:
+            await self.forget_once()
+            await asyncio.sleep(FORGET_SECONDS)
+
+    async def forget_once(self) -> None:
+        """Drops what is due, in steps that keep nobody waiting."""
+        while await self._database.write(self._forget) == FORGET_BATCH:
+            log.debug("dropped %d holds that ended long ago", FORGET_BATCH)
+
+    def _forget(self, tx: Transaction) -> int:
+        return store.forget_holdings(tx, tx.now - self._history, FORGET_BATCH)
 
     async def follow(self) -> None:
         """The job: follows the registry, and asks it for the outcomes that its feed does not tell.

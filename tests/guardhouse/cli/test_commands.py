@@ -90,6 +90,7 @@ METHODS = {
     "registry.AuditService.GetAuditCheckpoint": "audit checkpoint",
     "ipam.AddressService.LookupAddress": "addresses show",
     "ipam.AddressService.ListAddresses": "addresses list",
+    "ipam.AddressService.ListAddressHistory": "addresses history",
     "ipam.AuditService.ListAuditRecords": "audit tail",
     "ipam.AuditService.GetAuditCheckpoint": "audit checkpoint",
     "session.PolicyService.CreatePolicy": "policies create",
@@ -446,6 +447,7 @@ LISTS: list[tuple[str, Message]] = [
     ("devices list", registry.ListDevicesResponse(devices=[registry.Device()])),
     ("registrations list", registry.ListRegistrationsResponse(registrations=[registry.Registration()])),
     ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
+    ("addresses history 100.96.0.0/24", ipam.ListAddressHistoryResponse(leases=[ipam.Lease()])),
     ("policies list", session.ListPoliciesResponse(policies=[session.Policy()])),
     ("lists list", session.ListListsResponse(lists=[session.List()])),
     ("applications list", session.ListApplicationsResponse(applications=[session.Application()])),
@@ -809,6 +811,10 @@ COMMANDS: list[tuple[str, Message]] = [
     (
         "addresses show fd00::1 --at 2026-09-21T14:13:20+0000",
         ipam.LookupAddressRequest(organization_id=ORGANIZATION, address="fd00::1", time=NOON),
+    ),
+    (
+        "addresses history 100.96.4.0/24 --at 2026-09-21T14:13:20+0000 --limit 7",
+        ipam.ListAddressHistoryRequest(organization_id=ORGANIZATION, network="100.96.4.0/24", time=NOON, page_size=7),
     ),
     (f"policies show {POLICY}", session.GetPolicyRequest(organization_id=ORGANIZATION, policy_id=POLICY)),
     (

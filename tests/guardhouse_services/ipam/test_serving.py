@@ -147,7 +147,29 @@ async def test_a_lookup_names_what_is_wrong_with_it(plane: Plane) -> None:
     await fails(FieldRequired, addresses.LookupAddress(pb.LookupAddressRequest(address="10.0.0.1")), "organization_id")
 
 
-@pytest.mark.parametrize(("setting", "value"), [("quarantine", "9m"), ("ipv4_subnet", "8.8.8.0/24")])
+async def test_the_history_of_a_network_is_listed_by_page(plane: Plane) -> None:
+    """Decision 26."""
+    world = World(plane, plane.organization)
+    made = [(await world.enroll(name)).registration for name in ("alice", "bob", "carol")]
+    await listed(plane, 3)
+    addresses = plane.stub(rpc.AddressServiceStub)
+    request = pb.ListAddressHistoryRequest(organization_id=plane.organization, network="100.96.0.0/12", page_size=2)
+    first = await addresses.ListAddressHistory(request)
+    assert len(first.leases) == 2
+    request.page_token = first.next_page_token
+    second = await addresses.ListAddressHistory(request)
+    assert [it.registration_id for it in (*first.leases, *second.leases)] == [it.registration_id for it in made]
+    assert not second.next_page_token
+    one = pb.ListAddressHistoryRequest(organization_id=plane.organization, network=made[1].ipv6)
+    (lease,) = (await addresses.ListAddressHistory(one)).leases
+    assert (lease.user_id, lease.ipv4) == (made[1].user_id, made[1].ipv4)
+    one.network = "100.96.0.1/12"
+    await fails(InvalidField, addresses.ListAddressHistory(one), "network")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("quarantine", "9m"), ("ipv4_subnet", "8.8.8.0/24"), ("address_history", "1h")]
+)
 def test_a_setting_that_nobody_should_run_with_stops_the_start(
     tmp_path: Path, clock: FakeClock, setting: str, value: str
 ) -> None:

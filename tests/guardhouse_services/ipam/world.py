@@ -16,7 +16,7 @@ from guardhouse_services.database import Database, Transaction, change
 from guardhouse_services.directory import Directory
 from guardhouse_services.follower import Effects
 from guardhouse_services.ipam import store
-from guardhouse_services.ipam.domain import Lease, State, parse_network, parse_quarantine
+from guardhouse_services.ipam.domain import Lease, State, parse_history, parse_network, parse_quarantine
 from guardhouse_services.ipam.usecases import Ipam, apply, missing, seen, snapshot
 from guardhouse_services.migrate import migrate
 from tests.clock import FakeClock
@@ -56,7 +56,7 @@ class World:
         self.effects = Effects(self.database, "registry", apply, seen, missing)
         self.position = 0
 
-    def restart(self, network: str, quarantine: str = "1h") -> Ipam:
+    def restart(self, network: str, quarantine: str = "1h", history: str = "8760h") -> Ipam:
         """The service with other settings."""
         self.ipam = Ipam(
             self.clock,
@@ -64,6 +64,7 @@ class World:
             self.directory,
             parse_network(network),
             parse_quarantine(quarantine),
+            parse_history(history),
             self._resolve_intent,
         )
         self.ipam.follower = self.fresh  # type: ignore[assignment]

@@ -29,7 +29,7 @@ from guardhouse.common.v1 import feed_pb2 as guardhouse_dot_common_dot_v1_dot_fe
 from guardhouse.identity.v1 import identity_pb2 as guardhouse_dot_identity_dot_v1_dot_identity__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dguardhouse/ipam/v1/ipam.proto\x12\x12guardhouse.ipam.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!guardhouse/common/v1/access.proto\x1a guardhouse/common/v1/audit.proto\x1a\x1fguardhouse/common/v1/feed.proto\x1a%guardhouse/identity/v1/identity.proto\"\xfb\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x17\n\x0fregistration_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x11\n\x07user_id\x18\x04 \x01(\tH\x00\x12\x1a\n\x10service_token_id\x18\x05 \x01(\tH\x00\x12\x0c\n\x04ipv4\x18\x06 \x01(\t\x12\x0c\n\x04ipv6\x18\x07 \x01(\t\x12-\n\thold_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crelease_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06holder\"\xcb\x01\n\x17ReserveAddressesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tintent_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x11\n\x07user_id\x18\x04 \x01(\tH\x00\x12\x1a\n\x10service_token_id\x18\x05 \x01(\tH\x00\x12\x38\n\x08identity\x18\x06 \x01(\x0b\x32&.guardhouse.identity.v1.HolderIdentityB\x08\n\x06holder\"H\n\x18ReserveAddressesResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04ipv4\x18\x02 \x01(\t\x12\x0c\n\x04ipv6\x18\x03 \x01(\t\"E\n\x17ReleaseAddressesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tintent_id\x18\x02 \x01(\t\"\x1a\n\x18ReleaseAddressesResponse\"|\n\x14LookupAddressRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x04 \x03(\t\"A\n\x15LookupAddressResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.guardhouse.ipam.v1.Lease\"h\n\x14ListAddressesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08\x61t_least\x18\x04 \x03(\t\"[\n\x15ListAddressesResponse\x12)\n\x06leases\x18\x01 \x03(\x0b\x32\x19.guardhouse.ipam.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x83\x01\n\x17ListAuditRecordsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x10\n\x08\x61t_least\x18\x05 \x03(\t\"g\n\x18ListAuditRecordsResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.guardhouse.common.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x19GetAuditCheckpointRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08\x61t_least\x18\x02 \x03(\t\"k\n\x1aGetAuditCheckpointResponse\x12\x39\n\ncheckpoint\x18\x01 \x01(\x0b\x32%.guardhouse.common.v1.AuditCheckpoint\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"s\n\x0cWatchRequest\x12,\n\x05start\x18\x01 \x01(\x0b\x32\x1b.guardhouse.common.v1.StartH\x00\x12*\n\x04ping\x18\x02 \x01(\x0b\x32\x1a.guardhouse.common.v1.PingH\x00\x42\t\n\x07message\"\xef\x02\n\rWatchResponse\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x30\n\x08snapshot\x18\x02 \x01(\x0b\x32\x1c.guardhouse.ipam.v1.SnapshotH\x00\x12\x39\n\x0csnapshot_end\x18\x03 \x01(\x0b\x32!.guardhouse.common.v1.SnapshotEndH\x00\x12.\n\x07\x63hanges\x18\x04 \x01(\x0b\x32\x1b.guardhouse.ipam.v1.ChangesH\x00\x12\x34\n\tcompacted\x18\x05 \x01(\x0b\x32\x1f.guardhouse.common.v1.CompactedH\x00\x12;\n\repoch_changed\x18\x06 \x01(\x0b\x32\".guardhouse.common.v1.EpochChangedH\x00\x12*\n\x04pong\x18\x07 \x01(\x0b\x32\x1a.guardhouse.common.v1.PongH\x00\x42\t\n\x07message\"5\n\x08Snapshot\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.guardhouse.ipam.v1.Event\"6\n\x07\x43hanges\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.guardhouse.ipam.v1.Change\"E\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12)\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x19.guardhouse.ipam.v1.Event\"p\n\x05\x45vent\x12*\n\x05lease\x18\x01 \x01(\x0b\x32\x19.guardhouse.ipam.v1.LeaseH\x00\x12\x33\n\x0elease_released\x18\x02 \x01(\x0b\x32\x19.guardhouse.ipam.v1.LeaseH\x00\x42\x06\n\x04kind2\xfd\x03\n\x0e\x41\x64\x64ressService\x12\x80\x01\n\x10ReserveAddresses\x12+.guardhouse.ipam.v1.ReserveAddressesRequest\x1a,.guardhouse.ipam.v1.ReserveAddressesResponse\"\x11\x90\x02\x02\x8a\xb2\x19\n*\x08registry\x12\x80\x01\n\x10ReleaseAddresses\x12+.guardhouse.ipam.v1.ReleaseAddressesRequest\x1a,.guardhouse.ipam.v1.ReleaseAddressesResponse\"\x11\x90\x02\x02\x8a\xb2\x19\n*\x08registry\x12r\n\rLookupAddress\x12(.guardhouse.ipam.v1.LookupAddressRequest\x1a).guardhouse.ipam.v1.LookupAddressResponse\"\x0c\x90\x02\x01\x8a\xb2\x19\x05\n\x03\x01\x02\x03\x12q\n\rListAddresses\x12(.guardhouse.ipam.v1.ListAddressesRequest\x1a).guardhouse.ipam.v1.ListAddressesResponse\"\x0b\x90\x02\x01\x8a\xb2\x19\x04\n\x02\x01\x02\x32\x8d\x02\n\x0c\x41uditService\x12z\n\x10ListAuditRecords\x12+.guardhouse.ipam.v1.ListAuditRecordsRequest\x1a,.guardhouse.ipam.v1.ListAuditRecordsResponse\"\x0b\x90\x02\x01\x8a\xb2\x19\x04\n\x02\x01\x02\x12\x80\x01\n\x12GetAuditCheckpoint\x12-.guardhouse.ipam.v1.GetAuditCheckpointRequest\x1a..guardhouse.ipam.v1.GetAuditCheckpointResponse\"\x0b\x90\x02\x01\x8a\xb2\x19\x04\n\x02\x01\x02\x32\x8c\x01\n\x0fIpamFeedService\x12y\n\x05Watch\x12 .guardhouse.ipam.v1.WatchRequest\x1a!.guardhouse.ipam.v1.WatchResponse\"\'\x8a\xb2\x19#*\x08identity*\x08registry*\x04ipam*\x07session(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dguardhouse/ipam/v1/ipam.proto\x12\x12guardhouse.ipam.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!guardhouse/common/v1/access.proto\x1a guardhouse/common/v1/audit.proto\x1a\x1fguardhouse/common/v1/feed.proto\x1a%guardhouse/identity/v1/identity.proto\"\xfb\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x17\n\x0fregistration_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x11\n\x07user_id\x18\x04 \x01(\tH\x00\x12\x1a\n\x10service_token_id\x18\x05 \x01(\tH\x00\x12\x0c\n\x04ipv4\x18\x06 \x01(\t\x12\x0c\n\x04ipv6\x18\x07 \x01(\t\x12-\n\thold_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crelease_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06holder\"\xcb\x01\n\x17ReserveAddressesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tintent_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x11\n\x07user_id\x18\x04 \x01(\tH\x00\x12\x1a\n\x10service_token_id\x18\x05 \x01(\tH\x00\x12\x38\n\x08identity\x18\x06 \x01(\x0b\x32&.guardhouse.identity.v1.HolderIdentityB\x08\n\x06holder\"H\n\x18ReserveAddressesResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04ipv4\x18\x02 \x01(\t\x12\x0c\n\x04ipv6\x18\x03 \x01(\t\"E\n\x17ReleaseAddressesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tintent_id\x18\x02 \x01(\t\"\x1a\n\x18ReleaseAddressesResponse\"|\n\x14LookupAddressRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x04 \x03(\t\"A\n\x15LookupAddressResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.guardhouse.ipam.v1.Lease\"\xa8\x01\n\x19ListAddressHistoryRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x10\n\x08\x61t_least\x18\x06 \x03(\t\"`\n\x1aListAddressHistoryResponse\x12)\n\x06leases\x18\x01 \x03(\x0b\x32\x19.guardhouse.ipam.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"h\n\x14ListAddressesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08\x61t_least\x18\x04 \x03(\t\"[\n\x15ListAddressesResponse\x12)\n\x06leases\x18\x01 \x03(\x0b\x32\x19.guardhouse.ipam.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x83\x01\n\x17ListAuditRecordsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x10\n\x08\x61t_least\x18\x05 \x03(\t\"g\n\x18ListAuditRecordsResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.guardhouse.common.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x19GetAuditCheckpointRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x10\n\x08\x61t_least\x18\x02 \x03(\t\"k\n\x1aGetAuditCheckpointResponse\x12\x39\n\ncheckpoint\x18\x01 \x01(\x0b\x32%.guardhouse.common.v1.AuditCheckpoint\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"s\n\x0cWatchRequest\x12,\n\x05start\x18\x01 \x01(\x0b\x32\x1b.guardhouse.common.v1.StartH\x00\x12*\n\x04ping\x18\x02 \x01(\x0b\x32\x1a.guardhouse.common.v1.PingH\x00\x42\t\n\x07message\"\xef\x02\n\rWatchResponse\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x30\n\x08snapshot\x18\x02 \x01(\x0b\x32\x1c.guardhouse.ipam.v1.SnapshotH\x00\x12\x39\n\x0csnapshot_end\x18\x03 \x01(\x0b\x32!.guardhouse.common.v1.SnapshotEndH\x00\x12.\n\x07\x63hanges\x18\x04 \x01(\x0b\x32\x1b.guardhouse.ipam.v1.ChangesH\x00\x12\x34\n\tcompacted\x18\x05 \x01(\x0b\x32\x1f.guardhouse.common.v1.CompactedH\x00\x12;\n\repoch_changed\x18\x06 \x01(\x0b\x32\".guardhouse.common.v1.EpochChangedH\x00\x12*\n\x04pong\x18\x07 \x01(\x0b\x32\x1a.guardhouse.common.v1.PongH\x00\x42\t\n\x07message\"5\n\x08Snapshot\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.guardhouse.ipam.v1.Event\"6\n\x07\x43hanges\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.guardhouse.ipam.v1.Change\"E\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12)\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x19.guardhouse.ipam.v1.Event\"p\n\x05\x45vent\x12*\n\x05lease\x18\x01 \x01(\x0b\x32\x19.guardhouse.ipam.v1.LeaseH\x00\x12\x33\n\x0elease_released\x18\x02 \x01(\x0b\x32\x19.guardhouse.ipam.v1.LeaseH\x00\x42\x06\n\x04kind2\x80\x05\n\x0e\x41\x64\x64ressService\x12\x80\x01\n\x10ReserveAddresses\x12+.guardhouse.ipam.v1.ReserveAddressesRequest\x1a,.guardhouse.ipam.v1.ReserveAddressesResponse\"\x11\x90\x02\x02\x8a\xb2\x19\n*\x08registry\x12\x80\x01\n\x10ReleaseAddresses\x12+.guardhouse.ipam.v1.ReleaseAddressesRequest\x1a,.guardhouse.ipam.v1.ReleaseAddressesResponse\"\x11\x90\x02\x02\x8a\xb2\x19\n*\x08registry\x12r\n\rLookupAddress\x12(.guardhouse.ipam.v1.LookupAddressRequest\x1a).guardhouse.ipam.v1.LookupAddressResponse\"\x0c\x90\x02\x01\x8a\xb2\x19\x05\n\x03\x01\x02\x03\x12\x80\x01\n\x12ListAddressHistory\x12-.guardhouse.ipam.v1.ListAddressHistoryRequest\x1a..guardhouse.ipam.v1.ListAddressHistoryResponse\"\x0b\x90\x02\x01\x8a\xb2\x19\x04\n\x02\x01\x02\x12q\n\rListAddresses\x12(.guardhouse.ipam.v1.ListAddressesRequest\x1a).guardhouse.ipam.v1.ListAddressesResponse\"\x0b\x90\x02\x01\x8a\xb2\x19\x04\n\x02\x01\x02\x32\x8d\x02\n\x0c\x41uditService\x12z\n\x10ListAuditRecords\x12+.guardhouse.ipam.v1.ListAuditRecordsRequest\x1a,.guardhouse.ipam.v1.ListAuditRecordsResponse\"\x0b\x90\x02\x01\x8a\xb2\x19\x04\n\x02\x01\x02\x12\x80\x01\n\x12GetAuditCheckpoint\x12-.guardhouse.ipam.v1.GetAuditCheckpointRequest\x1a..guardhouse.ipam.v1.GetAuditCheckpointResponse\"\x0b\x90\x02\x01\x8a\xb2\x19\x04\n\x02\x01\x02\x32\x8c\x01\n\x0fIpamFeedService\x12y\n\x05Watch\x12 .guardhouse.ipam.v1.WatchRequest\x1a!.guardhouse.ipam.v1.WatchResponse\"\'\x8a\xb2\x19#*\x08identity*\x08registry*\x04ipam*\x07session(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDRESSSERVICE'].methods_by_name['ReleaseAddresses']._serialized_options = b'\220\002\002\212\262\031\n*\010registry'
   _globals['_ADDRESSSERVICE'].methods_by_name['LookupAddress']._loaded_options = None
   _globals['_ADDRESSSERVICE'].methods_by_name['LookupAddress']._serialized_options = b'\220\002\001\212\262\031\005\n\003\001\002\003'
+  _globals['_ADDRESSSERVICE'].methods_by_name['ListAddressHistory']._loaded_options = None
+  _globals['_ADDRESSSERVICE'].methods_by_name['ListAddressHistory']._serialized_options = b'\220\002\001\212\262\031\004\n\002\001\002'
   _globals['_ADDRESSSERVICE'].methods_by_name['ListAddresses']._loaded_options = None
   _globals['_ADDRESSSERVICE'].methods_by_name['ListAddresses']._serialized_options = b'\220\002\001\212\262\031\004\n\002\001\002'
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditRecords']._loaded_options = None
@@ -64,34 +66,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOOKUPADDRESSREQUEST']._serialized_end=984
   _globals['_LOOKUPADDRESSRESPONSE']._serialized_start=986
   _globals['_LOOKUPADDRESSRESPONSE']._serialized_end=1051
-  _globals['_LISTADDRESSESREQUEST']._serialized_start=1053
-  _globals['_LISTADDRESSESREQUEST']._serialized_end=1157
-  _globals['_LISTADDRESSESRESPONSE']._serialized_start=1159
-  _globals['_LISTADDRESSESRESPONSE']._serialized_end=1250
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=1253
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=1384
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=1386
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=1489
-  _globals['_GETAUDITCHECKPOINTREQUEST']._serialized_start=1491
-  _globals['_GETAUDITCHECKPOINTREQUEST']._serialized_end=1561
-  _globals['_GETAUDITCHECKPOINTRESPONSE']._serialized_start=1563
-  _globals['_GETAUDITCHECKPOINTRESPONSE']._serialized_end=1670
-  _globals['_WATCHREQUEST']._serialized_start=1672
-  _globals['_WATCHREQUEST']._serialized_end=1787
-  _globals['_WATCHRESPONSE']._serialized_start=1790
-  _globals['_WATCHRESPONSE']._serialized_end=2157
-  _globals['_SNAPSHOT']._serialized_start=2159
-  _globals['_SNAPSHOT']._serialized_end=2212
-  _globals['_CHANGES']._serialized_start=2214
-  _globals['_CHANGES']._serialized_end=2268
-  _globals['_CHANGE']._serialized_start=2270
-  _globals['_CHANGE']._serialized_end=2339
-  _globals['_EVENT']._serialized_start=2341
-  _globals['_EVENT']._serialized_end=2453
-  _globals['_ADDRESSSERVICE']._serialized_start=2456
-  _globals['_ADDRESSSERVICE']._serialized_end=2965
-  _globals['_AUDITSERVICE']._serialized_start=2968
-  _globals['_AUDITSERVICE']._serialized_end=3237
-  _globals['_IPAMFEEDSERVICE']._serialized_start=3240
-  _globals['_IPAMFEEDSERVICE']._serialized_end=3380
+  _globals['_LISTADDRESSHISTORYREQUEST']._serialized_start=1054
+  _globals['_LISTADDRESSHISTORYREQUEST']._serialized_end=1222
+  _globals['_LISTADDRESSHISTORYRESPONSE']._serialized_start=1224
+  _globals['_LISTADDRESSHISTORYRESPONSE']._serialized_end=1320
+  _globals['_LISTADDRESSESREQUEST']._serialized_start=1322
+  _globals['_LISTADDRESSESREQUEST']._serialized_end=1426
+  _globals['_LISTADDRESSESRESPONSE']._serialized_start=1428
+  _globals['_LISTADDRESSESRESPONSE']._serialized_end=1519
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=1522
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=1653
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=1655
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=1758
+  _globals['_GETAUDITCHECKPOINTREQUEST']._serialized_start=1760
+  _globals['_GETAUDITCHECKPOINTREQUEST']._serialized_end=1830
+  _globals['_GETAUDITCHECKPOINTRESPONSE']._serialized_start=1832
+  _globals['_GETAUDITCHECKPOINTRESPONSE']._serialized_end=1939
+  _globals['_WATCHREQUEST']._serialized_start=1941
+  _globals['_WATCHREQUEST']._serialized_end=2056
+  _globals['_WATCHRESPONSE']._serialized_start=2059
+  _globals['_WATCHRESPONSE']._serialized_end=2426
+  _globals['_SNAPSHOT']._serialized_start=2428
+  _globals['_SNAPSHOT']._serialized_end=2481
+  _globals['_CHANGES']._serialized_start=2483
+  _globals['_CHANGES']._serialized_end=2537
+  _globals['_CHANGE']._serialized_start=2539
+  _globals['_CHANGE']._serialized_end=2608
+  _globals['_EVENT']._serialized_start=2610
+  _globals['_EVENT']._serialized_end=2722
+  _globals['_ADDRESSSERVICE']._serialized_start=2725
+  _globals['_ADDRESSSERVICE']._serialized_end=3365
+  _globals['_AUDITSERVICE']._serialized_start=3368
+  _globals['_AUDITSERVICE']._serialized_end=3637
+  _globals['_IPAMFEEDSERVICE']._serialized_start=3640
+  _globals['_IPAMFEEDSERVICE']._serialized_end=3780
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,11 @@ class AddressServiceStub:
                 request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.LookupAddressRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.LookupAddressResponse.FromString,
                 _registered_method=True)
+        self.ListAddressHistory = channel.unary_unary(
+                '/guardhouse.ipam.v1.AddressService/ListAddressHistory',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressHistoryRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressHistoryResponse.FromString,
+                _registered_method=True)
         self.ListAddresses = channel.unary_unary(
                 '/guardhouse.ipam.v1.AddressService/ListAddresses',
                 request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesRequest.SerializeToString,
@@ -79,8 +84,17 @@ class AddressServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LookupAddress(self, request, context):
-        """Says who holds an address now, or held it at a time (decision 26). Callers: ADMIN, AUDITOR and GATEWAY keys.
-        Errors: ADDRESS_NOT_FOUND.
+        """Says who holds an address now, or held it at a time (decision 26), as far back as GUARDHOUSE_ADDRESS_HISTORY says.
+        Callers: ADMIN, AUDITOR and GATEWAY keys. Errors: ADDRESS_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAddressHistory(self, request, context):
+        """Lists who holds the addresses of a network, and who held them, by address and time (decision 26); with a time only
+        who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. Callers: ADMIN and
+        AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +124,11 @@ def add_AddressServiceServicer_to_server(servicer, server):
                     servicer.LookupAddress,
                     request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.LookupAddressRequest.FromString,
                     response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.LookupAddressResponse.SerializeToString,
+            ),
+            'ListAddressHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAddressHistory,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressHistoryRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressHistoryResponse.SerializeToString,
             ),
             'ListAddresses': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAddresses,
@@ -199,6 +218,33 @@ class AddressService:
             '/guardhouse.ipam.v1.AddressService/LookupAddress',
             guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.LookupAddressRequest.SerializeToString,
             guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.LookupAddressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAddressHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.AddressService/ListAddressHistory',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressHistoryRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

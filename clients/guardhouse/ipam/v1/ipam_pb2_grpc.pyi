@@ -53,8 +53,13 @@ class AddressServiceStub:
     has durably aborted. Callers: registry. Idempotent by intent_id.
     """
     LookupAddress: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.LookupAddressRequest, _ipam_pb2.LookupAddressResponse]
-    """Says who holds an address now, or held it at a time (decision 26). Callers: ADMIN, AUDITOR and GATEWAY keys.
-    Errors: ADDRESS_NOT_FOUND.
+    """Says who holds an address now, or held it at a time (decision 26), as far back as GUARDHOUSE_ADDRESS_HISTORY says.
+    Callers: ADMIN, AUDITOR and GATEWAY keys. Errors: ADDRESS_NOT_FOUND.
+    """
+    ListAddressHistory: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressHistoryRequest, _ipam_pb2.ListAddressHistoryResponse]
+    """Lists who holds the addresses of a network, and who held them, by address and time (decision 26); with a time only
+    who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. Callers: ADMIN and
+    AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
     """
     ListAddresses: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressesRequest, _ipam_pb2.ListAddressesResponse]
     """Lists the leases that are held, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
@@ -74,8 +79,13 @@ class AddressServiceAsyncStub(AddressServiceStub):
     has durably aborted. Callers: registry. Idempotent by intent_id.
     """
     LookupAddress: _aio.UnaryUnaryMultiCallable[_ipam_pb2.LookupAddressRequest, _ipam_pb2.LookupAddressResponse]  # type: ignore[assignment]
-    """Says who holds an address now, or held it at a time (decision 26). Callers: ADMIN, AUDITOR and GATEWAY keys.
-    Errors: ADDRESS_NOT_FOUND.
+    """Says who holds an address now, or held it at a time (decision 26), as far back as GUARDHOUSE_ADDRESS_HISTORY says.
+    Callers: ADMIN, AUDITOR and GATEWAY keys. Errors: ADDRESS_NOT_FOUND.
+    """
+    ListAddressHistory: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressHistoryRequest, _ipam_pb2.ListAddressHistoryResponse]  # type: ignore[assignment]
+    """Lists who holds the addresses of a network, and who held them, by address and time (decision 26); with a time only
+    who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. Callers: ADMIN and
+    AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
     """
     ListAddresses: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressesRequest, _ipam_pb2.ListAddressesResponse]  # type: ignore[assignment]
     """Lists the leases that are held, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
@@ -110,8 +120,19 @@ class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ipam_pb2.LookupAddressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.LookupAddressResponse, _abc.Awaitable[_ipam_pb2.LookupAddressResponse]]:
-        """Says who holds an address now, or held it at a time (decision 26). Callers: ADMIN, AUDITOR and GATEWAY keys.
-        Errors: ADDRESS_NOT_FOUND.
+        """Says who holds an address now, or held it at a time (decision 26), as far back as GUARDHOUSE_ADDRESS_HISTORY says.
+        Callers: ADMIN, AUDITOR and GATEWAY keys. Errors: ADDRESS_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAddressHistory(
+        self,
+        request: _ipam_pb2.ListAddressHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ListAddressHistoryResponse, _abc.Awaitable[_ipam_pb2.ListAddressHistoryResponse]]:
+        """Lists who holds the addresses of a network, and who held them, by address and time (decision 26); with a time only
+        who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. Callers: ADMIN and
+        AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
         """
 
     @_abc_1.abstractmethod
