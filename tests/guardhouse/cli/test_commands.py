@@ -447,7 +447,6 @@ LISTS: list[tuple[str, Message]] = [
     ("devices list", registry.ListDevicesResponse(devices=[registry.Device()])),
     ("registrations list", registry.ListRegistrationsResponse(registrations=[registry.Registration()])),
     ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
-    ("addresses history 100.96.0.0/24", ipam.ListAddressHistoryResponse(leases=[ipam.Lease()])),
     ("policies list", session.ListPoliciesResponse(policies=[session.Policy()])),
     ("lists list", session.ListListsResponse(lists=[session.List()])),
     ("applications list", session.ListApplicationsResponse(applications=[session.Application()])),
