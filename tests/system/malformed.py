@@ -322,6 +322,9 @@ def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
         case "seat_expiration":
             for text in ("1d", "90", "-2160h", "0s", "729h59m", "8760h0m1s", "9" * 60 + "h"):
                 yield repr(text), text, True
+        case "delete_revoked_after":
+            for text in ("1d", "90", "-1h", "0s", "59m59s", "9" * 60 + "h"):
+                yield repr(text), text, True
         case "session_age" | "posture_age":
             for text in ("1d", "90", "-1h", "1h30", "h", "1e3s", "9" * 60 + "h", "\N{FULLWIDTH DIGIT ONE}h"):
                 yield repr(text), text, True

@@ -22,6 +22,7 @@ from guardhouse.session.v1 import session_pb2_grpc as session_rpc
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.credentials import NOBODY, Person
 from guardhouse_services.identity.domain.held_actions import Effect
+from guardhouse_services.identity.servicer import ORGANIZATION_PATHS
 from guardhouse_services.identity.store import held_actions, users
 from guardhouse_services.identity.usecases import breaker
 from tests.system.contract import METHODS, Method
@@ -183,14 +184,17 @@ class Seeds:
         request.organization.seat_limit = 10
         request.organization.default_action = identity.DEFAULT_ACTION_ALLOW
         request.organization.seat_expiration = "2160h"
+        request.organization.delete_revoked_after = "720h"
+        request.organization.multi_user_platforms.append(registry.PLATFORM_WINDOWS)
 
     async def _UpdateOrganization(self, request: identity.UpdateOrganizationRequest) -> None:
         request.organization.display_name = "Example"
         request.organization.seat_limit = 10_000
         request.organization.default_action = identity.DEFAULT_ACTION_ALLOW
         request.organization.seat_expiration = "2160h"
-        paths = ["display_name", "seat_limit", "default_action", "device_flow", "seat_expiration"]
-        request.update_mask.MergeFrom(FieldMask(paths=paths))
+        request.organization.delete_revoked_after = "720h"
+        request.organization.multi_user_platforms.append(registry.PLATFORM_WINDOWS)
+        request.update_mask.MergeFrom(FieldMask(paths=ORGANIZATION_PATHS))
 
     async def _PreviewSeatExpiration(self, request: identity.PreviewSeatExpirationRequest) -> None:
         request.seat_expiration = "2160h"

@@ -1,5 +1,6 @@
 """Organizations and API keys."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 import typer
@@ -12,6 +13,7 @@ from guardhouse.cli.options import DryRun, Etag, Installation, Limit, Name, NewN
 from guardhouse.cli.output import count
 from guardhouse.common.v1 import access_pb2 as access
 from guardhouse.identity.v1 import identity_pb2 as pb
+from guardhouse.registry.v1 import registry_pb2 as registry
 
 app = typer.Typer(no_args_is_help=True)
 keys = typer.Typer(no_args_is_help=True)
@@ -20,9 +22,14 @@ UNLIMITED = "unlimited"
 NEVER = "never"
 Action = Literal["allow", "block"]
 
+Shared = StrEnum("Shared", ["windows", "mac", "linux", "ios", "android", "chromeos"])
+"""Of lists Typer takes enums only."""
+
 DEFAULT_ACTION = "What becomes of traffic that no policy covers."
 DEVICE_FLOW = "Let people sign in with a code that they enter on another device; phishers like it, too."
 EXPIRATION = f"Remove users who were inactive for so long, 730h to 8760h; {NEVER}: nobody."
+REVOKED = f"Delete registrations that were revoked so long ago, 1h or more; {NEVER}: none."
+PLATFORMS = "A platform on which people may share devices; again for more."
 SEATS = f"The seats purchased: a number, or {UNLIMITED}."
 MAX_SEATS = 2**63 - 1
 
@@ -43,6 +50,8 @@ def create_organization(
     default_action: Annotated[Action, typer.Option(help=DEFAULT_ACTION)] = "allow",
     device_flow: Annotated[bool, typer.Option("--device-flow", help=DEVICE_FLOW)] = False,
     seat_expiration: Annotated[str, typer.Option(metavar="DURATION", help=EXPIRATION)] = NEVER,
+    delete_revoked_after: Annotated[str, typer.Option(metavar="DURATION", help=REVOKED)] = NEVER,
+    multi_user_platform: Annotated[list[Shared] | None, typer.Option(help=f"{PLATFORMS} Default: windows.")] = None,
 ) -> None:
     """Create an organization."""
     it = ctx.obj
@@ -52,6 +61,8 @@ def create_organization(
         default_action=output.value(pb.DefaultAction, default_action),
         device_flow=device_flow,
         seat_expiration=seat_expiration.replace(NEVER, ""),
+        delete_revoked_after=delete_revoked_after.replace(NEVER, ""),
+        multi_user_platforms=[output.value(registry.Platform, name) for name in multi_user_platform or []],
     )
     it.show(it.client.organizations.CreateOrganization(pb.CreateOrganizationRequest(organization=organization)))
 
@@ -71,17 +82,26 @@ def update_organization(
     default_action: Annotated[Action | None, typer.Option(help=DEFAULT_ACTION)] = None,
     device_flow: Annotated[bool | None, typer.Option("--device-flow/--no-device-flow", help=DEVICE_FLOW)] = None,
     seat_expiration: Annotated[str | None, typer.Option(metavar="DURATION", help=EXPIRATION)] = None,
+    delete_revoked_after: Annotated[str | None, typer.Option(metavar="DURATION", help=REVOKED)] = None,
+    multi_user_platform: Annotated[list[Shared] | None, typer.Option(help=PLATFORMS)] = None,
+    no_multi_user_platform: Annotated[
+        bool, typer.Option("--no-multi-user-platform", help="Let people share devices nowhere.")
+    ] = False,
     etag: Etag = "",
     dry_run: DryRun = False,
 ) -> None:
     """Change what is named of the organization that -o names; the rest stays."""
     it = ctx.obj
+    if multi_user_platform and no_multi_user_platform:
+        raise typer.BadParameter("no platform, or these", param_hint="--no-multi-user-platform")
     organization = pb.Organization(
         display_name=name or "",
         seat_limit=_seats(seat_limit) if seat_limit is not None else None,
         default_action=output.value(pb.DefaultAction, default_action or "unspecified"),
         device_flow=bool(device_flow),
         seat_expiration=(seat_expiration or "").replace(NEVER, ""),
+        delete_revoked_after=(delete_revoked_after or "").replace(NEVER, ""),
+        multi_user_platforms=[output.value(registry.Platform, name) for name in multi_user_platform or []],
     )
     given = {
         "display_name": name,
@@ -89,11 +109,13 @@ def update_organization(
         "default_action": default_action,
         "device_flow": device_flow,
         "seat_expiration": seat_expiration,
+        "delete_revoked_after": delete_revoked_after,
+        "multi_user_platforms": multi_user_platform or no_multi_user_platform or None,
     }
     paths = [path for path, value in given.items() if value is not None]
     if not paths:
-        options = "--name, --seat-limit, --default-action, --device-flow or --seat-expiration"
-        raise typer.BadParameter(f"name what to change: {options}")
+        options = "--name, --seat-limit, --default-action, --device-flow, --seat-expiration, --delete-revoked-after"
+        raise typer.BadParameter(f"name what to change: {options} or --[no-]multi-user-platform")
     read = pb.GetOrganizationRequest(organization_id=it.organization_id)
     organization.etag = current(etag, lambda: it.client.organizations.GetOrganization(read).organization)
     request = pb.UpdateOrganizationRequest(

@@ -44,10 +44,16 @@ def organization(of: Organization) -> pb.Organization:
         update_time=to_timestamp(of.update_time),
         default_action=of.default_action.value,  # type: ignore[arg-type]  # numbered alike
         device_flow=of.device_flow,
-        seat_expiration="" if of.seat_expiration is None else format_duration(of.seat_expiration),
+        seat_expiration=_duration(of.seat_expiration),
+        delete_revoked_after=_duration(of.delete_revoked_after),
+        multi_user_platforms=of.multi_user_platforms,  # type: ignore[arg-type]  # numbered alike
     )
     etags.tag(made)
     return made
+
+
+def _duration(of: int | None) -> str:
+    return "" if of is None else format_duration(of)
 
 
 def api_key(of: ApiKey) -> pb.ApiKey:

@@ -21,6 +21,7 @@ from guardhouse.ids import (
     USER,
     check_id,
 )
+from guardhouse.registry.v1 import registry_pb2
 from guardhouse.rules import Client
 from guardhouse.rules import Identity as IdentityOfRules
 from guardhouse.times import optional_timestamp, to_timestamp
@@ -40,7 +41,7 @@ from guardhouse_services.identity.domain.credentials import (
 from guardhouse_services.identity.domain.enrollment_policies import Decision, EnrollmentPolicy, RuleGroup
 from guardhouse_services.identity.domain.enrollments import Registration
 from guardhouse_services.identity.domain.held_actions import HeldState
-from guardhouse_services.identity.domain.organizations import DefaultAction
+from guardhouse_services.identity.domain.organizations import WINDOWS, DefaultAction, parse_revoked
 from guardhouse_services.identity.domain.scim import MatchAttribute, MatchClaim, ScimSettings, UpdateBehavior
 from guardhouse_services.identity.domain.seats import SeatFilter, expiry_reason, parse_expiration
 from guardhouse_services.identity.domain.users import SeatEvent
@@ -58,6 +59,7 @@ AUTH_METHODS = 100
 REMOVED = 1000
 REPORTED = 1000
 EXPIRATION = "organization.seat_expiration"
+REVOKED = "organization.delete_revoked_after"
 ID_TOKEN_BYTES = 16 << 10
 SERVICE_TOKEN_DURATION = "8760h"
 MAX_GRACE = 720 * HOUR
@@ -69,7 +71,11 @@ DECISIONS = tuple(decision.value for decision in Decision)
 SEAT_STATUSES = (pb.SEAT_STATUS_ACTIVE, pb.SEAT_STATUS_INACTIVE)
 SEAT_EVENTS = tuple(event.value for event in SeatEvent if event)
 DEFAULT_ACTIONS = tuple(action.value for action in DefaultAction)
-ORGANIZATION_PATHS = ("display_name", "seat_limit", "default_action", "device_flow", "seat_expiration")
+PLATFORMS = tuple(registry_pb2.Platform.values())
+ORGANIZATION_PATHS = (
+    *("display_name", "seat_limit", "default_action", "device_flow"),
+    *("seat_expiration", "delete_revoked_after", "multi_user_platforms"),
+)
 PROVIDER_PATHS = (
     *("display_name", "client_ids", "force_interaction", "oidc_claims"),
     *("groups_claim", "allow_unverified_email", "allow_private_addresses", "jwks_host", "scim"),
@@ -102,6 +108,8 @@ class IdentityServicer:
             action,
             device_flow=draft.device_flow,
             seat_expiration=parse_expiration(draft.seat_expiration, EXPIRATION),
+            delete_revoked_after=parse_revoked(draft.delete_revoked_after, REVOKED),
+            multi_user_platforms=_platforms(draft) or (WINDOWS,),
         )
         return pb.CreateOrganizationResponse(organization=messages.organization(made), revision_token=token)
 
@@ -659,6 +667,13 @@ def _default_action(draft: pb.Organization) -> DefaultAction:
     return DefaultAction(checks.choice(draft.default_action, DEFAULT_ACTIONS, "organization.default_action"))
 
 
+def _platforms(draft: pb.Organization) -> tuple[int, ...]:
+    field = "organization.multi_user_platforms"
+    checks.count(draft.multi_user_platforms, field, len(PLATFORMS), least=0)
+    named = enumerate(draft.multi_user_platforms)
+    return tuple(sorted({checks.choice(platform, PLATFORMS, f"{field}[{place}]") for place, platform in named}))
+
+
 def _changes(draft: pb.Organization, paths: Collection[str]) -> dict[str, Any]:
     """The fields of an organization that these paths name, as the domain has them."""
 
@@ -672,6 +687,10 @@ def _changes(draft: pb.Organization, paths: Collection[str]) -> dict[str, Any]:
                 return draft.device_flow
             case "seat_expiration":
                 return parse_expiration(draft.seat_expiration, EXPIRATION)
+            case "delete_revoked_after":
+                return parse_revoked(draft.delete_revoked_after, REVOKED)
+            case "multi_user_platforms":
+                return _platforms(draft)
         return _default_action(draft)
 
     return {path: read(path) for path in ORGANIZATION_PATHS if path in paths}

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from guardhouse.identity.v1 import identity_pb2 as pb
+from guardhouse.registry.v1 import registry_pb2 as registry
 from tests.guardhouse.cli.commands import NOON, ORGANIZATION, USER, Run
 from tests.guardhouse.scripted import ScriptedServer
 
@@ -75,3 +76,23 @@ def test_a_seat_limit_and_an_expiration_can_be_tried(run: Run, installation: Scr
     assert (tried.organization_id, tried.validate_only, on.validate_only) == (ORGANIZATION, True, False)
     assert [request.organization.seat_expiration for request in (on, off)] == ["2160h", ""]
     assert list(on.update_mask.paths) == list(off.update_mask.paths) == ["seat_expiration"]
+
+
+def test_platforms_are_named_one_by_one_or_none_at_all(run: Run, installation: ScriptedServer) -> None:
+    """Decision 19."""
+    installation.answers["GetOrganization"] = pb.GetOrganizationResponse()
+    installation.answers["UpdateOrganization"] = lambda request: pb.UpdateOrganizationResponse(
+        organization=request.organization
+    )
+    run("organizations update --multi-user-platform linux --multi-user-platform windows")
+    run("organizations update --no-multi-user-platform --delete-revoked-after 720h")
+    run("organizations update --delete-revoked-after never")
+    both, none, never = installation.requests("UpdateOrganization")
+    windows, linux = registry.PLATFORM_WINDOWS, registry.PLATFORM_LINUX
+    assert list(both.organization.multi_user_platforms) == [linux, windows]
+    assert list(none.organization.multi_user_platforms) == []
+    assert list(none.update_mask.paths) == ["delete_revoked_after", "multi_user_platforms"]
+    assert [it.organization.delete_revoked_after for it in (none, never)] == ["720h", ""]
+    assert list(never.update_mask.paths) == ["delete_revoked_after"]
+    run("organizations update --no-multi-user-platform --multi-user-platform mac", exit_code=2)
+    assert len(installation.requests("UpdateOrganization")) == 3

@@ -12,6 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from guardhouse.common.v1 import access_pb2
 from guardhouse.errors import (
     ApiKeyNotFound,
+    DurationInvalid,
     EnrollmentPolicyNotFound,
     EtagMismatch,
     FieldRequired,
@@ -29,6 +30,7 @@ from guardhouse.errors import (
 )
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import API_KEY, ENROLLMENT_POLICY, IDENTITY_PROVIDER, SERVICE_TOKEN, check_id, new_id
+from guardhouse.registry.v1 import registry_pb2
 from guardhouse.rules import Identity, Rule, RuleKind
 from guardhouse_services.config import CannotStart
 from guardhouse_services.credentials import MasterKey, hash_secret, split_secret
@@ -124,6 +126,53 @@ async def test_nobody_signs_in_with_a_code_until_it_is_switched_on(world: World,
     draft = pb.Organization(display_name="Open", device_flow=True)
     made = (await desk.send(pb.CreateOrganizationRequest(organization=draft))).organization
     assert made.device_flow
+
+
+async def test_an_organization_says_how_long_revoked_registrations_stay(world: World, desk: Desk) -> None:
+    """Decision 17: for ever, unless it wants otherwise; whoever follows is told."""
+    key: dict[str, Any] = {"organization_id": world.organization}
+    assert (await desk.send(pb.GetOrganizationRequest(**key))).organization.delete_revoked_after == ""
+    mask = FieldMask(paths=["delete_revoked_after"])
+    for text, shown in (("60m", "1h0m0s"), ("", ""), ("720h", "720h0m0s")):
+        draft = pb.Organization(delete_revoked_after=text)
+        changed = await desk.send(pb.UpdateOrganizationRequest(**key, organization=draft, update_mask=mask))
+        assert changed.organization.delete_revoked_after == shown
+        assert (await world.events(""))[-1][0].organization == changed.organization
+    await world.limit(7)
+    assert (await desk.send(pb.GetOrganizationRequest(**key))).organization.delete_revoked_after == "720h0m0s"
+    for unfit in ("59m59s", "0s", "-1h", "30d"):
+        draft = pb.Organization(display_name="Short", delete_revoked_after=unfit)
+        for request in (
+            pb.UpdateOrganizationRequest(**key, organization=draft, update_mask=mask),
+            pb.CreateOrganizationRequest(organization=draft),
+        ):
+            with pytest.raises(DurationInvalid) as error:
+                await desk.send(request)
+            assert error.value.field == "organization.delete_revoked_after"
+
+
+async def test_devices_are_shared_on_the_platforms_that_an_organization_names(world: World, desk: Desk) -> None:
+    """Decision 19: Windows, unless it wants otherwise; whoever follows is told."""
+    key: dict[str, Any] = {"organization_id": world.organization}
+    windows, linux = registry_pb2.PLATFORM_WINDOWS, registry_pb2.PLATFORM_LINUX
+    assert (await desk.send(pb.GetOrganizationRequest(**key))).organization.multi_user_platforms == [windows]
+    mask = FieldMask(paths=["multi_user_platforms"])
+    for named, shown in (([linux, windows, linux], [windows, linux]), ([], []), ([linux], [linux])):
+        draft = pb.Organization(multi_user_platforms=named)
+        changed = await desk.send(pb.UpdateOrganizationRequest(**key, organization=draft, update_mask=mask))
+        assert changed.organization.multi_user_platforms == shown
+        assert (await world.events(""))[-1][0].organization == changed.organization
+    await world.limit(7)
+    assert (await desk.send(pb.GetOrganizationRequest(**key))).organization.multi_user_platforms == [linux]
+    for named, shown in (([], [windows]), ([linux], [linux])):
+        draft = pb.Organization(display_name="Another", multi_user_platforms=named)
+        made = await desk.send(pb.CreateOrganizationRequest(organization=draft))
+        assert made.organization.multi_user_platforms == shown
+    for unfit, kind in ((registry_pb2.PLATFORM_UNSPECIFIED, FieldRequired), (99, InvalidField)):
+        draft = pb.Organization(multi_user_platforms=[windows, unfit])  # type: ignore[list-item]  # it is no value
+        with pytest.raises(kind) as error:
+            await desk.send(pb.UpdateOrganizationRequest(**key, organization=draft, update_mask=mask))
+        assert error.value.field == "organization.multi_user_platforms[1]"
 
 
 async def test_the_limit_cannot_go_below_the_seats_in_use(world: World) -> None:

@@ -30,6 +30,7 @@ from guardhouse.common.v1 import access_pb2 as _access_pb2
 from guardhouse.common.v1 import audit_pb2 as _audit_pb2
 from guardhouse.common.v1 import credential_pb2 as _credential_pb2
 from guardhouse.common.v1 import feed_pb2 as _feed_pb2
+from guardhouse.registry.v1 import registry_pb2 as _registry_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -316,6 +317,8 @@ class Organization(_message.Message):
     DEFAULT_ACTION_FIELD_NUMBER: _builtins.int
     DEVICE_FLOW_FIELD_NUMBER: _builtins.int
     SEAT_EXPIRATION_FIELD_NUMBER: _builtins.int
+    DELETE_REVOKED_AFTER_FIELD_NUMBER: _builtins.int
+    MULTI_USER_PLATFORMS_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """org_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
@@ -335,6 +338,10 @@ class Organization(_message.Message):
     """How long a user who neither authenticates nor uses a device keeps the seat, 730h to 8760h, such as `2160h`. Once a day
     those who were inactive for longer are removed (decision 6). Empty: for ever.
     """
+    delete_revoked_after: _builtins.str
+    """How long a revoked registration holds its addresses, at least 1h, such as `720h`: then it is deleted (decision 17).
+    Empty: until somebody deletes it.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
@@ -342,6 +349,10 @@ class Organization(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
+
+    @_builtins.property
+    def multi_user_platforms(self) -> _containers.RepeatedScalarFieldContainer[_registry_pb2.Platform.ValueType]:
+        """The platforms on which several people may share a device (decision 19). Empty: none; in a new organization: Windows."""
 
     def __init__(
         self,
@@ -355,10 +366,12 @@ class Organization(_message.Message):
         default_action: Global___DefaultAction.ValueType = ...,
         device_flow: _builtins.bool = ...,
         seat_expiration: _builtins.str = ...,
+        delete_revoked_after: _builtins.str = ...,
+        multi_user_platforms: _abc.Iterable[_registry_pb2.Platform.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "default_action", b"default_action", "device_flow", b"device_flow", "display_name", b"display_name", "etag", b"etag", "organization_id", b"organization_id", "seat_expiration", b"seat_expiration", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit", "create_time", b"create_time", "default_action", b"default_action", "delete_revoked_after", b"delete_revoked_after", "device_flow", b"device_flow", "display_name", b"display_name", "etag", b"etag", "multi_user_platforms", b"multi_user_platforms", "organization_id", b"organization_id", "seat_expiration", b"seat_expiration", "seat_limit", b"seat_limit", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seat_limit: _TypeAlias = _typing.Literal["seat_limit"]  # noqa: Y015
     _WhichOneofArgType__seat_limit: _TypeAlias = _typing.Literal["_seat_limit", b"_seat_limit"]  # noqa: Y015
@@ -557,8 +570,8 @@ class UpdateOrganizationRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, seat_limit, default_action, device_flow and seat_expiration; required. seat_limit in the mask and
-        absent in the message makes it unlimited.
+        """Of display_name, seat_limit, default_action, device_flow, seat_expiration, delete_revoked_after and
+        multi_user_platforms; required. seat_limit in the mask and absent in the message makes it unlimited.
         """
 
     def __init__(

@@ -63,7 +63,7 @@ class OrganizationServiceServicer:
 
     def CreateOrganization(self, request, context):
         """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id.
-        Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+        Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than 1h.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,8 @@ class OrganizationServiceServicer:
     def UpdateOrganization(self, request, context):
         """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
-        (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+        (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than
+        1h.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,7 @@ class OrganizationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> OrganizationServiceAsyncStub: ...
     CreateOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateOrganizationRequest, _identity_pb2.CreateOrganizationResponse]
     """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id.
-    Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+    Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than 1h.
     """
     GetOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetOrganizationRequest, _identity_pb2.GetOrganizationResponse]
     """Gets an organization. Callers: any key. Errors: ORGANIZATION_NOT_FOUND."""
@@ -62,7 +62,8 @@ class OrganizationServiceStub:
     UpdateOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.UpdateOrganizationResponse]
     """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
-    (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+    (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than
+    1h.
     """
 
 @_typing.type_check_only
@@ -72,7 +73,7 @@ class OrganizationServiceAsyncStub(OrganizationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateOrganizationRequest, _identity_pb2.CreateOrganizationResponse]  # type: ignore[assignment]
     """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id.
-    Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+    Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than 1h.
     """
     GetOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetOrganizationRequest, _identity_pb2.GetOrganizationResponse]  # type: ignore[assignment]
     """Gets an organization. Callers: any key. Errors: ORGANIZATION_NOT_FOUND."""
@@ -83,7 +84,8 @@ class OrganizationServiceAsyncStub(OrganizationServiceStub):
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.UpdateOrganizationResponse]  # type: ignore[assignment]
     """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
     Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
-    (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+    (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than
+    1h.
     """
 
 class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -96,7 +98,7 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.CreateOrganizationResponse, _abc.Awaitable[_identity_pb2.CreateOrganizationResponse]]:
         """Creates an organization. Callers: ADMIN keys of the installation. Idempotent by request_id.
-        Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+        Errors: DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than 1h.
         """
 
     @_abc_1.abstractmethod
@@ -125,7 +127,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.UpdateOrganizationResponse, _abc.Awaitable[_identity_pb2.UpdateOrganizationResponse]]:
         """Changes the fields that the mask names. Callers: ADMIN keys. Idempotent by request_id.
         Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
-        (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h.
+        (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than
+        1h.
         """
 
 def add_OrganizationServiceServicer_to_server(servicer: OrganizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
+from guardhouse.durations import HOUR, parse_duration
+from guardhouse.errors import DurationInvalid
+
+WINDOWS = 1
+"""As the contract numbers platforms."""
+
 
 class DefaultAction(IntEnum):
     """What gateways do with traffic that no policy covers (decision 29)."""
@@ -25,6 +31,10 @@ class Organization:
     """Whether people may sign in with a code that they enter on another device (threat T-03)."""
     seat_expiration: int | None = None
     """How long the seat of an inactive user is kept, in microseconds; None is for ever (decision 6)."""
+    delete_revoked_after: int | None = None
+    """How long a registration may stay revoked, in microseconds; None is for ever (decision 17)."""
+    multi_user_platforms: tuple[int, ...] = (WINDOWS,)
+    """On which platforms devices may be shared (decision 19), in ascending order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +48,13 @@ class SeatUsage:
     def available(self) -> int | None:
         """None is unlimited."""
         return None if self.purchased is None else self.purchased - self.used
+
+
+def parse_revoked(text: str, field: str) -> int | None:
+    """Microseconds; None for an empty text: revoked registrations stay. Raises DurationInvalid."""
+    if not text:
+        return None
+    duration = parse_duration(text, field)
+    if duration < HOUR:
+        raise DurationInvalid(field, "revoked registrations are deleted after 1h or more; empty is never")
+    return duration

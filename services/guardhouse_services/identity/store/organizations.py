@@ -27,6 +27,8 @@ def _made(row: Any) -> Organization:
         DefaultAction(row.default_action),
         device_flow=row.device_flow,
         seat_expiration=row.seat_expiration,
+        delete_revoked_after=row.delete_revoked_after,
+        multi_user_platforms=tuple(row.multi_user_platforms),
     )
 
 
@@ -41,6 +43,8 @@ def insert(tx: Transaction, made: Organization) -> None:
         made.default_action,
         made.device_flow,
         made.seat_expiration,
+        made.delete_revoked_after,
+        list(made.multi_user_platforms),
     )
     _insert_pool(tx, made.organization_id, made.seat_limit)
 
@@ -54,6 +58,8 @@ def _insert(
     default_action: int,
     device_flow: bool,
     seat_expiration: int | None,
+    delete_revoked_after: int | None,
+    multi_user_platforms: list[int],
 ) -> sa.Executable:
     return organization.insert().values(
         organization_id=organization_id,
@@ -63,6 +69,8 @@ def _insert(
         default_action=default_action,
         device_flow=device_flow,
         seat_expiration=seat_expiration,
+        delete_revoked_after=delete_revoked_after,
+        multi_user_platforms=multi_user_platforms,
     )
 
 
@@ -127,6 +135,8 @@ def update(tx: Transaction, changed: Organization) -> None:
         changed.default_action,
         changed.device_flow,
         changed.seat_expiration,
+        changed.delete_revoked_after,
+        list(changed.multi_user_platforms),
         changed.update_time,
     )
 
@@ -138,6 +148,8 @@ def _update(
     default_action: int,
     device_flow: bool,
     seat_expiration: int | None,
+    delete_revoked_after: int | None,
+    multi_user_platforms: list[int],
     update_time: int,
 ) -> sa.Executable:
     changed = organization.update().where(organization.c.organization_id == organization_id)
@@ -146,6 +158,8 @@ def _update(
         default_action=default_action,
         device_flow=device_flow,
         seat_expiration=seat_expiration,
+        delete_revoked_after=delete_revoked_after,
+        multi_user_platforms=multi_user_platforms,
         update_time=update_time,
     )
 

@@ -45,7 +45,12 @@ organization = sa.Table(
     sa.Column("default_action", sa.SmallInteger, nullable=False, server_default="1"),
     sa.Column("device_flow", sa.Boolean, nullable=False, server_default=sa.false()),
     _number("seat_expiration", nullable=True),
+    _number("delete_revoked_after", nullable=True),
+    sa.Column("multi_user_platforms", sa.JSON, nullable=False, server_default="[1]"),
 )
+
+deleted_organization = sa.Table("deleted_organization", metadata, _id(), _number("delete_time"))
+"""Organizations that are gone. Every service looks for what is left of them, so these stay."""
 
 seat_pool = sa.Table(
     "seat_pool",

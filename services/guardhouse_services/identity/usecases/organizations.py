@@ -9,7 +9,7 @@ from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
-from guardhouse_services.identity.domain.organizations import DefaultAction, Organization, SeatUsage
+from guardhouse_services.identity.domain.organizations import WINDOWS, DefaultAction, Organization, SeatUsage
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.paging import Page
 
@@ -31,6 +31,8 @@ class Organizations:
         *,
         device_flow: bool = False,
         seat_expiration: int | None = None,
+        delete_revoked_after: int | None = None,
+        multi_user_platforms: tuple[int, ...] = (WINDOWS,),
     ) -> tuple[Organization, str]:
         """The organization and the revision token."""
 
@@ -48,6 +50,8 @@ class Organizations:
                 default_action,
                 device_flow=device_flow,
                 seat_expiration=seat_expiration,
+                delete_revoked_after=delete_revoked_after,
+                multi_user_platforms=multi_user_platforms,
             )
             store.organizations.insert(tx, made)
             requests.record(tx, call, organization_id, organization_id=organization_id, value=requests.remember(made))
