@@ -257,10 +257,12 @@ VALUES: dict[str, tuple[str, ...]] = {
     "dlp.profiles": (LONG,),
 }
 """Fields with several."""
+TAGS = {"": "x", "a:b": "x", LONG: "x", "site": LONG}
+"""What a tag cannot be."""
 
 
 def _wrong_map(place: Place, request: Message) -> Iterator[Bad]:
-    """Traffic: a name that there is not, or a value that it cannot hold."""
+    """Tags, and traffic: a name that there is not, or a value that it cannot hold."""
     field, name = place.field, place.name
 
     def bad(what: str, entries: dict[str, Any], refused: str | None = name) -> Bad:
@@ -278,7 +280,8 @@ def _wrong_map(place: Place, request: Message) -> Iterator[Bad]:
         return TrafficValues(values=of) if several else of
 
     yield bad("missing", {}, None)
-    for key, wrong in (VALUES if several else TEXTS).items():
+    wrongs = TAGS if field.name == "tags" else VALUES if several else TEXTS
+    for key, wrong in wrongs.items():
         yield bad(f"{key[:30]!r} with {wrong[:1]!r}", {key: value(wrong)})
     yield bad("too many", {f"x{number}": value(["x"] if several else "x") for number in range(MANY)})
     for what, entry in (

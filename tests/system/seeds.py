@@ -366,6 +366,10 @@ class Seeds:
         request.registration_id = made.registration.registration_id
         return Caller(made.token), request
 
+    async def _UpdateDevice(self, request: registry.UpdateDeviceRequest) -> None:
+        request.device.CopyFrom(registry.Device(device_id=self.ids["device_id"], tags={"site": "Ulm"}))
+        request.update_mask.MergeFrom(FieldMask(paths=["tags"]))
+
     async def _RevokeDevice(self, request: registry.RevokeDeviceRequest) -> None:
         request.device_id = (await self._new_registration()).registration.device_id
 

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import typer
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse.cli import output
 from guardhouse.cli.complete import ids
@@ -11,6 +12,7 @@ from guardhouse.cli.options import (
     Descending,
     DeviceId,
     DryRun,
+    Etag,
     Limit,
     OrderBy,
     RegistrationId,
@@ -64,6 +66,37 @@ def show_device(ctx: Context, device_id: DeviceId) -> None:
     """Show a device."""
     it = ctx.obj
     it.show(it.client.devices.GetDevice(pb.GetDeviceRequest(organization_id=it.organization_id, device_id=device_id)))
+
+
+@app.command("tag")
+def tag_device(
+    ctx: Context,
+    device_id: DeviceId,
+    tags: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None,
+    remove: Annotated[list[str] | None, typer.Option(metavar="KEY", help="A tag that goes.")] = None,
+    etag: Etag = "",
+) -> None:
+    """Give a device tags, at most 10; the others stay."""
+    it = ctx.obj
+    if not tags and not remove:
+        raise typer.BadParameter("name tags to give or to --remove", param_hint="KEY=VALUE")
+    given = dict(_pair(tag) for tag in tags or ())
+    read = pb.GetDeviceRequest(organization_id=it.organization_id, device_id=device_id)
+    found = it.client.devices.GetDevice(read).device
+    kept = {key: value for key, value in found.tags.items() if key not in (remove or ())}
+    request = pb.UpdateDeviceRequest(
+        organization_id=it.organization_id,
+        device=pb.Device(device_id=device_id, tags=kept | given, etag=etag or found.etag),
+        update_mask=FieldMask(paths=["tags"]),
+    )
+    it.show(it.client.devices.UpdateDevice(request))
+
+
+def _pair(tag: str) -> tuple[str, str]:
+    key, equals, value = tag.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{tag!r} is no KEY=VALUE", param_hint="KEY=VALUE")
+    return key, value
 
 
 @app.command("revoke")

@@ -218,6 +218,8 @@ def _text(field: Any, value: Any) -> str:
 
 
 def _texts(field: Any, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(printable(f"{key}={value[key]}") for key in sorted(value))
     return ", ".join(_text(field, one) for one in value) if field.is_repeated else _text(field, value)
 
 

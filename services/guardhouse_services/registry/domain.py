@@ -1,6 +1,6 @@
 """What the registry knows, and the rules that need nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -50,6 +50,16 @@ class Claims:
     serial_number: str
     model: str
     manufacturer: str
+    mac_address: str = ""
+    os_version_extra: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LastSeen:
+    """Of a device's registrations the one that was heard of or made last, and whose it is. Empty: it has none."""
+
+    registration_id: str = ""
+    user_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,14 @@ class Device:
     """The newest enrollment. None where a release made it that did not note this."""
     seen_time: int | None = None
     """When it was last heard of, in whole minutes."""
+    update_time: int | None = None
+    """When what it claims or its tags changed. None where a release did that which did not note it."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    last_seen: LastSeen = field(default=LastSeen(), compare=False)
+
+    @property
+    def change_time(self) -> int:
+        return max(self.update_time or 0, self.enroll_time or 0, self.create_time or 0)
 
     @property
     def activity(self) -> int:
@@ -169,8 +187,14 @@ class Registration:
     revoke_time: int | None = None
     seen_time: int | None = field(default=None, compare=False)
     """When its device was last heard of, in whole minutes. No change of the registration itself."""
+    update_time: int | None = field(default=None, compare=False)
+    """When its state or its key changed. None where a release did that which did not note it."""
     posture: Posture | None = None
     """None where no heartbeat said it."""
+
+    @property
+    def change_time(self) -> int:
+        return max(self.update_time or 0, self.revoke_time or 0, self.create_time or 0)
 
     @property
     def activity(self) -> int:

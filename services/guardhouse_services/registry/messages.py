@@ -1,12 +1,11 @@
 """The registry's values as messages of its contract."""
 
-from dataclasses import replace
-
 from guardhouse.common.v1 import errors_pb2, results_pb2
 from guardhouse.errors import GuardhouseError
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import optional_timestamp, to_timestamp
+from guardhouse_services import etags
 from guardhouse_services.registry.domain import Claims, Device, Person, Posture, PostureChecks, Registration, State
 
 _STATES = {
@@ -14,6 +13,11 @@ _STATES = {
     State.REVOKED: pb.REGISTRATION_STATE_REVOKED,
     # Shown in the answer to a deletion only: as it was.
     State.DELETED: pb.REGISTRATION_STATE_UNSPECIFIED,
+}
+
+_TUNNELS: "dict[int, pb.TunnelType.ValueType]" = {
+    pb.KEY_TYPE_CURVE25519: pb.TUNNEL_TYPE_WIREGUARD,
+    pb.KEY_TYPE_SECP256R1: pb.TUNNEL_TYPE_MASQUE,
 }
 
 
@@ -29,6 +33,8 @@ def to_registration(value: Registration) -> pb.Registration:
         create_time=optional_timestamp(value.create_time),
         revoke_time=optional_timestamp(value.revoke_time),
         seen_time=optional_timestamp(value.seen_time),
+        tunnel_type=_TUNNELS[value.key_type],
+        update_time=to_timestamp(value.change_time),
     )
     if value.holder.user_id:
         message.user_id = value.holder.user_id
@@ -38,7 +44,7 @@ def to_registration(value: Registration) -> pb.Registration:
 
 
 def to_device(value: Device) -> pb.Device:
-    claims = value.claims
+    claims, last = value.claims, value.last_seen
     return pb.Device(
         device_id=value.device_id,
         claims=pb.DeviceClaims(
@@ -50,11 +56,25 @@ def to_device(value: Device) -> pb.Device:
             serial_number=claims.serial_number,
             model=claims.model,
             manufacturer=claims.manufacturer,
+            mac_address=claims.mac_address,
+            os_version_extra=claims.os_version_extra,
         ),
         create_time=optional_timestamp(value.create_time),
         active_registrations=value.active_registrations,
         seen_time=optional_timestamp(value.seen_time),
+        tags=value.tags,
+        update_time=to_timestamp(value.change_time),
+        last_seen_registration_id=last.registration_id,
+        last_seen_user=pb.LastSeenUser(user_id=last.user_id) if last.user_id else None,
+        etag=device_etag(value),
     )
+
+
+def device_etag(value: Device) -> str:
+    """Of what admins change: a device is heard of every minute."""
+    tagged = pb.Device(device_id=value.device_id, tags=value.tags)
+    etags.tag(tagged)
+    return tagged.etag
 
 
 def from_claims(message: pb.DeviceClaims) -> Claims:
@@ -67,6 +87,8 @@ def from_claims(message: pb.DeviceClaims) -> Claims:
         serial_number=message.serial_number,
         model=message.model,
         manufacturer=message.manufacturer,
+        mac_address=message.mac_address,
+        os_version_extra=message.os_version_extra,
     )
 
 
@@ -95,14 +117,17 @@ def to_result(registration_id: str, outcome: Registration | GuardhouseError) -> 
 def to_event(value: Registration) -> pb.Event:
     """What the feed says of a registration that is active or revoked, or is deleted.
 
-    It never says when a device was heard of, for nobody is told of a heartbeat that brings no other posture; of one
-    that is as it was, no more than once an hour.
+    It leaves out what no follower acts on. It never says when a device was heard of, for nobody is told of a heartbeat
+    that brings no other posture; of one that is as it was, no more than once an hour.
     """
     if value.state == State.DELETED:
         return pb.Event(registration_deleted=value.registration_id)
+    shown = to_registration(value)
+    for name in ("seen_time", "tunnel_type", "update_time"):
+        shown.ClearField(name)
     return pb.Event(
         registration=pb.RegistrationRecord(
-            registration=to_registration(replace(value, seen_time=None)),
+            registration=shown,
             lease_id=value.lease.lease_id,
             authenticate_time=to_timestamp(value.authenticate_time),
             authorize_revision=value.authorize_revision,

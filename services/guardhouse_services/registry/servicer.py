@@ -1,6 +1,7 @@
 """The registry's contract: checks the syntax of requests, calls the use cases, and builds the answers."""
 
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from guardhouse.clock import Clock
 from guardhouse.errors import FieldRequired, InvalidField, PageTokenInvalid
@@ -17,6 +18,7 @@ from guardhouse_services.paging import Page, Pages
 from guardhouse_services.proxies import client
 from guardhouse_services.registry.domain import (
     LISTED,
+    Claims,
     Cursor,
     Device,
     DeviceFilter,
@@ -33,6 +35,9 @@ from guardhouse_services.registry.usecases.rotations import Rotation
 MAX_BATCH = 1000
 TEXT_LIMIT = 255
 CREDENTIAL_LIMIT = 16 << 10
+MAX_TAGS = 10
+TAG_KEY = re.compile(r"[A-Za-z0-9._/-]{1,64}")
+TAG_LIMIT = 1024
 MAX_CHECKS = 100
 CHECK_LIMIT = 100
 FAMILIES = 2
@@ -260,6 +265,16 @@ class RegistryServicer:
         shown, token = self._pages.cut(request, page, rows, lambda row: _cursor(row, asked, row.device_id), now)
         return pb.ListDevicesResponse(devices=map(to_device, shown), next_page_token=token)
 
+    async def UpdateDevice(self, request: pb.UpdateDeviceRequest, call: Call) -> pb.UpdateDeviceResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        device_id = check_id(request.device.device_id, DEVICE, "device.device_id")
+        checks.mask(request.update_mask, ["tags"])
+        tags = _tags(request.device.tags)
+        changed, token = await self.registry.devices.update(
+            call, request.organization_id, device_id, tags, request.device.etag
+        )
+        return pb.UpdateDeviceResponse(device=to_device(changed), revision_token=token)
+
     async def RevokeDevice(self, request: pb.RevokeDeviceRequest, call: Call) -> pb.RevokeDeviceResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.device_id, DEVICE, "device_id")
@@ -321,10 +336,22 @@ def _check_credential(request: pb.RegisterRequest) -> None:
 
 def _check_claims(claims: pb.DeviceClaims) -> None:
     checks.text(claims.hardware_id, "device.hardware_id", TEXT_LIMIT)
-    for field in ("display_name", "os_version", "client_version", "serial_number", "model", "manufacturer"):
-        checks.text(getattr(claims, field), f"device.{field}", TEXT_LIMIT, required=False)
+    for field in Claims.__slots__:
+        if field not in ("hardware_id", "platform"):
+            checks.text(getattr(claims, field), f"device.{field}", TEXT_LIMIT, required=False)
     if claims.platform:
         checks.choice(claims.platform, pb.Platform.values(), "device.platform")
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    field = "device.tags"
+    if len(tags) > MAX_TAGS:
+        raise InvalidField(field, f"a device has at most {MAX_TAGS} tags; these are {len(tags)}")
+    for key, value in tags.items():
+        if not TAG_KEY.fullmatch(key):
+            raise InvalidField(field, f"{key[:64]!r} is no key of a tag: 1 to 64 letters, digits and ._/-")
+        checks.text(value, field, TAG_LIMIT, required=False)
+    return dict(tags)
 
 
 def _check_posture(posture: pb.DevicePosture) -> None:

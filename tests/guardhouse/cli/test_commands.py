@@ -84,6 +84,7 @@ METHODS = {
     "registry.RegistrationService.Leave": "device leave",
     "registry.DeviceService.GetDevice": "devices show",
     "registry.DeviceService.ListDevices": "devices list",
+    "registry.DeviceService.UpdateDevice": "devices tag",
     "registry.DeviceService.RevokeDevice": "devices revoke",
     "registry.DeviceService.DeleteDevice": "devices delete",
     "registry.AuditService.ListAuditRecords": "audit tail",
@@ -358,6 +359,20 @@ def test_an_update_is_of_what_was_there_when_it_began(
     run(f"{line} --etag mine")
     assert [getattr(request, update).etag for request in installation.requests(method)] == ["now", "mine"]
     assert len(installation.requests(get)) == 1
+
+
+def test_tags_are_given_and_removed_one_by_one(run: Run, installation: ScriptedServer) -> None:
+    """What is not named stays, and who writes at the same time is not undone unseen (AIP-154)."""
+    present = registry.Device(device_id="dev_1", tags={"site": "Ulm", "owner": "it"}, etag="now")
+    installation.answers["GetDevice"] = registry.GetDeviceResponse(device=present)
+    installation.answers["UpdateDevice"] = lambda request: registry.UpdateDeviceResponse(device=request.device)
+    shown = run("devices tag dev_1 site=Bonn formula=a=b --remove owner --remove unknown").stdout
+    assert "formula=a=b, site=Bonn" in shown
+    (request,) = installation.requests("UpdateDevice")
+    assert request.device == registry.Device(device_id="dev_1", tags={"site": "Bonn", "formula": "a=b"}, etag="now")
+    assert list(request.update_mask.paths) == ["tags"]
+    for wrong in ("", "site"):
+        run(f"devices tag dev_1 {wrong}", exit_code=2)
 
 
 def test_rules_that_are_named_replace_those_of_their_kind(run: Run, installation: ScriptedServer) -> None:

@@ -10,6 +10,8 @@ Fields that mean the same everywhere:
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
   validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
+  etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
+                   resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
 MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a
 request_id also REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
@@ -18,6 +20,7 @@ Its comment names what it may answer besides.
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -160,6 +163,30 @@ REGISTRATION_STATE_ACTIVE: RegistrationState.ValueType  # 1
 REGISTRATION_STATE_REVOKED: RegistrationState.ValueType  # 2
 """Its key is invalid; its addresses are held."""
 Global___RegistrationState: _TypeAlias = RegistrationState  # noqa: Y015
+
+class _TunnelType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TunnelTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TunnelType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TUNNEL_TYPE_UNSPECIFIED: _TunnelType.ValueType  # 0
+    """Never sent."""
+    TUNNEL_TYPE_WIREGUARD: _TunnelType.ValueType  # 1
+    """WireGuard, of CURVE25519."""
+    TUNNEL_TYPE_MASQUE: _TunnelType.ValueType  # 2
+    """MASQUE, of SECP256R1."""
+
+class TunnelType(_TunnelType, metaclass=_TunnelTypeEnumTypeWrapper):
+    """What a registration connects with, which follows from the kind of its key."""
+
+TUNNEL_TYPE_UNSPECIFIED: TunnelType.ValueType  # 0
+"""Never sent."""
+TUNNEL_TYPE_WIREGUARD: TunnelType.ValueType  # 1
+"""WireGuard, of CURVE25519."""
+TUNNEL_TYPE_MASQUE: TunnelType.ValueType  # 2
+"""MASQUE, of SECP256R1."""
+Global___TunnelType: _TypeAlias = TunnelType  # noqa: Y015
 
 class _RegistrationFilter:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -331,6 +358,8 @@ class DeviceClaims(_message.Message):
     SERIAL_NUMBER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     MANUFACTURER_FIELD_NUMBER: _builtins.int
+    MAC_ADDRESS_FIELD_NUMBER: _builtins.int
+    OS_VERSION_EXTRA_FIELD_NUMBER: _builtins.int
     hardware_id: _builtins.str
     """Identifies the machine or virtual machine; 1 to 255 characters. Required."""
     display_name: _builtins.str
@@ -347,6 +376,12 @@ class DeviceClaims(_message.Message):
     """At most 255 characters."""
     manufacturer: _builtins.str
     """At most 255 characters."""
+    mac_address: _builtins.str
+    """At most 255 characters."""
+    os_version_extra: _builtins.str
+    """What os_version leaves out: the revision of a Windows build, the extra of a macOS version, the distribution of a
+    Linux; at most 255 characters.
+    """
     def __init__(
         self,
         *,
@@ -358,10 +393,12 @@ class DeviceClaims(_message.Message):
         serial_number: _builtins.str = ...,
         model: _builtins.str = ...,
         manufacturer: _builtins.str = ...,
+        mac_address: _builtins.str = ...,
+        os_version_extra: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "display_name", b"display_name", "hardware_id", b"hardware_id", "manufacturer", b"manufacturer", "model", b"model", "os_version", b"os_version", "platform", b"platform", "serial_number", b"serial_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "display_name", b"display_name", "hardware_id", b"hardware_id", "mac_address", b"mac_address", "manufacturer", b"manufacturer", "model", b"model", "os_version", b"os_version", "os_version_extra", b"os_version_extra", "platform", b"platform", "serial_number", b"serial_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -544,6 +581,8 @@ class Registration(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
     SEEN_TIME_FIELD_NUMBER: _builtins.int
+    TUNNEL_TYPE_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
     """reg_ and a UUIDv7. Not the device's id (decision 14)."""
     device_id: _builtins.str
@@ -562,6 +601,8 @@ class Registration(_message.Message):
     """The virtual IPv4 address."""
     ipv6: _builtins.str
     """The virtual IPv6 address."""
+    tunnel_type: Global___TunnelType.ValueType
+    """What it connects with."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it became active."""
@@ -573,6 +614,10 @@ class Registration(_message.Message):
     @_builtins.property
     def seen_time(self) -> _timestamp_pb2.Timestamp:
         """When its device was last heard of, in minutes. Absent: not since it became active."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When its state or its key changed. The feed leaves it out."""
 
     def __init__(
         self,
@@ -589,10 +634,12 @@ class Registration(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
         seen_time: _timestamp_pb2.Timestamp | None = ...,
+        tunnel_type: Global___TunnelType.ValueType = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "holder", b"holder", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "holder", b"holder", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_id", b"device_id", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_id", b"device_id", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "tunnel_type", b"tunnel_type", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -1229,26 +1276,67 @@ class Device(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     CLAIMS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ACTIVE_REGISTRATIONS_FIELD_NUMBER: _builtins.int
     SEEN_TIME_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_USER_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """dev_ and a UUIDv7. Not a registration's id (decision 14)."""
     active_registrations: _builtins.int
-    """The active registrations; revoked ones do not count."""
+    """The active registrations; revoked ones do not count. Set by the server."""
+    last_seen_registration_id: _builtins.str
+    """Of its registrations the one that was last heard of, or made. Empty: it has none. Set by the server."""
+    etag: _builtins.str
+    """See the package; of the tags only, for a device is heard of every minute. Set by the server."""
     @_builtins.property
     def claims(self) -> Global___DeviceClaims:
-        """What the machine claims."""
+        """What the machine claims. Set by the server."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """The first enrollment."""
+        """The first enrollment. Set by the server."""
 
     @_builtins.property
     def seen_time(self) -> _timestamp_pb2.Timestamp:
-        """When any of its registrations was last heard of, in minutes."""
+        """When any of its registrations was last heard of, in minutes. Set by the server."""
+
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Marks that admins give it: at most 10, by keys of 1 to 64 letters, digits and ._/-, each of at most 1024 characters."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When its claims or its tags changed. Set by the server."""
+
+    @_builtins.property
+    def last_seen_user(self) -> Global___LastSeenUser:
+        """Whose that registration is. Absent: a service token's, or there is none. Set by the server."""
 
     def __init__(
         self,
@@ -1258,14 +1346,41 @@ class Device(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         active_registrations: _builtins.int = ...,
         seen_time: _timestamp_pb2.Timestamp | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        last_seen_registration_id: _builtins.str = ...,
+        last_seen_user: Global___LastSeenUser | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["claims", b"claims", "create_time", b"create_time", "seen_time", b"seen_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claims", b"claims", "create_time", b"create_time", "last_seen_user", b"last_seen_user", "seen_time", b"seen_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "claims", b"claims", "create_time", b"create_time", "device_id", b"device_id", "seen_time", b"seen_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "claims", b"claims", "create_time", b"create_time", "device_id", b"device_id", "etag", b"etag", "last_seen_registration_id", b"last_seen_registration_id", "last_seen_user", b"last_seen_user", "seen_time", b"seen_time", "tags", b"tags", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class LastSeenUser(_message.Message):
+    """The user whose registration on a device was heard of last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LastSeenUser: _TypeAlias = LastSeenUser  # noqa: Y015
 
 @_typing.final
 class GetDeviceRequest(_message.Message):
@@ -1412,6 +1527,72 @@ class ListDevicesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDevicesResponse: _TypeAlias = ListDevicesResponse  # noqa: Y015
+
+@_typing.final
+class UpdateDeviceRequest(_message.Message):
+    """See DeviceService.UpdateDevice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def device(self) -> Global___Device:
+        """device_id is required; the rest are the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of tags, which are replaced as a whole; required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        device: Global___Device | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDeviceRequest: _TypeAlias = UpdateDeviceRequest  # noqa: Y015
+
+@_typing.final
+class UpdateDeviceResponse(_message.Message):
+    """See DeviceService.UpdateDevice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def device(self) -> Global___Device:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        device: Global___Device | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDeviceResponse: _TypeAlias = UpdateDeviceResponse  # noqa: Y015
 
 @_typing.final
 class RevokeDeviceRequest(_message.Message):

@@ -620,6 +620,11 @@ class DeviceServiceStub:
                 request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesResponse.FromString,
                 _registered_method=True)
+        self.UpdateDevice = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceService/UpdateDevice',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceResponse.FromString,
+                _registered_method=True)
         self.RevokeDevice = channel.unary_unary(
                 '/guardhouse.registry.v1.DeviceService/RevokeDevice',
                 request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RevokeDeviceRequest.SerializeToString,
@@ -646,6 +651,13 @@ class DeviceServiceServicer:
     def ListDevices(self, request, context):
         """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
         and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateDevice(self, request, context):
+        """Changes the tags of a device. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -680,6 +692,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ListDevices,
                     request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesRequest.FromString,
                     response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesResponse.SerializeToString,
+            ),
+            'UpdateDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDevice,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceResponse.SerializeToString,
             ),
             'RevokeDevice': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeDevice,
@@ -747,6 +764,33 @@ class DeviceService:
             '/guardhouse.registry.v1.DeviceService/ListDevices',
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesRequest.SerializeToString,
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDevicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceService/UpdateDevice',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,6 +10,8 @@ Fields that mean the same everywhere:
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
   validate_only    answers what the call would do, and does nothing; the revision_token is empty (AIP-163)
+  etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
+                   resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
 MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a
 request_id also REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
@@ -333,6 +335,8 @@ class DeviceServiceStub:
     """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
     and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
     """
+    UpdateDevice: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateDeviceRequest, _registry_pb2.UpdateDeviceResponse]
+    """Changes the tags of a device. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND, ETAG_MISMATCH."""
     RevokeDevice: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeDeviceRequest, _registry_pb2.RevokeDeviceResponse]
     """Revokes every active registration of a device, as RevokeRegistrations does. Enrolling again stays possible for whoever
     may. Callers: ADMIN keys. Idempotent by request_id; revoking a device without active registrations changes nothing.
@@ -354,6 +358,8 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
     and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
     """
+    UpdateDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateDeviceRequest, _registry_pb2.UpdateDeviceResponse]  # type: ignore[assignment]
+    """Changes the tags of a device. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND, ETAG_MISMATCH."""
     RevokeDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeDeviceRequest, _registry_pb2.RevokeDeviceResponse]  # type: ignore[assignment]
     """Revokes every active registration of a device, as RevokeRegistrations does. Enrolling again stays possible for whoever
     may. Callers: ADMIN keys. Idempotent by request_id; revoking a device without active registrations changes nothing.
@@ -384,6 +390,14 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
         and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
         """
+
+    @_abc_1.abstractmethod
+    def UpdateDevice(
+        self,
+        request: _registry_pb2.UpdateDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UpdateDeviceResponse, _abc.Awaitable[_registry_pb2.UpdateDeviceResponse]]:
+        """Changes the tags of a device. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND, ETAG_MISMATCH."""
 
     @_abc_1.abstractmethod
     def RevokeDevice(

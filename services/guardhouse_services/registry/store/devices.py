@@ -1,12 +1,13 @@
 """Devices."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from guardhouse_services.database import Transaction
-from guardhouse_services.registry.domain import Device, DeviceFilter, Range
+from guardhouse_services.registry.domain import LISTED, Device, DeviceFilter, LastSeen, Range
 from guardhouse_services.registry.store.tables import (
     device,
     device_activity,
@@ -14,6 +15,7 @@ from guardhouse_services.registry.store.tables import (
     is_active,
     is_enrolled,
     registration,
+    registration_activity,
     to_device,
     together,
 )
@@ -32,12 +34,34 @@ _select = sa.select(device, _count.label("active_registrations"))
 def find(tx: Transaction, organization_id: str, device_id: str) -> Device | None:
     """A device on which an enrollment has succeeded."""
     row = _find(tx, organization_id, device_id).one_or_none()
-    return to_device(row) if row else None
+    return _with_last_seen(tx, organization_id, [to_device(row)])[0] if row else None
 
 
 @statement
 def _find(organization_id: str, device_id: str) -> sa.Select[Any]:
     return _select.where(device.c.organization_id == organization_id, device.c.device_id == device_id, is_enrolled)
+
+
+def _with_last_seen(tx: Transaction, organization_id: str, devices: list[Device]) -> list[Device]:
+    ids = [it.device_id for it in devices]
+    last = {row.device_id: LastSeen(row.registration_id, row.user_id or "") for row in _last(tx, organization_id, ids)}
+    return [replace(it, last_seen=last.get(it.device_id, LastSeen())) for it in devices]
+
+
+@statement
+def _last(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
+    """The registration that was heard of or made last, of each of the devices that has any."""
+    newest_first = (registration_activity.desc(), registration.c.registration_id.desc())
+    place = sa.func.row_number().over(partition_by=registration.c.device_id, order_by=newest_first)
+    ranked = sa.select(
+        registration.c.device_id, registration.c.registration_id, registration.c.user_id, place.label("place")
+    ).where(
+        registration.c.organization_id == organization_id,
+        registration.c.device_id.in_(device_ids),
+        registration.c.state.in_(LISTED),
+    )
+    of_all = ranked.subquery()
+    return sa.select(of_all).where(of_all.c.place == 1)
 
 
 def lock(tx: Transaction, organization_id: str, device_ids: Collection[str]) -> list[str]:
@@ -60,7 +84,17 @@ def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Rang
     if wanted.platform:
         query = query.where(device.c.platform == wanted.platform)
     parts = in_range(query, page, device.c.create_time, device_activity, device.c.device_id)
-    return [to_device(row) for row in tx.execute(together(parts, page))]
+    return _with_last_seen(tx, organization_id, [to_device(row) for row in tx.execute(together(parts, page))])
+
+
+def tag(tx: Transaction, organization_id: str, device_id: str, tags: Mapping[str, str]) -> None:
+    _tag(tx, organization_id, device_id, dict(tags), tx.now)
+
+
+@statement
+def _tag(organization_id: str, device_id: str, tags: dict[str, str], now: int) -> sa.Executable:
+    one = device.update().where(device.c.organization_id == organization_id, device.c.device_id == device_id)
+    return one.values(tags=tags, update_time=now)
 
 
 def delete(tx: Transaction, organization_id: str, device_id: str) -> bool:

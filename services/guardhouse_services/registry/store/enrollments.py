@@ -121,7 +121,7 @@ def _enroll_device() -> sa.Executable:
     return (
         device.update()
         .where(device.c.organization_id == organization_id, device.c.device_id == device_id)
-        .values(create_time=sa.func.coalesce(device.c.create_time, now), enroll_time=now)
+        .values(create_time=sa.func.coalesce(device.c.create_time, now), enroll_time=now, update_time=now)
         .returning(*device.c, active.scalar_subquery().label("active_registrations"))
     )
 

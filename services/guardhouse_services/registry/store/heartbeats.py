@@ -42,7 +42,7 @@ def write(tx: Transaction, organization_id: str, heartbeats: Sequence[Heartbeat]
     busy = (seen.keys() | versions.keys()) - free
     for device_id in sorted(versions.keys() - busy):
         of_it = {"of_organization_id": organization_id, "of_device_id": device_id}
-        tx.execute(_UPDATE, {**of_it, **versions[device_id]})
+        tx.execute(_UPDATE, {**of_it, **versions[device_id], "update_time": tx.now})
     late = heard.keys() - _see(tx, _see_registrations, organization_id, heard)
     return late | {key for key, row in present.items() if row.device_id in busy}
 

@@ -122,13 +122,13 @@ def rotate(tx: Transaction, organization_id: str, registration_id: str, key_type
     Raises Conflict when another one took the key a moment ago.
     """
     try:
-        return to_registration(_rotate(tx, organization_id, registration_id, key_type, key).one())
+        return to_registration(_rotate(tx, organization_id, registration_id, key_type, key, tx.now).one())
     except IntegrityError:
         raise Conflict("the key is being registered at this moment; retry") from None
 
 
 @statement
-def _rotate(organization_id: str, registration_id: str, key_type: int, key: bytes) -> sa.Executable:
+def _rotate(organization_id: str, registration_id: str, key_type: int, key: bytes, now: int) -> sa.Executable:
     return (
         registration.update()
         .where(
@@ -136,7 +136,7 @@ def _rotate(organization_id: str, registration_id: str, key_type: int, key: byte
             registration.c.registration_id == registration_id,
             is_active,
         )
-        .values(key_type=key_type, public_key=key)
+        .values(key_type=key_type, public_key=key, update_time=now)
         .returning(registration)
     )
 
@@ -148,7 +148,7 @@ def revoke(tx: Transaction, organization_id: str, ids: Collection[str]) -> list[
 
 def unrevoke(tx: Transaction, organization_id: str, ids: Collection[str]) -> list[Registration]:
     """REVOKED becomes ACTIVE; answers those that did."""
-    return [to_registration(row) for row in _unrevoke(tx, organization_id, list(ids))] if ids else []
+    return [to_registration(row) for row in _unrevoke(tx, organization_id, list(ids), tx.now)] if ids else []
 
 
 def delete(tx: Transaction, organization_id: str, ids: Collection[str]) -> list[Registration]:
@@ -167,12 +167,12 @@ def _moved(organization_id: str, ids: list[str], states: Sequence[State], **valu
 
 @statement
 def _revoke(organization_id: str, ids: list[str], now: int) -> sa.Executable:
-    return _moved(organization_id, ids, (State.ACTIVE,), state=State.REVOKED, revoke_time=now)
+    return _moved(organization_id, ids, (State.ACTIVE,), state=State.REVOKED, revoke_time=now, update_time=now)
 
 
 @statement
-def _unrevoke(organization_id: str, ids: list[str]) -> sa.Executable:
-    return _moved(organization_id, ids, (State.REVOKED,), state=State.ACTIVE, revoke_time=None)
+def _unrevoke(organization_id: str, ids: list[str], now: int) -> sa.Executable:
+    return _moved(organization_id, ids, (State.REVOKED,), state=State.ACTIVE, revoke_time=None, update_time=now)
 
 
 @statement

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from guardhouse_services.registry.domain import (
     LISTED,
@@ -20,6 +22,23 @@ from guardhouse_services.registry.domain import (
 )
 
 metadata = sa.MetaData()
+
+
+class bytewise(FunctionElement[str]):  # noqa: N801  # named as an SQL function is
+    """Text that is compared by its bytes, as SQLite does: PostgreSQL has an order for each language."""
+
+    type = sa.String()
+    inherit_cache = True
+
+
+@compiles(bytewise)
+def _as_it_is(element: bytewise, compiler: Any, **kwargs: Any) -> str:
+    return str(compiler.process(element.clauses, **kwargs))
+
+
+@compiles(bytewise, "postgresql")
+def _collated(element: bytewise, compiler: Any, **kwargs: Any) -> str:
+    return f'{compiler.process(element.clauses, **kwargs)} COLLATE "C"'
 
 
 def _partial(name: str, *columns: Any, where: sa.ColumnElement[bool], unique: bool = False) -> sa.Index:
@@ -39,9 +58,13 @@ device = sa.Table(
     sa.Column("serial_number", sa.String(255), nullable=False),
     sa.Column("model", sa.String(255), nullable=False),
     sa.Column("manufacturer", sa.String(255), nullable=False),
+    sa.Column("mac_address", sa.String(255), nullable=False, server_default=""),
+    sa.Column("os_version_extra", sa.String(255), nullable=False, server_default=""),
+    sa.Column("tags", sa.JSON),
     sa.Column("create_time", sa.BigInteger),
     sa.Column("enroll_time", sa.BigInteger),
     sa.Column("seen_time", sa.BigInteger),
+    sa.Column("update_time", sa.BigInteger),
 )
 device_by_hardware = sa.Index("device_by_hardware", device.c.organization_id, device.c.hardware_id, unique=True)
 
@@ -51,6 +74,10 @@ _never_enrolled = device.c.create_time.is_(None)
 _partial("device_never_enrolled", device.c.organization_id, device.c.device_id, where=_never_enrolled)
 _partial("device_by_create", device.c.organization_id, device.c.create_time, device.c.device_id, where=is_enrolled)
 _partial("device_by_activity", device.c.organization_id, device_activity, device.c.device_id, where=is_enrolled)
+device_name, device_version = bytewise(device.c.display_name), bytewise(device.c.client_version)
+# By their bytes, as the migration has it.
+for _order, _text in (("name", device.c.display_name), ("version", device.c.client_version)):
+    _partial(f"device_by_{_order}", device.c.organization_id, _text, device.c.device_id, where=is_enrolled)
 
 registration = sa.Table(
     "registration",
@@ -75,6 +102,7 @@ registration = sa.Table(
     sa.Column("token_hash", sa.LargeBinary, nullable=False),
     sa.Column("create_time", sa.BigInteger),
     sa.Column("revoke_time", sa.BigInteger),
+    sa.Column("update_time", sa.BigInteger),
     sa.Column("end_time", sa.BigInteger),
     sa.Column("seen_time", sa.BigInteger),
     sa.Column("posture", sa.JSON),
@@ -160,6 +188,7 @@ def to_registration(row: Any) -> Registration:
         create_time=row.create_time,
         revoke_time=row.revoke_time,
         seen_time=row.seen_time,
+        update_time=row.update_time,
         posture=_posture(row) if row.posture_time is not None else None,
     )
 
@@ -186,6 +215,8 @@ def to_device(row: Any) -> Device:
         active_registrations=row.active_registrations,
         enroll_time=row.enroll_time,
         seen_time=row.seen_time,
+        update_time=row.update_time,
+        tags=row.tags or {},
     )
 
 

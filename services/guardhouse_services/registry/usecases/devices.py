@@ -1,15 +1,15 @@
 """Devices: showing, revoking and deleting them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from guardhouse.errors import DeviceNotFound
-from guardhouse_services import requests
+from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import Device, DeviceFilter, Range, State
-from guardhouse_services.registry.messages import to_event
+from guardhouse_services.registry.messages import device_etag, to_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,27 @@ class Devices:
 
     async def page(self, organization_id: str, wanted: DeviceFilter, page: Range) -> Sequence[Device]:
         return await self._database.read(lambda tx: store.devices.page(tx, organization_id, wanted, page))
+
+    async def update(
+        self, call: Call, organization_id: str, device_id: str, tags: Mapping[str, str], etag: str = ""
+    ) -> tuple[Device, str]:
+        """Replaces the tags. The device and the revision token. Raises DeviceNotFound and EtagMismatch."""
+
+        def update(tx: Transaction) -> tuple[Device, str]:
+            done = requests.find(tx, call.key)
+            if done is not None and (changed := requests.recall(Device, done)) is not None:
+                return changed, tx.token(organization_id, tx.revision(organization_id))
+            store.devices.lock(tx, organization_id, [device_id])
+            found = store.devices.find(tx, organization_id, device_id)
+            if found is None:
+                raise DeviceNotFound(device_id)
+            etags.check(device_etag(found), etag)
+            changed = replace(found, tags=tags, update_time=tx.now)
+            store.devices.tag(tx, organization_id, device_id, tags)
+            requests.record(tx, call, device_id, value=requests.remember(changed))
+            return changed, tx.token(organization_id, tx.publish(organization_id, []))
+
+        return await self._database.write(update)
 
     async def revoke(
         self, call: Call, organization_id: str, device_id: str, *, validate_only: bool = False

@@ -41,6 +41,7 @@ from guardhouse_services.registry.domain import (
     Device,
     Grant,
     Holder,
+    LastSeen,
     Lease,
     Registration,
     State,
@@ -436,5 +437,9 @@ class _Activation:
         # The new holder of the lease comes first, so that the deletion behind it does not release it.
         revision = tx.publish(organization_id, [to_event(active), *(to_event(it) for it in replaced)])
         failpoint("registry.activate")
-        device = replace(device, active_registrations=device.active_registrations + 1 - len(replaced))
+        device = replace(
+            device,
+            active_registrations=device.active_registrations + 1 - len(replaced),
+            last_seen=LastSeen(registration_id, user_id),
+        )
         return active, device, tx.token(organization_id, revision)
