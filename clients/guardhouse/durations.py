@@ -79,6 +79,11 @@ def format_duration(microseconds: int) -> str:
     return f"{sign}{minutes}m{seconds}" if minutes else f"{sign}{seconds}"
 
 
+def optional_duration(microseconds: int | None) -> str:
+    """As `format_duration`; empty for None, which is no bound."""
+    return "" if microseconds is None else format_duration(microseconds)
+
+
 def _nanoseconds(text: str, field: str) -> int:
     rest = text[1:] if text.startswith(("-", "+")) else text
     if rest == "0":

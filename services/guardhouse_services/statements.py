@@ -13,9 +13,9 @@ The function is called once, with a parameter in place of each value, so it must
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from guardhouse_services.database import Transaction
 
 P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
 Rows = CursorResult[*tuple[Any, ...]]
 Run = Callable[Concatenate["Transaction", P], Rows]
 Insert = Callable[[sa.Table], postgresql.Insert]
@@ -43,6 +45,22 @@ def statement(build: Callable[P, sa.Executable]) -> Run[P]:
     return run
 
 
+def prepared(
+    build: Callable[Concatenate[S, P], sa.Executable],
+) -> "Callable[Concatenate[S, Transaction, P], Rows]":
+    """As `statement`, for a method: what it builds is built once for each object."""
+    names = _names(build)[1:]
+
+    @wraps(build)
+    def run(self: S, tx: "Transaction", /, *args: P.args, **kwargs: P.kwargs) -> Rows:
+        built = vars(self).setdefault("_prepared", {})
+        if build not in built:
+            built[build] = build(self, *_parameters(names))  # type: ignore[call-arg]
+        return tx.execute(built[build], _values(names, args, kwargs))
+
+    return run
+
+
 def upsert(build: Callable[Concatenate[Insert, P], sa.Executable]) -> Run[P]:
     """As `statement`, for an INSERT with an ON CONFLICT clause: the function is given the engine's `insert`."""
     names = _names(build)[1:]
@@ -56,6 +74,16 @@ def upsert(build: Callable[Concatenate[Insert, P], sa.Executable]) -> Run[P]:
         return tx.execute(wanted, _values(names, args, kwargs))
 
     return run
+
+
+# An engine takes only so many variables in a statement; SQLite 32766.
+ROWS = 1000
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in as many parts as statements can take."""
+    for start in range(0, len(items), ROWS):
+        yield items[start : start + ROWS]
 
 
 def _names(build: Callable[..., sa.Executable]) -> list[str]:

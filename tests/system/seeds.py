@@ -235,11 +235,13 @@ class Seeds:
 
     async def _CreateServiceToken(self, request: identity.CreateServiceTokenRequest) -> None:
         request.display_name, request.duration = "a machine", "24h"
+        request.expire_registrations_after = "2h"
 
     async def _UpdateServiceToken(self, request: identity.UpdateServiceTokenRequest) -> None:
         token = identity.ServiceToken(service_token_id=self.ids["service_token_id"], display_name="a machine")
+        token.expire_registrations_after = "2h"
         request.service_token.CopyFrom(token)
-        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "disabled"]))
+        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "disabled", "expire_registrations_after"]))
 
     async def _RotateServiceToken(self, request: identity.RotateServiceTokenRequest) -> None:
         request.grace = "1h"

@@ -8,6 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context, must_be_interactive
 from guardhouse.cli.options import (
+    NEVER,
     DryRun,
     Etag,
     Limit,
@@ -32,6 +33,7 @@ GROUPS_CLAIM = "Where its ID tokens name groups: a claim, or a dotted path into 
 UNVERIFIED = "Take e-mail addresses that it does not say it has verified."
 PRIVATE = "Fetch its documents from wherever they are said to be, private addresses included."
 JWKS_HOST = "The other host that it may keep its keys at, such as www.googleapis.com."
+SILENCE = f"Delete registrations that it makes when they are silent for so long, 10m to 8760h; {NEVER}: none."
 GRACE = "How long the secret before goes on being accepted, such as 24h; at most 720h. Default: not at all."
 
 
@@ -172,10 +174,16 @@ def create_service_token(
     ctx: Context,
     name: Name,
     duration: Annotated[str, typer.Option(help="How long it is valid, such as 720h. Default: 8760h.")] = "",
+    expire_registrations_after: Annotated[str, typer.Option(metavar="DURATION", help=SILENCE)] = NEVER,
 ) -> None:
     """Create a service token and print its secret."""
     it = ctx.obj
-    request = pb.CreateServiceTokenRequest(organization_id=it.organization_id, display_name=name, duration=duration)
+    request = pb.CreateServiceTokenRequest(
+        organization_id=it.organization_id,
+        display_name=name,
+        duration=duration,
+        expire_registrations_after=expire_registrations_after.replace(NEVER, ""),
+    )
     response = it.client.service_tokens.CreateServiceToken(request)
     it.show_secret(response, client_secret=response.client_secret)
 
@@ -196,14 +204,17 @@ def update_service_token(
     disabled: Annotated[
         bool | None, typer.Option("--disable/--enable", help="Refuse it, whichever of its secrets is sent.")
     ] = None,
+    expire_registrations_after: Annotated[str | None, typer.Option(metavar="DURATION", help=SILENCE)] = None,
     etag: Etag = "",
 ) -> None:
-    """Rename, disable or enable a service token."""
+    """Rename, disable or enable a service token, or have what it registers expire."""
     it = ctx.obj
-    given = {"display_name": name, "disabled": disabled}
+    given = {"display_name": name, "disabled": disabled, "expire_registrations_after": expire_registrations_after}
     changes = {field: value for field, value in given.items() if value is not None}
     if not changes:
-        raise typer.BadParameter("name what to change: --name, --disable or --enable")
+        raise typer.BadParameter("name what to change: --name, --disable, --enable or --expire-registrations-after")
+    if expire_registrations_after == NEVER:
+        changes["expire_registrations_after"] = ""
     token = pb.ServiceToken(service_token_id=token_id, **changes)  # type: ignore[arg-type]  # as its field's
     read = pb.GetServiceTokenRequest(organization_id=it.organization_id, service_token_id=token_id)
     token.etag = current(etag, lambda: it.client.service_tokens.GetServiceToken(read).service_token)

@@ -40,6 +40,9 @@ def _time(text: str, sign: int, direction: str) -> Timestamp:
     return time
 
 
+NEVER = "never"
+"""What is said in place of a duration that has no end."""
+
 Limit = Annotated[int | None, typer.Option(min=1, help="Show at most as many. Default: all.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "--validate-only", help="Say what it would do, and do nothing.")]

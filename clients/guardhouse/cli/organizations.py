@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from guardhouse.cli import output
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context
-from guardhouse.cli.options import DryRun, Etag, Installation, Limit, Name, NewName, Yes, current, time_in
+from guardhouse.cli.options import NEVER, DryRun, Etag, Installation, Limit, Name, NewName, Yes, current, time_in
 from guardhouse.cli.output import count
 from guardhouse.common.v1 import access_pb2 as access
 from guardhouse.identity.v1 import identity_pb2 as pb
@@ -19,7 +19,6 @@ app = typer.Typer(no_args_is_help=True)
 keys = typer.Typer(no_args_is_help=True)
 
 UNLIMITED = "unlimited"
-NEVER = "never"
 Action = Literal["allow", "block"]
 
 Shared = StrEnum("Shared", ["windows", "mac", "linux", "ios", "android", "chromeos"])

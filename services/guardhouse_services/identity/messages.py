@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
-from guardhouse.durations import format_duration
+from guardhouse.durations import format_duration, optional_duration
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.rules import Rule, RuleKind
 from guardhouse.times import optional_timestamp, set_time, to_timestamp
 from guardhouse_services import etags
+from guardhouse_services.breaker.domain import HeldAction
 from guardhouse_services.identity.domain.credentials import (
     ApiKey,
     IdentityProvider,
@@ -25,7 +26,6 @@ from guardhouse_services.identity.domain.enrollment_policies import (
     RuleGroup,
 )
 from guardhouse_services.identity.domain.enrollments import Authentication
-from guardhouse_services.identity.domain.held_actions import HeldAction
 from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
 from guardhouse_services.identity.domain.scim import ScimEvent, ScimSettings
 from guardhouse_services.identity.domain.seats import Forecast, FreedSeat, expire_time
@@ -124,6 +124,7 @@ def service_token(of: ServiceToken) -> pb.ServiceToken:
         disabled=of.disabled,
         previous_secret_expire_time=optional_timestamp(of.previous_secret_expire_time),
         update_time=to_timestamp(of.update_time or of.create_time),
+        expire_registrations_after=optional_duration(of.expire_registrations_after),
     )
     etags.tag(made)
     # Its use changes nothing that somebody would decide anew for.
@@ -282,14 +283,14 @@ def held_action(of: HeldAction) -> pb.HeldAction:
     return pb.HeldAction(
         held_action_id=of.held_action_id,
         source=of.source,
-        effect=of.effect.value,  # type: ignore[arg-type]  # numbered alike
+        effect=of.effect,  # type: ignore[arg-type]  # numbered alike
         state=of.state.value,  # type: ignore[arg-type]  # numbered alike
         create_time=to_timestamp(of.create_time),
         decide_time=optional_timestamp(of.decide_time),
-        users=of.users,
-        users_done=of.users_done,
-        user_ids=of.user_ids,
-        removal_ids=of.removal_ids,
+        users=of.subjects,
+        users_done=of.subjects_done,
+        user_ids=of.subject_ids,
+        removal_ids=of.receipts,
     )
 
 

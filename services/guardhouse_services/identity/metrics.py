@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from guardhouse.durations import DAY
+from guardhouse_services.breaker.domain import HeldState
 from guardhouse_services.database import Transaction
-from guardhouse_services.identity.domain.held_actions import HeldState
 from guardhouse_services.identity.store.tables import held_action, seat_pool, service_token
 from guardhouse_services.metrics import Gauge, grouped
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from guardhouse.clock import Clock
 from guardhouse.common.v1 import access_pb2, credential_pb2
-from guardhouse.durations import HOUR, parse_duration
+from guardhouse.durations import HOUR, optional_duration, parse_duration
 from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import (
@@ -28,6 +28,7 @@ from guardhouse.times import optional_timestamp, to_timestamp
 from guardhouse_services import checks, rules
 from guardhouse_services.access import Call
 from guardhouse_services.audit import Audit
+from guardhouse_services.breaker.domain import HeldState
 from guardhouse_services.calls import Stream
 from guardhouse_services.feed import Feed
 from guardhouse_services.identity import messages
@@ -37,10 +38,10 @@ from guardhouse_services.identity.domain.credentials import (
     IdentityProvider,
     IdToken,
     ServiceTokenSecret,
+    parse_silence,
 )
 from guardhouse_services.identity.domain.enrollment_policies import Decision, EnrollmentPolicy, RuleGroup
 from guardhouse_services.identity.domain.enrollments import Registration
-from guardhouse_services.identity.domain.held_actions import HeldState
 from guardhouse_services.identity.domain.organizations import WINDOWS, DefaultAction, parse_revoked
 from guardhouse_services.identity.domain.scim import MatchAttribute, MatchClaim, ScimSettings, UpdateBehavior
 from guardhouse_services.identity.domain.seats import SeatFilter, expiry_reason, parse_expiration
@@ -80,7 +81,8 @@ PROVIDER_PATHS = (
     *("display_name", "client_ids", "force_interaction", "oidc_claims"),
     *("groups_claim", "allow_unverified_email", "allow_private_addresses", "jwks_host", "scim"),
 )
-TOKEN_PATHS = ("display_name", "disabled")
+SILENCE = "expire_registrations_after"
+TOKEN_PATHS = ("display_name", "disabled", SILENCE)
 POLICY_PATHS = ("display_name", "decision", "precedence", "include", "require", "exclude")
 GROUP_PATHS = ("display_name", "include", "require", "exclude")
 
@@ -232,7 +234,10 @@ class IdentityServicer:
         duration = parse_duration(request.duration or SERVICE_TOKEN_DURATION, "duration")
         if duration <= 0:
             raise DurationInvalid("duration", "a service token is valid for longer than zero")
-        made, secret, token = await self.identity.service_tokens.create(call, organization_id, display_name, duration)
+        silence = parse_silence(request.expire_registrations_after, SILENCE)
+        made, secret, token = await self.identity.service_tokens.create(
+            call, organization_id, display_name, duration, silence
+        )
         return pb.CreateServiceTokenResponse(
             service_token=messages.service_token(made), client_secret=secret, revision_token=token
         )
@@ -259,6 +264,8 @@ class IdentityServicer:
         changes: dict[str, Any] = {path: getattr(draft, path) for path in TOKEN_PATHS if path in paths}
         if "display_name" in changes:
             checks.text(draft.display_name, "service_token.display_name", NAME)
+        if SILENCE in changes:
+            changes[SILENCE] = parse_silence(draft.expire_registrations_after, f"service_token.{SILENCE}")
         changed, token = await self.identity.service_tokens.update(
             call, organization_id, service_token_id, changes, draft.etag
         )
@@ -582,6 +589,7 @@ class IdentityServicer:
             authorize_revision=intent.authorize_revision,
             revision_token=token,
             identity=messages.holder_identity(intent.profile) if intent.user_id else None,
+            expire_after=optional_duration(intent.expire_after),
         )
 
     async def CancelEnrollment(self, request: pb.CancelEnrollmentRequest, call: Call) -> pb.CancelEnrollmentResponse:

@@ -132,6 +132,8 @@ class Grant:
     identity_token: str
     person: Person | None = None
     """None of a machine."""
+    expire_after: int | None = None
+    """How long the registration may be silent. None: for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,8 @@ class Registration:
     """When its state or its key changed. None where a release did that which did not note it."""
     posture: Posture | None = None
     """None where no heartbeat said it."""
+    expire_after: int | None = None
+    """How long it may be silent. None: for ever (decision 15)."""
 
     @property
     def change_time(self) -> int:
@@ -200,6 +204,11 @@ class Registration:
     def activity(self) -> int:
         """When it was last heard of or made, for lists."""
         return self.seen_time or self.create_time or 0
+
+    @property
+    def expire_time(self) -> int | None:
+        """When it has been silent for too long, unless it is heard of until then."""
+        return None if self.expire_after is None else self.activity + self.expire_after
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The registry's values as messages of its contract."""
 
 from guardhouse.common.v1 import errors_pb2, results_pb2
+from guardhouse.durations import optional_duration
 from guardhouse.errors import GuardhouseError
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2 as pb
@@ -35,6 +36,8 @@ def to_registration(value: Registration) -> pb.Registration:
         seen_time=optional_timestamp(value.seen_time),
         tunnel_type=_TUNNELS[value.key_type],
         update_time=to_timestamp(value.change_time),
+        expire_after=optional_duration(value.expire_after),
+        expire_time=optional_timestamp(value.expire_time),
     )
     if value.holder.user_id:
         message.user_id = value.holder.user_id
@@ -123,7 +126,7 @@ def to_event(value: Registration) -> pb.Event:
     if value.state == State.DELETED:
         return pb.Event(registration_deleted=value.registration_id)
     shown = to_registration(value)
-    for name in ("seen_time", "tunnel_type", "update_time"):
+    for name in ("seen_time", "tunnel_type", "update_time", "expire_after", "expire_time"):
         shown.ClearField(name)
     return pb.Event(
         registration=pb.RegistrationRecord(

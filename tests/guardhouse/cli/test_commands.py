@@ -620,6 +620,12 @@ COMMANDS: list[tuple[str, Message]] = [
         identity.CreateServiceTokenRequest(organization_id=ORGANIZATION, display_name="Robot", duration="720h"),
     ),
     (
+        "service-tokens create Runner --expire-registrations-after 2h",
+        identity.CreateServiceTokenRequest(
+            organization_id=ORGANIZATION, display_name="Runner", expire_registrations_after="2h"
+        ),
+    ),
+    (
         "service-tokens list --name Robot",
         identity.ListServiceTokensRequest(organization_id=ORGANIZATION, display_name="Robot", page_size=1000),
     ),
@@ -639,6 +645,14 @@ COMMANDS: list[tuple[str, Message]] = [
             organization_id=ORGANIZATION,
             service_token=identity.ServiceToken(service_token_id="svt_1", etag="e1"),
             update_mask=FieldMask(paths=["disabled"]),
+        ),
+    ),
+    (
+        "service-tokens update svt_1 --expire-registrations-after never --etag e1",
+        identity.UpdateServiceTokenRequest(
+            organization_id=ORGANIZATION,
+            service_token=identity.ServiceToken(service_token_id="svt_1", etag="e1"),
+            update_mask=FieldMask(paths=["expire_registrations_after"]),
         ),
     ),
     (

@@ -8,12 +8,14 @@ import pytest
 from guardhouse.durations import DAY, SECOND
 from guardhouse.errors import HeldActionDecided, HeldActionNotFound
 from guardhouse.ids import HELD_ACTION, USER, new_id
+from guardhouse_services.breaker import usecases
+from guardhouse_services.breaker.domain import WINDOW, HeldAction, HeldState, is_mass
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import Person, Profile
-from guardhouse_services.identity.domain.held_actions import WINDOW, Effect, HeldAction, HeldState, is_mass
+from guardhouse_services.identity.domain.held_actions import Effect
 from guardhouse_services.identity.domain.users import User
-from guardhouse_services.identity.usecases import breaker, held_actions, removing, seats
+from guardhouse_services.identity.usecases import breaker, removing, seats
 from guardhouse_services.identity.usecases.seat_expiration import SOURCE
 from tests.guardhouse_services.identity.world import EVERYBODY, ISSUER, World
 
@@ -92,7 +94,7 @@ async def test_what_is_less_passes_and_the_first_that_is_more_waits(world: World
     assert await world.used() == 11
     (action,) = await held(world)
     assert (action.source, action.effect, action.state) == (SCIM, Effect.REMOVE, HeldState.WAITING)
-    assert (action.users, action.users_done, action.user_ids) == (1, 0, (ids[9],))
+    assert (action.subjects, action.subjects_done, action.subject_ids) == (1, 0, (ids[9],))
 
 
 async def test_one_user_counts_once_however_often_a_client_asks(world: World) -> None:
@@ -106,7 +108,7 @@ async def test_a_batch_passes_as_a_whole_or_not_at_all(world: World) -> None:
     assert not await passes(world, ids[:10], SOURCE)
     assert await world.used() == 12
     (action,) = await held(world)
-    assert action.users == 10
+    assert action.subjects == 10
 
 
 async def test_after_ten_minutes_as_many_pass_again(world: World) -> None:
@@ -127,7 +129,7 @@ async def test_what_a_source_asks_for_while_it_waits_waits_as_well(world: World)
     assert not await passes(world, ids[10:12])
     assert not await passes(world, ids[:10])
     (action,) = await held(world)
-    assert action.users == 12
+    assert action.subjects == 12
     # Another source, and another effect, is judged for itself.
     assert await passes(world, ids[12:13], SOURCE)
     assert await passes(world, ids[13:14], effect=Effect.REVOKE)
@@ -141,7 +143,7 @@ async def test_revocations_are_counted_with_removals(world: World) -> None:
 
 async def test_an_approved_removal_is_carried_out_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """As RemoveUsers does it (decision 5): the seats are free, and each part has a removal to follow."""
-    monkeypatch.setattr(held_actions, "PART", 4)
+    monkeypatch.setattr(usecases, "PART", 4)
     ids = await people(world, 11)
     assert not await passes(world, ids[:10])
     (waiting,) = await held(world)
@@ -156,8 +158,8 @@ async def test_an_approved_removal_is_carried_out_in_parts(world: World, monkeyp
         pass
     assert await world.used() == 1
     (done,) = await held(world)
-    assert (done.state, done.users, done.users_done, len(done.removal_ids)) == (HeldState.DONE, 10, 10, 3)
-    for removal_id in done.removal_ids:
+    assert (done.state, done.subjects, done.subjects_done, len(done.receipts)) == (HeldState.DONE, 10, 10, 3)
+    for removal_id in done.receipts:
         assert (await world.identity.users.removal(world.organization, removal_id)).seats_freed
 
 
@@ -183,7 +185,7 @@ async def test_who_has_been_here_since_is_left_out(world: World) -> None:
     await world.identity.held_actions.carry_out_once()
     assert await world.used() == 1
     (done,) = await held(world)
-    assert done.users_done == 10
+    assert done.subjects_done == 10
 
 
 async def test_whose_device_was_heard_of_since_keeps_the_seat(world: World) -> None:
@@ -210,7 +212,7 @@ async def test_a_source_may_take_somebody_back(world: World) -> None:
     assert not await passes(world, ids)
     await world.database.write(lambda tx: breaker.forgo(tx, world.organization, SCIM, ids[:4]))
     (action,) = await held(world)
-    assert action.users == 6
+    assert action.subjects == 6
 
 
 async def test_what_is_rejected_is_not_done_and_may_be_asked_for_again(world: World) -> None:

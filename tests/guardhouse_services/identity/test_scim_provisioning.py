@@ -8,7 +8,7 @@ import pytest
 from guardhouse.common.v1.audit_pb2 import AuditRecord
 from guardhouse.common.v1.errors_pb2 import ErrorReason
 from guardhouse_services.audit import audit_record
-from guardhouse_services.identity.domain.held_actions import HeldState
+from guardhouse_services.breaker.domain import HeldState
 from guardhouse_services.identity.domain.scim import MatchAttribute, MatchClaim, UpdateBehavior
 from guardhouse_services.identity.domain.users import User
 from tests.guardhouse_services.identity.scim_client import USER, ScimClient, serve
@@ -213,10 +213,10 @@ async def test_a_mass_deprovisioning_waits_for_approval(world: World, client: Sc
     assert await world.used() == 2
     assert [it.held for it in await client.events()][-10:] == [False] * 9 + [True]
     (held,) = await world.identity.held_actions.page(world.organization, EVERYBODY)
-    assert (held.state, held.source, held.users) == (HeldState.WAITING, client_name(client), 1)
+    assert (held.state, held.source, held.subjects) == (HeldState.WAITING, client_name(client), 1)
     await client.patch(made[9], ON)
     (held,) = await world.identity.held_actions.page(world.organization, EVERYBODY)
-    assert held.users == 0
+    assert held.subjects == 0
     await client.patch(made[9], OFF)
     call = world.call(world.organization)
     await world.identity.held_actions.decide(call, world.organization, held.held_action_id, HeldState.APPROVED)

@@ -11,11 +11,11 @@ from guardhouse.errors import FieldRequired
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.ids import USER, new_id
 from guardhouse_services.audit import audit_record
+from guardhouse_services.breaker.domain import MOST
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.credentials import Person, Profile
 from guardhouse_services.identity.domain.enrollments import Intent
-from guardhouse_services.identity.domain.held_actions import MOST_USERS
 from guardhouse_services.identity.domain.seats import FreeCause
 from guardhouse_services.identity.domain.users import SeatEvent
 from guardhouse_services.identity.store.tables import automatic_action, held_user, removal, users
@@ -184,12 +184,12 @@ async def test_the_preview_lists_in_pages_whom_a_sweep_would_remove_and_changes_
 
 async def test_a_mass_of_expired_seats_waits_for_approval(world: World) -> None:
     """Decision 6, threat T-10: one breaker for every mass action."""
-    await world.database.write(lambda tx: _crowd(tx, world.organization, MOST_USERS + 1))
+    await world.database.write(lambda tx: _crowd(tx, world.organization, MOST + 1))
     world.clock.advance(LATER)
     await report(world)
     assert await world.identity.seat_expiration.sweep(world.organization) == 0
-    assert await world.used() == MOST_USERS + 1
-    assert await world.count(held_user.name) == MOST_USERS + 1
+    assert await world.used() == MOST + 1
+    assert await world.count(held_user.name) == MOST + 1
     assert await world.count(automatic_action.name) == 0
 
 

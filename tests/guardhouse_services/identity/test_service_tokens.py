@@ -144,7 +144,7 @@ async def test_grace_is_thirty_days_at_most(world: World, desk: Desk, robot: Rob
     for grace in ("721h", "720h0m0.000001s", "-1s", "1 day"):
         with pytest.raises(DurationInvalid) as raised:
             await rotate(world, desk, robot[0], grace)
-        assert raised.value.field == "grace"
+        assert raised.value.metadata["field"] == "grace"
     assert await desk.dump() == before
 
 
@@ -281,7 +281,7 @@ async def test_what_cannot_be_changed_is_refused(world: World, desk: Desk, robot
     async def fails(kind: type[GuardhouseError], field: str, *paths: str, **changes: Any) -> None:
         with pytest.raises(kind) as raised:
             await update(world, desk, robot[0], *paths, **changes)
-        assert raised.value.field == field
+        assert raised.value.metadata["field"] == field
 
     await fails(FieldRequired, "update_mask")
     await fails(InvalidField, "update_mask", "expire_time")
@@ -335,3 +335,39 @@ async def test_a_token_from_before_rotation_keeps_its_secret(world: World) -> No
     assert (token.secret_version, token.previous_secret_hash) == (1, b"")
     derived = world.identity.service_tokens._master_key.derive("service token", token.service_token_id)
     assert secret.client_secret == derived.hex()
+
+
+async def test_registrations_of_a_token_may_be_silent_as_long_as_it_says(
+    world: World, desk: Desk, robot: Robot
+) -> None:
+    """Decision 15: for ever unless it is said; an enrollment has what its token said when it was authorized."""
+    token_id, secret = robot
+    assert (await shown(world, desk, token_id)).expire_registrations_after == ""
+    assert (await world.authorize(secret)).expire_after is None
+    changed = await update(world, desk, token_id, expire_registrations_after="90m")
+    assert changed.expire_registrations_after == "1h30m0s"
+    intent = await world.authorize(secret)
+    assert intent.expire_after == 90 * MINUTE
+    assert (await update(world, desk, token_id, "expire_registrations_after")).expire_registrations_after == ""
+    assert (await world.authorize(secret)).expire_after is None
+    again = await world.authorize(secret, intent_id=intent.intent_id)
+    assert again.expire_after == 90 * MINUTE
+    request = pb.CreateServiceTokenRequest(
+        organization_id=world.organization, display_name="Runner", expire_registrations_after="2h"
+    )
+    assert (await desk.send(request)).service_token.expire_registrations_after == "2h0m0s"
+
+
+@pytest.mark.parametrize("silence", ["9m59s", "8761h", "-1h", "0", "a day"])
+async def test_a_silence_that_is_too_short_or_too_long_is_refused(
+    world: World, desk: Desk, robot: Robot, silence: str
+) -> None:
+    with pytest.raises(DurationInvalid, match=r"10m to 8760h|duration") as raised:
+        await update(world, desk, robot[0], expire_registrations_after=silence)
+    assert raised.value.metadata["field"] == "service_token.expire_registrations_after"
+    request = pb.CreateServiceTokenRequest(
+        organization_id=world.organization, display_name="Runner", expire_registrations_after=silence
+    )
+    with pytest.raises(DurationInvalid) as raised:
+        await desk.send(request)
+    assert raised.value.metadata["field"] == "expire_registrations_after"

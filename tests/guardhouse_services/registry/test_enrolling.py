@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from guardhouse import keys
+from guardhouse.durations import HOUR
 from guardhouse.errors import (
     ChallengeInvalid,
     EnrollmentAborted,
@@ -19,7 +20,10 @@ from guardhouse.errors import (
     SubnetExhausted,
 )
 from guardhouse.ids import REGISTRATION
+from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse.times import from_timestamp
 from guardhouse_services.registry.domain import State
+from guardhouse_services.registry.servicer import RegistryServicer
 from tests.guardhouse_services.registry.world import World, is_down, machine, name, new, refuses, user
 
 FULL = SubnetExhausted("all are held")
@@ -375,3 +379,23 @@ async def test_a_repeated_enrollment_is_answered_after_its_challenge_has_expired
     enrolled = await world.register(attempt)
     world.clock.advance(3600)
     assert await world.register(attempt) == enrolled
+
+
+async def test_a_registration_may_be_silent_as_long_as_its_service_token_said(
+    world: World, servicer: RegistryServicer
+) -> None:
+    """Decision 15: it shows when it expires, by when its device was last heard of; followers are not told of that."""
+    world.clock.stop()
+    world.identity.silence = "2h0m0s"
+    enrolled, person = await world.enroll(machine()), await world.enroll()
+    assert (person.registration.expire_after, person.registration.expire_time) == (None, None)
+    request = pb.GetRegistrationRequest(organization_id=world.organization, registration_id=name(enrolled))
+    shown = (await servicer.GetRegistration(request, world.call())).registration
+    assert shown.expire_after == "2h0m0s"
+    assert from_timestamp(shown.expire_time) == from_timestamp(shown.create_time) + 2 * HOUR
+    world.clock.advance(3600)
+    await world.beat(enrolled)
+    shown = (await servicer.GetRegistration(request, world.call())).registration
+    assert from_timestamp(shown.expire_time) == from_timestamp(shown.seen_time) + 2 * HOUR
+    told = (await world.snapshot())[name(enrolled)].registration
+    assert (told.expire_after, told.HasField("expire_time")) == ("", False)

@@ -126,6 +126,8 @@ class Identity(Peer):
         super().__init__(world)
         self.revision = 7
         self.seats: dict[str, str] = {}
+        self.silence = ""
+        """How long what a service token registers from now on may be silent."""
         self._granted: dict[str, identity_pb2.AuthorizeEnrollmentResponse] = {}
         self._used: dict[str, str] = {}
 
@@ -156,6 +158,7 @@ class Identity(Peer):
             self.seats[request.intent_id] = answer.user_id
         else:
             answer.service_token_id = request.credential.service_token.client_id
+            answer.expire_after = self.silence
         return answer
 
     @staticmethod

@@ -1528,6 +1528,7 @@ class ServiceToken(_message.Message):
     PREVIOUS_SECRET_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    EXPIRE_REGISTRATIONS_AFTER_FIELD_NUMBER: _builtins.int
     service_token_id: _builtins.str
     """svt_ and a UUIDv7. Set by the server."""
     display_name: _builtins.str
@@ -1538,6 +1539,10 @@ class ServiceToken(_message.Message):
     """It is refused, whichever of its secrets is sent."""
     etag: _builtins.str
     """See the package. Set by the server."""
+    expire_registrations_after: _builtins.str
+    """How long a registration that it makes from now on may be silent, 10m to 8760h, such as `2h` for machines that come and
+    go. The registry deletes one that was not heard of for longer. Empty: for ever.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
@@ -1573,10 +1578,11 @@ class ServiceToken(_message.Message):
         previous_secret_expire_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        expire_registrations_after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_seen_time", b"last_seen_time", "previous_secret_expire_time", b"previous_secret_expire_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "etag", b"etag", "expire_time", b"expire_time", "last_seen_time", b"last_seen_time", "previous_secret_expire_time", b"previous_secret_expire_time", "service_token_id", b"service_token_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "etag", b"etag", "expire_registrations_after", b"expire_registrations_after", "expire_time", b"expire_time", "last_seen_time", b"last_seen_time", "previous_secret_expire_time", b"previous_secret_expire_time", "service_token_id", b"service_token_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1592,6 +1598,7 @@ class CreateServiceTokenRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPIRE_REGISTRATIONS_AFTER_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     display_name: _builtins.str
@@ -1600,6 +1607,8 @@ class CreateServiceTokenRequest(_message.Message):
     """How long it is valid, in Go's form (`8760h`). Empty: 8760h."""
     request_id: _builtins.str
     """See the package."""
+    expire_registrations_after: _builtins.str
+    """See ServiceToken."""
     def __init__(
         self,
         *,
@@ -1607,10 +1616,11 @@ class CreateServiceTokenRequest(_message.Message):
         display_name: _builtins.str = ...,
         duration: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        expire_registrations_after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "duration", b"duration", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "duration", b"duration", "expire_registrations_after", b"expire_registrations_after", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1792,7 +1802,7 @@ class UpdateServiceTokenRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name and disabled; required."""
+        """Of display_name, disabled and expire_registrations_after; required."""
 
     def __init__(
         self,
@@ -4757,6 +4767,7 @@ class AuthorizeEnrollmentResponse(_message.Message):
     AUTHORIZE_REVISION_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
+    EXPIRE_AFTER_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """A person."""
     service_token_id: _builtins.str
@@ -4769,6 +4780,10 @@ class AuthorizeEnrollmentResponse(_message.Message):
     """
     revision_token: _builtins.str
     """See the package."""
+    expire_after: _builtins.str
+    """How long the registration may be silent, as its service token says (ServiceToken.expire_registrations_after). Empty:
+    for ever.
+    """
     @_builtins.property
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
         """The session's start if the enrollment succeeds: min(now, iat), or now for a service token (decision 27)."""
@@ -4787,10 +4802,11 @@ class AuthorizeEnrollmentResponse(_message.Message):
         authorize_revision: _builtins.int = ...,
         revision_token: _builtins.str = ...,
         identity: Global___HolderIdentity | None = ...,
+        expire_after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "holder", b"holder", "identity", b"identity", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "authorize_revision", b"authorize_revision", "enrollment_policy_id", b"enrollment_policy_id", "holder", b"holder", "identity", b"identity", "revision_token", b"revision_token", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "authorize_revision", b"authorize_revision", "enrollment_policy_id", b"enrollment_policy_id", "expire_after", b"expire_after", "holder", b"holder", "identity", b"identity", "revision_token", b"revision_token", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015

@@ -830,7 +830,8 @@ class ServiceTokenServiceServicer:
     def UpdateServiceToken(self, request, context):
         """Changes the fields that the mask names. A disabled token is refused, whichever of its secrets is sent; registrations
         made with it go on until their sessions expire (decision 10). Callers: ADMIN keys. Idempotent by request_id.
-        Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+        Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH; DURATION_INVALID for an expire_registrations_after outside of 10m to
+        8760h.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -367,7 +367,8 @@ class ServiceTokenServiceStub:
     UpdateServiceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateServiceTokenRequest, _identity_pb2.UpdateServiceTokenResponse]
     """Changes the fields that the mask names. A disabled token is refused, whichever of its secrets is sent; registrations
     made with it go on until their sessions expire (decision 10). Callers: ADMIN keys. Idempotent by request_id.
-    Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+    Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH; DURATION_INVALID for an expire_registrations_after outside of 10m to
+    8760h.
     """
     RotateServiceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RotateServiceTokenRequest, _identity_pb2.RotateServiceTokenResponse]
     """Gives a token a new secret, which the answer holds, and ends the one before it, at once or after a grace period
@@ -401,7 +402,8 @@ class ServiceTokenServiceAsyncStub(ServiceTokenServiceStub):
     UpdateServiceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateServiceTokenRequest, _identity_pb2.UpdateServiceTokenResponse]  # type: ignore[assignment]
     """Changes the fields that the mask names. A disabled token is refused, whichever of its secrets is sent; registrations
     made with it go on until their sessions expire (decision 10). Callers: ADMIN keys. Idempotent by request_id.
-    Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+    Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH; DURATION_INVALID for an expire_registrations_after outside of 10m to
+    8760h.
     """
     RotateServiceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.RotateServiceTokenRequest, _identity_pb2.RotateServiceTokenResponse]  # type: ignore[assignment]
     """Gives a token a new secret, which the answer holds, and ends the one before it, at once or after a grace period
@@ -456,7 +458,8 @@ class ServiceTokenServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.UpdateServiceTokenResponse, _abc.Awaitable[_identity_pb2.UpdateServiceTokenResponse]]:
         """Changes the fields that the mask names. A disabled token is refused, whichever of its secrets is sent; registrations
         made with it go on until their sessions expire (decision 10). Callers: ADMIN keys. Idempotent by request_id.
-        Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH.
+        Errors: SERVICE_TOKEN_NOT_FOUND, ETAG_MISMATCH; DURATION_INVALID for an expire_registrations_after outside of 10m to
+        8760h.
         """
 
     @_abc_1.abstractmethod

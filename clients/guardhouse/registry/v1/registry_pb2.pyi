@@ -565,7 +565,7 @@ Global___ResolveIntentResponse: _TypeAlias = ResolveIntentResponse  # noqa: Y015
 
 @_typing.final
 class Registration(_message.Message):
-    """A user or service token on a device. It never expires by itself."""
+    """A user or service token on a device. It ends by itself only where somebody has said so: see expire_after."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -583,6 +583,8 @@ class Registration(_message.Message):
     SEEN_TIME_FIELD_NUMBER: _builtins.int
     TUNNEL_TYPE_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_AFTER_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
     """reg_ and a UUIDv7. Not the device's id (decision 14)."""
     device_id: _builtins.str
@@ -603,6 +605,8 @@ class Registration(_message.Message):
     """The virtual IPv6 address."""
     tunnel_type: Global___TunnelType.ValueType
     """What it connects with."""
+    expire_after: _builtins.str
+    """How long it may be silent before it is deleted, as its service token said when it enrolled. Empty: for ever."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it became active."""
@@ -618,6 +622,10 @@ class Registration(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When its state or its key changed. The feed leaves it out."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is deleted, unless it is heard of until then. Absent: never."""
 
     def __init__(
         self,
@@ -636,10 +644,12 @@ class Registration(_message.Message):
         seen_time: _timestamp_pb2.Timestamp | None = ...,
         tunnel_type: Global___TunnelType.ValueType = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_after: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "holder", b"holder", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "holder", b"holder", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_id", b"device_id", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "tunnel_type", b"tunnel_type", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_id", b"device_id", "expire_after", b"expire_after", "expire_time", b"expire_time", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "tunnel_type", b"tunnel_type", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015

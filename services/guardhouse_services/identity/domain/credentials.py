@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from guardhouse.durations import HOUR, SECOND
-from guardhouse.errors import ServiceTokenInvalid
+from guardhouse.durations import HOUR, MINUTE, SECOND, parse_duration
+from guardhouse.errors import DurationInvalid, ServiceTokenInvalid
 from guardhouse_services.identity.domain.scim import ScimSettings
 
 
@@ -66,6 +66,8 @@ class ProviderDeletion:
 
 
 YEAR = 8760 * HOUR
+SHORTEST_SILENCE = 10 * MINUTE
+"""Of a registration that may expire: its device is heard of in whole minutes, and a restart takes some."""
 _LAST_TIME = 253_402_300_799 * SECOND  # The end of the year 9999, the last that a Timestamp holds.
 
 
@@ -88,6 +90,8 @@ class ServiceToken:
     update_time: int = 0
     """0: it is as it was created."""
     secret_version: int = 1
+    expire_registrations_after: int | None = None
+    """How long a registration that it makes may be silent. None: for ever."""
 
     def secret_hashes(self, now: int) -> tuple[bytes, ...]:
         """Of the secrets that are good now, or would be if it were enabled and had not expired."""
@@ -117,6 +121,19 @@ class ServiceToken:
         """Good for a year longer; one that has expired, for a year from now."""
         expire_time = min(max(self.expire_time, now) + YEAR, _LAST_TIME)
         return replace(self, expire_time=expire_time, update_time=now)
+
+
+def parse_silence(text: str, field: str) -> int | None:
+    """How long a registration may be silent, in microseconds; None for an empty text: for ever.
+
+    Raises DurationInvalid.
+    """
+    if not text:
+        return None
+    silence = parse_duration(text, field)
+    if not SHORTEST_SILENCE <= silence <= YEAR:
+        raise DurationInvalid(field, "registrations expire after 10m to 8760h of silence; empty is never")
+    return silence
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ class Intent:
     authenticate_time: int = 0
     authorize_revision: int = 0
     """A removal at or behind this revision hits the enrollment."""
+    expire_after: int | None = None
+    """How long the registration may be silent. None: for ever."""
 
     @property
     def is_undecided(self) -> bool:

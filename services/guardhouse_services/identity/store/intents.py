@@ -10,8 +10,8 @@ from guardhouse.errors import Conflict, IdTokenInvalid
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.credentials import Profile
 from guardhouse_services.identity.domain.enrollments import UNDECIDED, Intent, IntentState
-from guardhouse_services.identity.store.tables import chunks, intent, used_token
-from guardhouse_services.statements import Insert, statement, upsert
+from guardhouse_services.identity.store.tables import intent, used_token
+from guardhouse_services.statements import Insert, chunks, statement, upsert
 
 _INSERT = intent.insert()
 
@@ -28,6 +28,7 @@ def _made(row: Any) -> Intent:
         profile=Profile(row.email, row.display_name, tuple(row.groups), tuple(row.oidc_claims), tuple(row.methods)),
         authenticate_time=row.authenticate_time,
         authorize_revision=row.authorize_revision,
+        expire_after=row.expire_after,
     )
 
 
@@ -53,6 +54,7 @@ def insert(tx: Transaction, organization_id: str, made: Intent) -> None:
                 "create_time": made.create_time,
                 "ask_time": made.ask_time,
                 "end_time": tx.now if made.ask_time is None else None,
+                "expire_after": made.expire_after,
             },
         )
     except IntegrityError:

@@ -12,14 +12,13 @@ from guardhouse_services.identity.domain.enrollment_policies import Admitted, Po
 from guardhouse_services.identity.domain.enrollments import Authentication, Registration
 from guardhouse_services.identity.store.tables import (
     authentication,
-    chunks,
     identity_provider,
     registration,
     removal_item,
     users,
 )
 from guardhouse_services.paging import Page
-from guardhouse_services.statements import Insert, statement, upsert
+from guardhouse_services.statements import Insert, chunks, statement, upsert
 
 
 def get(tx: Transaction, organization_id: str, registration_id: str) -> Registration | None:

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from guardhouse.errors import RemovalNotFound
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.users import Removal
-from guardhouse_services.identity.store.tables import chunks, registration, removal, removal_item
-from guardhouse_services.statements import statement
+from guardhouse_services.identity.store.tables import registration, removal, removal_item
+from guardhouse_services.statements import chunks, statement
 
 _same = sa.and_(
     registration.c.organization_id == removal_item.c.organization_id,

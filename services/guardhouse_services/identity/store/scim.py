@@ -12,7 +12,6 @@ from guardhouse.rules import folded
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.scim import Kind, MatchClaim, Member, Resource, ScimEvent
 from guardhouse_services.identity.store.tables import (
-    chunks,
     identity_provider,
     scim_event,
     scim_member,
@@ -21,7 +20,7 @@ from guardhouse_services.identity.store.tables import (
     users,
 )
 from guardhouse_services.paging import Page
-from guardhouse_services.statements import Insert, statement, upsert
+from guardhouse_services.statements import Insert, chunks, statement, upsert
 
 _INSERT = scim_resource.insert()
 _INSERT_EVENT = scim_event.insert()

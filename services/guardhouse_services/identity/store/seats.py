@@ -11,10 +11,17 @@ from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.enrollments import IntentState
 from guardhouse_services.identity.domain.seats import FreeCause, FreedSeat, SeatFilter
 from guardhouse_services.identity.domain.users import SeatEvent, User
-from guardhouse_services.identity.store.tables import chunks, freed_seat, intent, organization, seat_activity, users
+from guardhouse_services.identity.store.tables import (
+    automatic_action,
+    freed_seat,
+    intent,
+    organization,
+    seat_activity,
+    users,
+)
 from guardhouse_services.identity.store.users import made
 from guardhouse_services.paging import Page
-from guardhouse_services.statements import Insert, statement, upsert
+from guardhouse_services.statements import Insert, chunks, statement, upsert
 
 KEEP_FREED = 400 * DAY
 _FLAGS = {SeatEvent.ACCESS: users.c.access_seat, SeatEvent.GATEWAY: users.c.gateway_seat}
@@ -198,4 +205,18 @@ def _swept(insert: Insert, organization_id: str, time: int) -> sa.Executable:
     wanted = insert(seat_activity).values(organization_id=organization_id, sweep_time=time)
     return wanted.on_conflict_do_update(
         index_elements=["organization_id"], set_={"sweep_time": wanted.excluded.sweep_time}
+    )
+
+
+def freed_since(tx: Transaction, organization_id: str, after: int) -> int:
+    """The seats that the system has freed of its own accord after a time."""
+    return int(_freed_since(tx, organization_id, after).scalar_one())
+
+
+@statement
+def _freed_since(organization_id: str, after: int) -> sa.Select[Any]:
+    return sa.select(sa.func.count()).where(
+        automatic_action.c.organization_id == organization_id,
+        automatic_action.c.action_time > after,
+        automatic_action.c.frees_seat,
     )

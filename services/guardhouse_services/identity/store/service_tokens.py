@@ -32,6 +32,7 @@ def _made(row: Any) -> ServiceToken:
         row.previous_secret_expire_time,
         row.update_time,
         row.secret_version,
+        row.expire_registrations_after,
     )
 
 
@@ -52,6 +53,7 @@ def insert(tx: Transaction, organization_id: str, made: ServiceToken) -> None:
             "secret_hash": made.secret_hash,
             "create_time": made.create_time,
             "expire_time": made.expire_time,
+            "expire_registrations_after": made.expire_registrations_after,
         },
     )
 
@@ -111,6 +113,7 @@ def update(tx: Transaction, organization_id: str, changed: ServiceToken) -> None
         changed.previous_secret_expire_time,
         changed.update_time,
         changed.secret_version,
+        changed.expire_registrations_after,
     )
 
 
@@ -126,6 +129,7 @@ def _update(
     previous_secret_expire_time: int | None,
     update_time: int,
     secret_version: int,
+    expire_registrations_after: int | None,
 ) -> sa.Executable:
     return (
         service_token.update()
@@ -139,6 +143,7 @@ def _update(
             previous_secret_expire_time=previous_secret_expire_time,
             update_time=update_time,
             secret_version=secret_version,
+            expire_registrations_after=expire_registrations_after,
         )
     )
 

@@ -1,21 +1,8 @@
 """The tables of identity. Every key begins with the organization, but for the ones whose comment says why not."""
 
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
-
 import sqlalchemy as sa
 
-T = TypeVar("T")
-
 metadata = sa.MetaData()
-# An engine takes only so many variables in a statement; SQLite 32766.
-ROWS = 1000
-
-
-def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The items in as many parts as statements can take."""
-    for start in range(0, len(items), ROWS):
-        yield items[start : start + ROWS]
 
 
 def _id(name: str = "organization_id", *, primary_key: bool = True) -> sa.Column[str]:
@@ -117,6 +104,7 @@ service_token = sa.Table(
     _number("previous_secret_expire_time", nullable=True),
     sa.Column("update_time", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("secret_version", sa.BigInteger, nullable=False, server_default="1"),
+    _number("expire_registrations_after", nullable=True),
     sa.UniqueConstraint("organization_id", "client_id", name="service_token_by_client"),
 )
 
@@ -270,6 +258,7 @@ intent = sa.Table(
     _number("end_time", nullable=True),
     _claims(),
     _methods(),
+    _number("expire_after", nullable=True),
     sa.Index("intent_by_user", "organization_id", "user_id"),
     # For the jobs that ask and forget, in every organization.
     sa.Index("intent_by_ask_time", "ask_time"),

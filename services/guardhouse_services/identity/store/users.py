@@ -13,9 +13,9 @@ from guardhouse_services.database import Transaction
 from guardhouse_services.identity.domain.credentials import Person, Profile
 from guardhouse_services.identity.domain.enrollments import IntentState
 from guardhouse_services.identity.domain.users import SeatEvent, User
-from guardhouse_services.identity.store.tables import chunks, intent, users
+from guardhouse_services.identity.store.tables import intent, users
 from guardhouse_services.paging import Page
-from guardhouse_services.statements import Insert, statement
+from guardhouse_services.statements import Insert, chunks, statement
 
 _PLAIN = tuple(field.name for field in fields(User) if field.name != "profile")
 _SAVE = users.update().where(

@@ -3,13 +3,15 @@
 from collections.abc import Awaitable, Callable
 
 from guardhouse.clock import Clock
+from guardhouse_services.breaker.usecases import Decisions
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.identity.usecases.api_keys import ApiKeys
 from guardhouse_services.identity.usecases.authentications import Authentications
+from guardhouse_services.identity.usecases.breaker import BREAKER
 from guardhouse_services.identity.usecases.enrollment_policies import EnrollmentPolicies
 from guardhouse_services.identity.usecases.enrollments import Enrollments
-from guardhouse_services.identity.usecases.held_actions import HeldActions
+from guardhouse_services.identity.usecases.held_actions import carry_out
 from guardhouse_services.identity.usecases.identity_providers import IdentityProviders
 from guardhouse_services.identity.usecases.organizations import Organizations
 from guardhouse_services.identity.usecases.resolver import ResolveIntent, Resolver
@@ -43,7 +45,7 @@ class Identity:
         self.enrollment_policies = EnrollmentPolicies(database, verifier)
         self.rule_groups = RuleGroups(database)
         self.users = Users(database)
-        self.held_actions = HeldActions(database)
+        self.held_actions = Decisions(database, BREAKER, carry_out)
         self.scim = Scim(database, master_key)
         self.enrollments = Enrollments(database, verifier)
         self.authentications = Authentications(database, verifier)

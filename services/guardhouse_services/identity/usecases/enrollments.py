@@ -124,6 +124,7 @@ def _authorize_machine(
         enrollment_policy_id=policy_id,
         authenticate_time=tx.now,
         authorize_revision=revision + 1,
+        expire_after=token.expire_registrations_after,
     )
     store.intents.insert(tx, organization_id, intent)
     audit.note(tx, call, intent_id, actor=f"service_token:{token.service_token_id}")

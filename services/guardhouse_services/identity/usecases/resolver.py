@@ -10,9 +10,9 @@ from guardhouse.errors import GuardhouseError, Unavailable
 from guardhouse.identity.v1 import identity_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services import audit
+from guardhouse_services.breaker.domain import WINDOW
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import store
-from guardhouse_services.identity.domain.held_actions import WINDOW
 from guardhouse_services.identity.usecases import seats
 from guardhouse_services.identity.usecases.effects import gone
 from guardhouse_services.identity.usecases.history import publish

@@ -30,7 +30,12 @@ class ServiceTokens:
         self._master_key = master_key
 
     async def create(
-        self, call: Call, organization_id: str, display_name: str, duration: int
+        self,
+        call: Call,
+        organization_id: str,
+        display_name: str,
+        duration: int,
+        expire_registrations_after: int | None = None,
     ) -> tuple[ServiceToken, str, str]:
         """The token, its secret and the revision token. Raises OrganizationNotFound and LimitReached."""
 
@@ -47,7 +52,13 @@ class ServiceTokens:
             secret = self._secret(service_token_id)
             client_id = f"{self._master_key.derive('service token client', service_token_id)[:16].hex()}.access"
             made = ServiceToken(
-                service_token_id, display_name, client_id, hash_secret(secret), tx.now, tx.now + duration
+                service_token_id,
+                display_name,
+                client_id,
+                hash_secret(secret),
+                tx.now,
+                tx.now + duration,
+                expire_registrations_after=expire_registrations_after,
             )
             store.service_tokens.insert(tx, organization_id, made)
             value = requests.remember(_shown(made))

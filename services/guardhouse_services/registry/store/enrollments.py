@@ -164,6 +164,7 @@ def activate(
         identity_token=grant.identity_token,
         token_hash=token_hash,
         create_time=tx.now,
+        expire_after=grant.expire_after,
     )
     return to_registration(done.one())
 
@@ -182,6 +183,7 @@ def _activate(
     identity_token: str,
     token_hash: bytes,
     create_time: int,
+    expire_after: int | None,
 ) -> sa.Executable:
     return (
         registration.update()
@@ -202,6 +204,7 @@ def _activate(
             identity_token=identity_token,
             token_hash=token_hash,
             create_time=create_time,
+            expire_after=expire_after,
         )
         .returning(registration)
     )

@@ -108,6 +108,7 @@ registration = sa.Table(
     sa.Column("posture", sa.JSON),
     sa.Column("posture_change_time", sa.BigInteger),
     sa.Column("posture_time", sa.BigInteger),
+    sa.Column("expire_after", sa.BigInteger),
 )
 registration_activity = sa.func.coalesce(registration.c.seen_time, registration.c.create_time)
 
@@ -158,6 +159,78 @@ for _name, _scope, _shown in (
         _columns = (*_scope, registration.c.state, _value, registration.c.registration_id)
         _partial(f"{_name}_by_{_order}", *_columns, where=_shown)
 
+_is_revoked = registration.c.state == sa.literal_column(f"'{State.REVOKED}'")
+_partial(
+    "registration_by_revocation",
+    _of_organization,
+    registration.c.revoke_time,
+    registration.c.registration_id,
+    where=_is_revoked,
+)
+# When one that may not be silent for ever expires unless it is heard of until then.
+registration_expiry = registration_activity + registration.c.expire_after
+may_expire = sa.and_(is_listed, registration.c.expire_after.is_not(None))
+_partial(
+    "registration_by_expiry",
+    _of_organization,
+    registration_expiry,
+    registration.c.registration_id,
+    where=may_expire,
+)
+
+former_key = sa.Table(
+    "former_key",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("registration_id", sa.String(40), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("key_type", sa.Integer, nullable=False),
+    sa.Column("public_key", sa.LargeBinary, nullable=False),
+    sa.Column("begin_time", sa.BigInteger, nullable=False),
+    sa.Column("end_time", sa.BigInteger, nullable=False),
+    # As for the keys that are held: they are one's own in the whole installation (I-09).
+    sa.Index("former_key_by_key", "public_key"),
+)
+"""The keys that a registration had before the present one, which nobody may register again."""
+
+breaker = sa.Table("breaker", metadata, sa.Column("organization_id", sa.String(40), primary_key=True))
+"""The lock of whoever counts or holds automatic actions of an organization."""
+
+automatic_action = sa.Table(
+    "automatic_action",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("registration_id", sa.String(40), primary_key=True),
+    sa.Column("action_time", sa.BigInteger, nullable=False),
+    # For the job that forgets, in every organization.
+    sa.Index("automatic_action_by_time", "action_time"),
+)
+"""When a registration was deleted by nobody's order: what the breaker counts."""
+
+held_action = sa.Table(
+    "held_action",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("held_action_id", sa.String(40), primary_key=True),
+    sa.Column("source", sa.String(100), nullable=False),
+    sa.Column("effect", sa.SmallInteger, nullable=False),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("decide_time", sa.BigInteger),
+    # For the job that carries out and the one that forgets, in every organization.
+    sa.Index("held_action_by_state", "state", "decide_time"),
+)
+
+held_registration = sa.Table(
+    "held_registration",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("held_action_id", sa.String(40), primary_key=True),
+    sa.Column("registration_id", sa.String(40), primary_key=True),
+    sa.Column("hold_time", sa.BigInteger, nullable=False),
+    sa.Column("done_time", sa.BigInteger),
+)
+
 fence = sa.Table(
     "fence",
     metadata,
@@ -190,6 +263,7 @@ def to_registration(row: Any) -> Registration:
         seen_time=row.seen_time,
         update_time=row.update_time,
         posture=_posture(row) if row.posture_time is not None else None,
+        expire_after=row.expire_after,
     )
 
 

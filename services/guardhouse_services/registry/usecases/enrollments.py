@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from guardhouse.common.v1 import credential_pb2
+from guardhouse.durations import parse_duration
 from guardhouse.errors import (
     Aborted,
     Conflict,
@@ -228,6 +229,7 @@ class Enrollments:
             authorize_revision=granted.authorize_revision,
             identity_token=granted.revision_token,
             person=from_identity(granted.identity) if granted.HasField("identity") else None,
+            expire_after=parse_duration(granted.expire_after, "expire_after") if granted.expire_after else None,
         )
 
     async def _activate(self, call: Call, begun: Begun, grant: Grant, claims: Claims) -> Enrolled:
