@@ -133,7 +133,7 @@ METHODS = {
 BESIDES = {
     *("status", "audit verify", "explain check", "explain traffic", "device show", "device reauthenticate"),
     "scim update",
-    *("policies set-timeout", "policies import", "policies export", "login"),
+    *("policies set-timeout", "policies import", "policies export", "login", "mdm check", "mdm render"),
 }
 """Commands of several methods, or of one that has its own command as well."""
 
