@@ -218,9 +218,9 @@ async def main(profile: Path, snapshot: Path | None) -> None:
         while not checker.ready():  # noqa: ASYNC110  # it has nothing to wait for
             await asyncio.sleep(0.01)
         seconds = time.perf_counter() - began
+        commands = Commands(checker, snapshot)
         # As a service does when it has begun.
         keep_pauses_short()
-        commands = Commands(checker, snapshot)
         _say({"seconds": seconds, "before": before, "after": resident_bytes(os.getpid())})
         while line := await asyncio.to_thread(sys.stdin.readline):
             name, *values = line.split()

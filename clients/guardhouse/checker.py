@@ -221,7 +221,7 @@ class Checker:
             expire_time = verdict.session_expire_time
             until = _FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
             if now <= until:
-                subject.kept = policy, authentication, removed, revoked, subject.authenticate_time, until, answer
+                subject.keep((policy, authentication, removed, revoked, subject.authenticate_time, until, answer))
         return answer
 
     def check_traffic(
@@ -284,7 +284,7 @@ class Checker:
             since, ends = subject.unchanged
             if now <= (until := (ends if expire_time is None else min(expire_time, ends)) - MAX_VALID_FOR):
                 since = max(subject.authenticate_time, since)
-                subject.kept = covering, authentication, removed, revoked, since, until, answer
+                subject.keep((covering, authentication, removed, revoked, since, until, answer))
         return answer
 
     def _traffic_facts(self) -> TrafficFacts:
@@ -377,7 +377,7 @@ class Checker:
         captured: list[tuple[str, str, Iterator[Any]]] = []
         for service, view in self._views.items():
             positions[service] = at = await view.positions()
-            captured += await storing.capture(service, view, sorted(at))
+            captured += storing.capture(service, view, sorted(at))
         header = storing.Header(self.organization_id, fresh_as_of, positions)
         try:
             await asyncio.to_thread(storing.write, path, self._mac_key, header, captured)

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from guardhouse.collecting import let_go
 from guardhouse.decisions import Profile, User
 from guardhouse.expressions import Traffic, Type, read_traffic
 from guardhouse.expressions.fields import folded
@@ -29,11 +30,8 @@ class IdentityState(OrganizationState):
         self.users: dict[str, User] = {}
         self.authentications: dict[str, Authentication] = {}
         self.sign_in_hosts: frozenset[str] = frozenset()
-        self.turnover = 0
-        """How often a user or an authentication came or went. One that changes does neither."""
 
     def apply(self, event: identity.Event) -> None:
-        held = len(self.users) + len(self.authentications)
         match event.WhichOneof("kind"):
             case "user":
                 record = event.user
@@ -45,6 +43,7 @@ class IdentityState(OrganizationState):
             case "authentication":
                 fact = event.authentication
                 time = from_timestamp(fact.authenticate_time)
+                let_go(self.authentications.get(fact.registration_id))
                 self.authentications[fact.registration_id] = Authentication(time, fact.revision)
             case "authentication_deleted":
                 self.authentications.pop(event.authentication_deleted, None)
@@ -54,13 +53,12 @@ class IdentityState(OrganizationState):
                     issuers = (urlsplit(it.issuer).hostname or "" for it in self.identity_providers.values())
                     # As traffic has them.
                     self.sign_in_hosts = frozenset(filter(None, (folded(host, Type.HOST) for host in issuers)))
-        if len(self.users) + len(self.authentications) != held:
-            self.turnover += 1
 
     def _describe(self, user: User, of: identity.User) -> None:
         """A profile that is as it was stays the same object, by which others know that nothing has changed."""
         profile = Profile(of.email, of.display_name, shared(tuple(of.groups)), shared(tuple(of.oidc_claims)))
         if user.profile != profile:
+            let_go(user.profile)
             user.profile = profile
         # One text for all who have it.
         user.issuer = sys.intern(of.issuer)

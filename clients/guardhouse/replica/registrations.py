@@ -3,6 +3,7 @@
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Final
 
+from guardhouse.collecting import let_go
 from guardhouse.decisions import Profile, Registration, RegistrationState, User
 from guardhouse.durations import SECOND
 from guardhouse.expressions import POSTURE_AGE, Traffic
@@ -64,7 +65,7 @@ class Subject(Registration):
             reported = posture.report_time if posture.HasField("report_time") else posture.change_time
             self.report_time = from_timestamp(reported)
         self.kept: Kept | None = None
-        """The newest answer that allows it something."""
+        """The newest answer that allows it something: see `keep`."""
         self.matching: Matching | None = None
         self.unchanged = _ALWAYS
         """The times between which `matching` is right if nothing happens, the second excluded."""
@@ -98,6 +99,11 @@ class Subject(Registration):
                 # One text for both.
                 self.user_id = user.user_id
         return self.user
+
+    def keep(self, answer: Kept) -> None:
+        """Keeps it, in the place of the one that was kept."""
+        let_go(self.kept)
+        self.kept = answer
 
     def renew(self, authentication: Authentication | None) -> None:
         """Takes this for the newest authentication, unless the enrollment is newer by identity's revision."""
@@ -135,8 +141,6 @@ class RegistryState:
         self.registrations: dict[str, Subject] = {}
         self.holders: dict[bytes, str] = {}
         """The registration that holds an address. It is the same for a registration's whole life."""
-        self.turnover = 0
-        """How often a registration came or went. One that changes does neither."""
 
     def apply(self, event: registry.Event) -> None:
         match event.WhichOneof("kind"):
@@ -148,15 +152,14 @@ class RegistryState:
                     addresses = before.ipv4, before.ipv6
                     # The text that is the key already.
                     registration_id = before.registration_id
+                    let_go(before)
                 else:
-                    self.turnover += 1
                     addresses = _addresses(record.registration)
                     for address in filter(None, addresses):
                         self.holders[address] = registration_id
                 self.registrations[registration_id] = Subject(record, registration_id, addresses)
             case "registration_deleted":
                 gone = self.registrations.pop(event.registration_deleted, None)
-                self.turnover += gone is not None
                 for address in (gone.ipv4, gone.ipv6) if gone is not None else ():
                     # Another may hold it already: the events of two registrations come in no order.
                     if self.holders.get(address) == event.registration_deleted:

@@ -6,7 +6,6 @@ written with another key is refused. It names the positions at which the feeds g
 it holds was proven, from which its staleness counts.
 """
 
-import asyncio
 import hashlib
 import hmac
 import itertools
@@ -14,7 +13,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET, AF_INET6, inet_ntop
@@ -35,8 +34,6 @@ T = TypeVar("T")
 MAGIC: Final = b"guardhouse checker 1\n"
 """Names the form of what follows; another form has another number."""
 PAGE_EVENTS: Final = 1000
-COPIED_AT_ONCE: Final = 50_000
-COPY_ATTEMPTS: Final = 5
 CONTRACTS: Final = {"identity": identity, "registry": registry, "session": session}
 _FRAME: Final = struct.Struct(">BI")
 _MAC_BYTES: Final = 32
@@ -87,14 +84,14 @@ Captured = Sequence[tuple[str, str, Iterator[Any]]]
 """Service, organization, and the events that make what is known of it."""
 
 
-async def capture(service: str, view: View, organization_ids: Sequence[str]) -> Captured:
-    """What a view holds now, or what became of it since: the events are made later, in any thread, while the view goes
-    on. What was overtaken does no harm: who reads the file is sent all that happened after the positions, which were
-    noted before."""
+def capture(service: str, view: View, organization_ids: Sequence[str]) -> Captured:
+    """What a view holds, by the keys of now: the events are made later, in any thread, while the view goes on, of what
+    each has become. What is newer than the positions, which were noted before, does no harm: who reads the file is sent
+    all that happened after them, whoever has gone or come included."""
     found: list[tuple[str, str, Iterator[Any]]] = []
     for each in organization_ids:
         if (state := view.states.get(each)) is not None:
-            found += [(service, each, part) async for part in _PARTS[service](state)]
+            found += [(service, each, part) for part in _PARTS[service](state)]
     return found
 
 
@@ -184,28 +181,18 @@ def _pages(frames: Iterable[tuple[int, memoryview]]) -> Iterator[tuple[str, str,
         yield service, message.organization_id, message.snapshot.events
 
 
-async def _copied(state: IdentityState | RegistryState, of: Mapping[str, T]) -> tuple[list[str], list[T]]:
-    """The keys and the values, copied in parts between which others have their turn: a million references take a tenth
-    of a second. All at once, though, where they keep coming and going meanwhile: a place in a dict that grows or
-    shrinks is none."""
-    for _ in range(COPY_ATTEMPTS):
-        left, right, began = iter(of), iter(of.values()), state.turnover
-        keys: list[str] = []
-        values: list[T] = []
-        while state.turnover == began:
-            keys += itertools.islice(left, COPIED_AT_ONCE)
-            values += itertools.islice(right, COPIED_AT_ONCE)
-            if len(keys) == len(of):
-                return keys, values
-            await asyncio.sleep(0)
-    return list(of), list(of.values())
+def _present(of: Mapping[str, T]) -> Iterator[tuple[str, T]]:
+    """What is there now, as it is when it is read. Only the keys are copied, which takes hundredths of a second for a
+    million; whoever has gone since is left out."""
+    keys = list(of)
+    return ((key, value) for key in keys if (value := of.get(key)) is not None)
 
 
-async def _of_people(state: IdentityState) -> AsyncIterator[Iterator[identity.Event]]:
+def _of_people(state: IdentityState) -> Iterator[Iterator[identity.Event]]:
     yield (identity.Event(organization=it) for it in list(state.organizations.values()))
     yield (identity.Event(identity_provider=it) for it in list(state.identity_providers.values()))
-    yield map(_user, (await _copied(state, state.users))[1])
-    yield map(_authentication, *await _copied(state, state.authentications))
+    yield itertools.starmap(_user, _present(state.users))
+    yield itertools.starmap(_authentication, _present(state.authentications))
 
 
 def _authentication(registration_id: str, of: Authentication) -> identity.Event:
@@ -216,9 +203,9 @@ def _authentication(registration_id: str, of: Authentication) -> identity.Event:
     return event
 
 
-def _user(of: User) -> identity.Event:
-    """Users alone are changed in place, so this may be newer than the rest. What refuses is read last: whoever was
-    removed when the profile became what it is, was removed."""
+def _user(_user_id: str, of: User) -> identity.Event:
+    """Users alone are changed in place. What refuses is read last: whoever was removed when the profile became what it
+    is, was removed."""
     user = identity.User(user_id=of.user_id)
     if (profile := of.profile) is not None:
         user.email, user.display_name = profile.email, profile.display_name
@@ -228,16 +215,15 @@ def _user(of: User) -> identity.Event:
     return identity.Event(user=record)
 
 
-async def _of_registrations(state: RegistryState) -> AsyncIterator[Iterator[registry.Event]]:
-    # Each is replaced by what becomes of it.
-    yield map(_registration, (await _copied(state, state.registrations))[1])
+def _of_registrations(state: RegistryState) -> Iterator[Iterator[registry.Event]]:
+    yield itertools.starmap(_registration, _present(state.registrations))
 
 
-async def _of_policies(state: StoredPolicyState) -> AsyncIterator[Iterator[session.Event]]:
+def _of_policies(state: StoredPolicyState) -> Iterator[Iterator[session.Event]]:
     yield iter(list(state.written.values()))
 
 
-def _registration(of: Subject) -> registry.Event:
+def _registration(_registration_id: str, of: Subject) -> registry.Event:
     event = registry.Event()
     record = event.registration
     made = record.registration
@@ -262,7 +248,7 @@ def _registration(of: Subject) -> registry.Event:
     return event
 
 
-_PARTS: Final[Mapping[str, Callable[[Any], AsyncIterator[Iterator[Any]]]]] = {
+_PARTS: Final[Mapping[str, Callable[[Any], Iterator[Iterator[Any]]]]] = {
     "identity": _of_people,
     "registry": _of_registrations,
     "session": _of_policies,
