@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.figure import Figure, Target, percentile, resampled
-from bench.loaders import chunks, insert_leases, ipv6_of, row
+from bench.loaders import chunks, insert_leases, insert_space, ipv6_of
 from bench.run import Bench
 from guardhouse import ids
 from guardhouse.clock import SystemClock
@@ -27,9 +27,9 @@ from guardhouse_services.access import Call, Caller, RequestKey
 from guardhouse_services.config import Settings
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import DirectoryState
-from guardhouse_services.ipam import store
 from guardhouse_services.ipam.__main__ import build
-from guardhouse_services.ipam.domain import Lease, State, Subnet, new_subnet
+from guardhouse_services.ipam.domain.leases import Lease, State
+from guardhouse_services.ipam.domain.subnets import Space, new_space
 from guardhouse_services.ipam.usecases import apply
 from guardhouse_services.run import prepare
 
@@ -154,15 +154,15 @@ def _fill(database: Database, pattern: str, share: float, clock: MovingClock) ->
     since long ago."""
     now = clock.now()
     network = Network(ids.new_id(ids.ORGANIZATION, now), pattern, share)
-    subnet = new_subnet(NETWORK, secrets.randbits(56))
+    space = new_space(NETWORK, secrets.randbits(56))
     count = round(ADDRESSES * share)
-    numbers = list(range(subnet.next_ipv4, subnet.next_ipv4 + ADDRESSES))
+    numbers = list(range(space.next_ipv4, space.next_ipv4 + ADDRESSES))
     if pattern == "random":
         random.Random(1).shuffle(numbers)
-    held = [_lease(subnet, number, now) for number in numbers[:count]]
+    held = [_lease(space, number, now) for number in numbers[:count]]
     rested = [
         replace(
-            _lease(subnet, number, now),
+            _lease(space, number, now),
             state=State.RESTING,
             registration_id=None,
             hold_time=None,
@@ -172,20 +172,20 @@ def _fill(database: Database, pattern: str, share: float, clock: MovingClock) ->
         for place, number in enumerate(numbers[count:])
     ]
     given = held if pattern == "contiguous" else held + rested
-    subnet = replace(subnet, next_ipv4=subnet.next_ipv4 + len(given))
+    space = replace(space, next_ipv4=space.next_ipv4 + len(given))
     with database.engine.begin() as connection:
-        connection.execute(store.subnet.insert().values(organization_id=network.organization_id, **row(subnet)))
+        insert_space(connection, network.organization_id, space, held=count)
         for part in chunks(given):
             insert_leases(connection, network.organization_id, part)
     network.held = [lease.registration_id or "" for lease in held]
     return network
 
 
-def _lease(subnet: Subnet, ipv4: int, now: int) -> Lease:
+def _lease(space: Space, ipv4: int, now: int) -> Lease:
     return Lease(
         lease_id=ids.new_id(ids.LEASE, now),
         ipv4=ipv4,
-        ipv6=ipv6_of(subnet, ipv4),
+        ipv6=ipv6_of(space, ipv4),
         state=State.HELD,
         registration_id=ids.new_id(ids.REGISTRATION, now),
         device_id=ids.new_id(ids.DEVICE, now),

@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -29,8 +29,9 @@ from guardhouse_services.credentials import hash_secret
 from guardhouse_services.database import ChangeType, Database, change, epoch, head
 from guardhouse_services.follower import applied
 from guardhouse_services.identity.store import tables as identity
-from guardhouse_services.ipam import store as ipam
-from guardhouse_services.ipam.domain import Holding, Lease, State, Subnet, new_subnet
+from guardhouse_services.ipam.domain.leases import Holding, Lease, State
+from guardhouse_services.ipam.domain.subnets import Space, Subnet, first_subnet, new_space
+from guardhouse_services.ipam.store import tables as ipam
 from guardhouse_services.registry.domain import State as RegistrationState
 from guardhouse_services.registry.store import tables as registry
 
@@ -81,9 +82,9 @@ class Place:
 
 def load(settings: Settings, place: Place, count: int, tick: Tick = lambda: None) -> list[str]:
     """Adds so many registrations to an organization that has none, and answers their ids."""
-    subnet = new_subnet(settings.ipv4_subnet, secrets.randbits(56))
-    people = [_person(number, subnet.next_ipv4 + number) for number in range(count)]
-    subnet = Subnet(subnet.ipv4, subnet.ipv6, subnet.next_ipv4 + count, subnet.rested_time)
+    space = new_space(settings.ipv4_subnet, secrets.randbits(56))
+    people = [_person(number, space.next_ipv4 + number) for number in range(count)]
+    space = replace(space, next_ipv4=space.next_ipv4 + count)
     writers = {"identity": _identity, "registry": _registry, "ipam": _ipam}
     positions: dict[str, tuple[str, int]] = {}
     databases: dict[str, Database] = {}
@@ -93,7 +94,7 @@ def load(settings: Settings, place: Place, count: int, tick: Tick = lambda: None
         for service, write in writers.items():
             with databases[service].engine.begin() as connection:
                 for part in chunks(people):
-                    write(connection, place, part, subnet)
+                    write(connection, place, part, space)
                     tick()
                 positions[service] = _advance(connection, place.organization_id, REVISIONS[service] * count + 1000)
         _follow(databases["identity"], place.organization_id, positions, ("registry", "ipam"))
@@ -140,7 +141,7 @@ def _person(number: int, ipv4: int) -> Person:
     return Person(number, time, user_id, device_id, registration_id, lease_id, ipv4)
 
 
-def _identity(connection: Connection, place: Place, people: Sequence[Person], _subnet: Subnet) -> None:
+def _identity(connection: Connection, place: Place, people: Sequence[Person], _space: Space) -> None:
     of = {"organization_id": place.organization_id}
     insert(
         connection,
@@ -187,7 +188,7 @@ def _identity(connection: Connection, place: Place, people: Sequence[Person], _s
     connection.execute(more.values(used=pool.c.used + len(people)))
 
 
-def _registry(connection: Connection, place: Place, people: Sequence[Person], subnet: Subnet) -> None:
+def _registry(connection: Connection, place: Place, people: Sequence[Person], space: Space) -> None:
     of = {"organization_id": place.organization_id}
     insert(
         connection,
@@ -226,7 +227,7 @@ def _registry(connection: Connection, place: Place, people: Sequence[Person], su
                 "user_id": it.user_id,
                 "lease_id": it.lease_id,
                 "ipv4": ip(it.ipv4),
-                "ipv6": ipv6_of(subnet, it.ipv4),
+                "ipv6": ipv6_of(space, it.ipv4),
                 "authenticate_time": it.time,
                 "authorize_revision": it.authorize_revision,
                 "identity_token": "",
@@ -240,15 +241,15 @@ def _registry(connection: Connection, place: Place, people: Sequence[Person], su
     insert(connection, registry.fence, [of | {"user_id": it.user_id} | no_removal for it in people])
 
 
-def _ipam(connection: Connection, place: Place, people: Sequence[Person], subnet: Subnet) -> None:
-    present = sa.select(ipam.subnet.c.ipv4).where(ipam.subnet.c.organization_id == place.organization_id)
+def _ipam(connection: Connection, place: Place, people: Sequence[Person], space: Space) -> None:
+    present = sa.select(ipam.space.c.ipv4).where(ipam.space.c.organization_id == place.organization_id)
     if connection.execute(present).one_or_none() is None:
-        connection.execute(ipam.subnet.insert().values(organization_id=place.organization_id, **row(subnet)))
+        insert_space(connection, place.organization_id, space, held=space.next_ipv4 - people[0].ipv4)
     leases = [
         Lease(
             lease_id=it.lease_id,
             ipv4=it.ipv4,
-            ipv6=ipv6_of(subnet, it.ipv4),
+            ipv6=ipv6_of(space, it.ipv4),
             state=State.HELD,
             registration_id=it.registration_id,
             device_id=it.device_id,
@@ -259,6 +260,14 @@ def _ipam(connection: Connection, place: Place, people: Sequence[Person], subnet
         for it in people
     ]
     insert_leases(connection, place.organization_id, leases)
+
+
+def insert_space(connection: Connection, organization_id: str, space: Space, held: int) -> None:
+    """A space and its first subnet, of which so much is held."""
+    of = {"organization_id": organization_id}
+    first = replace(first_subnet(space, ids.new_id(ids.SUBNET, SystemClock().now()), SystemClock().now()), held=held)
+    insert(connection, ipam.space, [of | row(space)])
+    insert(connection, ipam.subnet, [of | row(first)])
 
 
 def insert_leases(connection: Connection, organization_id: str, leases: Sequence[Lease]) -> None:
@@ -281,14 +290,14 @@ def insert_leases(connection: Connection, organization_id: str, leases: Sequence
     insert(connection, ipam.holding, [of | row(holding) for holding in holdings])
 
 
-def row(value: Lease | Holding | Subnet) -> Row:
+def row(value: Lease | Holding | Space | Subnet) -> Row:
     """A value's columns. dataclasses.asdict copies what is in them as well, which takes several times as long."""
     return {name: getattr(value, name) for name in value.__slots__}
 
 
-def ipv6_of(subnet: Subnet, ipv4: int) -> str:
-    """As the subnet's own method, which parses the network anew."""
-    return str(ipaddress.IPv6Address(_base(subnet.ipv6) | ipv4))
+def ipv6_of(space: Space, ipv4: int) -> str:
+    """As the space's own method, which parses the network anew."""
+    return str(ipaddress.IPv6Address(_base(space.ipv6) | ipv4))
 
 
 @cache

@@ -128,7 +128,7 @@ async def quiet(plane: Plane) -> None:
     steps: list[Callable[[], Awaitable[object]]] = [
         nodes["registry"].servicer.registry.enrollments.sweep_once,  # type: ignore[attr-defined]
         nodes["identity"].servicer.identity.resolver.resolve_once,  # type: ignore[attr-defined]
-        nodes["ipam"].servicer.ipam.resolve_once,  # type: ignore[attr-defined]
+        nodes["ipam"].servicer.ipam.addresses.resolve_once,  # type: ignore[attr-defined]
     ]
     for _ in range(2):
         plane.clock.advance(65)

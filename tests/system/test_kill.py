@@ -13,7 +13,7 @@ from guardhouse.durations import SECOND
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services import registry
 from guardhouse_services.identity.store.tables import intent
-from guardhouse_services.ipam import store as ipam_store
+from guardhouse_services.ipam.store import tables as ipam_store
 from guardhouse_services.leases import LEASE
 from tests.plane import Plane
 from tests.system.people import World
@@ -68,7 +68,7 @@ async def resolve(plane: Plane) -> None:
     plane.clock.advance(5)
     await plane.nodes["registry"].servicer.registry.enrollments.sweep_once()  # type: ignore[attr-defined]
     await plane.nodes["identity"].servicer.identity.resolver.resolve_once()  # type: ignore[attr-defined]
-    await plane.nodes["ipam"].servicer.ipam.resolve_once()  # type: ignore[attr-defined]
+    await plane.nodes["ipam"].servicer.ipam.addresses.resolve_once()  # type: ignore[attr-defined]
 
 
 @pytest.mark.long

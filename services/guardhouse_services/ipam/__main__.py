@@ -13,7 +13,8 @@ from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
 from guardhouse_services.follower import Effects, Freshness
 from guardhouse_services.ipam import metrics
-from guardhouse_services.ipam.domain import parse_history, parse_network, parse_quarantine
+from guardhouse_services.ipam.domain.leases import parse_history, parse_quarantine
+from guardhouse_services.ipam.domain.subnets import parse_network
 from guardhouse_services.ipam.servicer import IpamServicer
 from guardhouse_services.ipam.usecases import Ipam, apply, missing, seen, snapshot
 from guardhouse_services.migrate import migrate
@@ -48,7 +49,7 @@ def build(settings: Settings, clock: Clock) -> Node:
 
     ipam = Ipam(clock, database, directory, network, quarantine, history, resolve_intent)
     effects = Effects(database, "registry", apply, seen, missing)
-    ipam.follower = Follower(f"{SERVICE} leases", watch_registry, registry_pb2.WatchRequest, effects, clock)
+    ipam.addresses.follower = Follower(f"{SERVICE} leases", watch_registry, registry_pb2.WatchRequest, effects, clock)
     feed = Feed(database, pb, snapshot, settings.poll_seconds)
     audit = Audit(clock, database, SERVICE, pb, master_key, settings)
     return Node(
@@ -65,8 +66,8 @@ def build(settings: Settings, clock: Clock) -> Node:
         servicer=IpamServicer(clock, ipam, Pages(master_key), feed, audit),
         views=[directory.follower],
         figures=metrics.figures(quarantine),
-        effects={"registry": ipam.follower},
-        jobs={"follow registry": ipam.follow, "forget addresses": ipam.forget},
+        effects={"registry": ipam.addresses.follower},
+        jobs={"follow registry": ipam.addresses.follow, "forget addresses": ipam.addresses.forget},
     )
 
 

@@ -6,7 +6,7 @@ from guardhouse.ids import USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.times import from_timestamp, optional_timestamp
-from guardhouse_services.ipam.domain import Exists, Gone, Holding, Lease
+from guardhouse_services.ipam.domain.leases import Exists, Gone, Holding, Lease
 
 
 def to_lease(value: Holding) -> pb.Lease:
@@ -42,7 +42,12 @@ def from_event(event: registry.Event) -> Exists | Gone | None:
     match event.WhichOneof("kind"):
         case "registration":
             made = event.registration.registration
-            return Exists(made.registration_id, event.registration.lease_id, from_timestamp(made.create_time))
+            return Exists(
+                made.registration_id,
+                event.registration.lease_id,
+                from_timestamp(made.create_time),
+                from_timestamp(made.revoke_time) if made.state == registry.REGISTRATION_STATE_REVOKED else None,
+            )
         case "registration_deleted":
             return Gone(event.registration_deleted)
     return None

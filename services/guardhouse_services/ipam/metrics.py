@@ -6,8 +6,8 @@ from ipaddress import IPv4Network
 import sqlalchemy as sa
 
 from guardhouse_services.database import Transaction
-from guardhouse_services.ipam.domain import State
-from guardhouse_services.ipam.store import lease, subnet
+from guardhouse_services.ipam.domain.leases import State
+from guardhouse_services.ipam.store.tables import lease, subnet
 from guardhouse_services.metrics import Figures, Gauge, grouped
 
 

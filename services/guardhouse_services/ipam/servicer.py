@@ -12,7 +12,7 @@ from guardhouse_services.access import Call
 from guardhouse_services.audit import Audit
 from guardhouse_services.calls import Stream
 from guardhouse_services.feed import Feed
-from guardhouse_services.ipam.domain import FOREVER, Holding, Place
+from guardhouse_services.ipam.domain.leases import FOREVER, Holding, Place
 from guardhouse_services.ipam.messages import to_lease, to_reservation
 from guardhouse_services.ipam.usecases import Ipam
 from guardhouse_services.paging import Page, Pages
@@ -39,7 +39,7 @@ class IpamServicer:
                 holder_id = check_id(request.service_token_id, SERVICE_TOKEN, "service_token_id")
             case _:
                 raise FieldRequired("user_id", "user_id or service_token_id is required")
-        lease = await self.ipam.reserve_addresses(
+        lease = await self.ipam.addresses.reserve_addresses(
             call, request.organization_id, request.intent_id, request.device_id, holder_id
         )
         return to_reservation(lease)
@@ -47,7 +47,7 @@ class IpamServicer:
     async def ReleaseAddresses(self, request: pb.ReleaseAddressesRequest, call: Call) -> pb.ReleaseAddressesResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.intent_id, REGISTRATION, "intent_id")
-        await self.ipam.release_addresses(call, request.organization_id, request.intent_id)
+        await self.ipam.addresses.release_addresses(call, request.organization_id, request.intent_id)
         return pb.ReleaseAddressesResponse()
 
     async def LookupAddress(self, request: pb.LookupAddressRequest, _call: Call) -> pb.LookupAddressResponse:
@@ -56,7 +56,7 @@ class IpamServicer:
         at = FOREVER
         if request.HasField("time"):
             at = checks.timestamp(request.time, "time")
-        found = await self.ipam.lookup_address(request.organization_id, address, at)
+        found = await self.ipam.addresses.lookup_address(request.organization_id, address, at)
         return pb.LookupAddressResponse(lease=to_lease(found))
 
     async def ListAddressHistory(
@@ -67,7 +67,9 @@ class IpamServicer:
         at = checks.timestamp(request.time, "time") if request.HasField("time") else None
         now = self._clock.now()
         page = self._pages.read(request, now)
-        found = await self.ipam.list_history(request.organization_id, network, at, _place(page), page.size + 1)
+        found = await self.ipam.addresses.list_history(
+            request.organization_id, network, at, _place(page), page.size + 1
+        )
         shown, token = self._pages.cut(request, page, found, _after, now)
         return pb.ListAddressHistoryResponse(leases=map(to_lease, shown), next_page_token=token)
 
@@ -75,7 +77,7 @@ class IpamServicer:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         now = self._clock.now()
         page = self._pages.read(request, now)
-        found = await self.ipam.list_addresses(request.organization_id, page)
+        found = await self.ipam.addresses.list_addresses(request.organization_id, page)
         shown, token = self._pages.cut(request, page, found, lambda each: each.lease_id, now)
         return pb.ListAddressesResponse(leases=map(to_lease, shown), next_page_token=token)
 

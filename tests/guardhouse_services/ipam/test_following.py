@@ -1,18 +1,20 @@
 """Following the registry's feed, on both engines (decisions 16, 18 and 26, I-03, I-12)."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from guardhouse.errors import AddressNotFound
 from guardhouse.ids import DEVICE, REGISTRATION, USER
 from guardhouse.registry.v1 import registry_pb2 as registry
-from guardhouse_services.ipam.domain import FOREVER, Lease, State
+from guardhouse.times import from_timestamp, to_timestamp
+from guardhouse_services.ipam.domain.leases import FOREVER, Lease, State
 from tests.guardhouse_services.ipam.world import World, deleted, microseconds, name, new
 
 
 async def holder(world: World, lease: Lease, at: int = FOREVER) -> str:
-    found = await world.ipam.lookup_address(world.organization, lease.ipv6, at)
+    found = await world.ipam.addresses.lookup_address(world.organization, lease.ipv6, at)
     return found.registration_id
 
 
@@ -30,11 +32,16 @@ async def test_an_active_registration_holds_what_was_reserved_for_it(world: Worl
 async def test_a_revoked_registration_keeps_its_addresses(world: World) -> None:
     """Decision 16, I-03."""
     lease = await world.hold()
-    before = await world.leases()
+    before = await world.lease(lease)
+    assert before is not None
     revoked = world.record(name(lease), lease)
     revoked.registration.registration.state = registry.REGISTRATION_STATE_REVOKED
+    revoked.registration.registration.revoke_time.CopyFrom(to_timestamp(world.clock.now()))
     await world.change(revoked)
-    assert await world.leases() == before
+    after = await world.lease(lease)
+    assert after == replace(before, revoke_time=from_timestamp(revoked.registration.registration.revoke_time))
+    await world.change(world.record(name(lease), lease))
+    assert await world.lease(lease) == before
     assert len(await world.events()) == 1
 
 
@@ -151,7 +158,7 @@ async def test_a_snapshot_that_omits_a_lease_frees_nothing(world: World) -> None
     held, reserved = await world.hold(), await world.reserve()
     await world.resync()
     assert (await world.state(held), await world.state(reserved)) == (State.HELD, State.RESERVED)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert world.asked == [name(held)]
     assert (await world.state(held), await world.state(reserved)) == (State.HELD, State.RESERVED)
 
@@ -159,7 +166,7 @@ async def test_a_snapshot_that_omits_a_lease_frees_nothing(world: World) -> None
 async def test_a_snapshot_that_shows_a_lease_asks_nobody(world: World) -> None:
     held = await world.hold()
     await world.resync(world.record(name(held), held))
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert world.asked == []
 
 
@@ -233,10 +240,10 @@ async def test_an_address_is_found_in_any_form_and_only_in_its_network(world: Wo
     lease = await world.hold()
     prefix = lease.ipv6.split("::")[0]
     for address in ("100.96.0.1", "::ffff:100.96.0.1", lease.ipv6):
-        found = await world.ipam.lookup_address(world.organization, address)
+        found = await world.ipam.addresses.lookup_address(world.organization, address)
         assert found.registration_id == name(lease)
     for address in ("100.96.0.2", "10.0.0.1", "fd00::6460:1", f"{prefix}:0:1:6460:1", f"{prefix}::", "100.96.0.0"):
         with pytest.raises(AddressNotFound):
-            await world.ipam.lookup_address(world.organization, address)
+            await world.ipam.addresses.lookup_address(world.organization, address)
     with pytest.raises(AddressNotFound):
-        await world.ipam.lookup_address(new("org"), "100.96.0.1")
+        await world.ipam.addresses.lookup_address(new("org"), "100.96.0.1")

@@ -8,8 +8,9 @@ import pytest
 from guardhouse.durations import SECOND
 from guardhouse.errors import AddressNotFound, DurationInvalid
 from guardhouse.ids import REGISTRATION
-from guardhouse_services.ipam import usecases
-from guardhouse_services.ipam.domain import Holding, Lease, Network, Place, pairs_of, parse_history
+from guardhouse_services.ipam.domain.leases import Holding, Lease, Place, parse_history
+from guardhouse_services.ipam.domain.subnets import Network, pairs_of
+from guardhouse_services.ipam.usecases import addresses
 from tests.guardhouse_services.ipam.world import HOUR, World, deleted, name, new
 
 IPV6 = "fd12:3456:789a:1::/64"
@@ -19,7 +20,7 @@ async def history(world: World, network: str, at: int | None = None, size: int =
     """All of it, by pages of that size."""
     found: list[Holding] = []
     wanted, place = ipaddress.ip_network(network), None
-    while page := await world.ipam.list_history(world.organization, wanted, at, place, size):
+    while page := await world.ipam.addresses.list_history(world.organization, wanted, at, place, size):
         found += page
         place = Place(page[-1].ipv4, page[-1].hold_time, page[-1].registration_id)
     return found
@@ -76,7 +77,7 @@ async def test_a_network_is_asked_at_a_time_as_each_of_its_addresses_is(world: W
         found = await history(world, "100.96.0.0/28", at, size=2)
         assert [it.registration_id for it in found] == names
         for it in found:
-            assert await world.ipam.lookup_address(world.organization, it.ipv6, at) == it
+            assert await world.ipam.addresses.lookup_address(world.organization, it.ipv6, at) == it
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -124,7 +125,7 @@ async def test_what_ended_longer_ago_than_the_history_is_forgotten_and_nothing_e
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decision 26: in steps, and never what is still held, however old it is."""
-    monkeypatch.setattr(usecases, "FORGET_BATCH", 2)
+    monkeypatch.setattr(addresses, "FORGET_BATCH", 2)
     kept = await world.hold()
     gone = [await world.hold() for _ in range(5)]
     await world.change(*(deleted(name(lease)) for lease in gone))
@@ -132,12 +133,12 @@ async def test_what_ended_longer_ago_than_the_history_is_forgotten_and_nothing_e
     world.advance(23 * HOUR)
     recent = await world.hold()
     await world.change(deleted(name(recent)))
-    await world.ipam.forget_once()
+    await world.ipam.addresses.forget_once()
     assert len(await world.history()) == 7
     world.advance(2 * HOUR)
-    await world.ipam.forget_once()
+    await world.ipam.addresses.forget_once()
     assert {row.registration_id for row in await world.history()} == {name(kept), name(recent)}
-    assert (await world.ipam.lookup_address(world.organization, kept.ipv6)).registration_id == name(kept)
+    assert (await world.ipam.addresses.lookup_address(world.organization, kept.ipv6)).registration_id == name(kept)
 
 
 async def test_a_time_before_the_history_is_told_from_one_at_which_nobody_held_it(world: World) -> None:
@@ -146,9 +147,9 @@ async def test_a_time_before_the_history_is_told_from_one_at_which_nobody_held_i
     await world.hold()
     now = world.clock.now()
     with pytest.raises(AddressNotFound, match="is kept for 24h"):
-        await world.ipam.lookup_address(world.organization, "100.96.0.1", now - 25 * HOUR * SECOND)
+        await world.ipam.addresses.lookup_address(world.organization, "100.96.0.1", now - 25 * HOUR * SECOND)
     with pytest.raises(AddressNotFound, match="no holder"):
-        await world.ipam.lookup_address(world.organization, "100.96.0.1", now - 23 * HOUR * SECOND)
+        await world.ipam.addresses.lookup_address(world.organization, "100.96.0.1", now - 23 * HOUR * SECOND)
 
 
 @pytest.mark.parametrize("text", ["23h59m", "0", "-24h", "", "1y"])

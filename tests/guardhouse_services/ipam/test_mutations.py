@@ -48,7 +48,7 @@ async def story(world: World) -> Story:
     yield reserve(world)
     request = reserve(world)
     lease = yield request
-    held = await world.database.read(lambda tx: store.find_lease(tx, world.organization, lease.lease_id))
+    held = await world.database.read(lambda tx: store.leases.find_lease(tx, world.organization, lease.lease_id))
     assert held is not None
     await world.change(world.record(request.intent_id, held))
     yield pb.ReleaseAddressesRequest(organization_id=world.organization, intent_id=new(REGISTRATION))
@@ -84,7 +84,7 @@ async def test_leases_that_end_without_a_call_are_on_record(world: World, desk: 
     world.answers(name(lost), registry.INTENT_OUTCOME_ABORTED)
     world.advance(61)
     for _ in range(2):
-        await world.ipam.resolve_once()
+        await world.ipam.addresses.resolve_once()
     record = only(await desk.records(world.organization), "job:resolve intents")
     assert list(record.objects) == [lost.lease_id]
     assert await world.state(kept) == "HELD"

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from guardhouse_services.ipam.domain import Exists, Gone, Holding, Lease, Ledger, State
+from guardhouse_services.ipam.domain.leases import Exists, Gone, Holding, Lease, Ledger, State
 
 Change = list[Exists | Gone]
 

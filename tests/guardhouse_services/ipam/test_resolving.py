@@ -7,7 +7,7 @@ import pytest
 from guardhouse.errors import EnrollmentAborted, ServiceUnavailable
 from guardhouse.ids import DEVICE, REGISTRATION, USER
 from guardhouse.registry.v1 import registry_pb2 as registry
-from guardhouse_services.ipam.domain import State
+from guardhouse_services.ipam.domain.leases import State
 from tests.guardhouse_services.ipam.world import World, deleted, name, new
 
 PENDING = registry.INTENT_OUTCOME_PENDING
@@ -21,10 +21,10 @@ async def test_nothing_stays_reserved_65_seconds_after_an_abort(small: World) ->
     leases = [await small.reserve() for _ in range(14)]
     for lease in leases:
         small.answers(name(lease), ABORTED)
-    await small.ipam.resolve_once()
+    await small.ipam.addresses.resolve_once()
     assert small.asked == []
     small.advance(65)
-    await small.ipam.resolve_once()
+    await small.ipam.addresses.resolve_once()
     assert {row.state for row in await small.leases()} == {State.RESTING}
     assert len([await small.reserve() for _ in range(14)]) == 14
     with pytest.raises(EnrollmentAborted):
@@ -36,7 +36,7 @@ async def test_no_time_frees_a_reservation_that_is_pending(world: World) -> None
     lease = await world.reserve()
     for _ in range(5):
         world.advance(24 * 3600)
-        await world.ipam.resolve_once()
+        await world.ipam.addresses.resolve_once()
     assert await world.state(lease) is State.RESERVED
     assert len(world.asked) == 5
 
@@ -47,13 +47,13 @@ async def test_no_time_frees_a_reservation_while_the_registry_is_down(world: Wor
     for lease in leases:
         world.outcomes[name(lease)] = ServiceUnavailable("it is down", service="registry")
     world.advance(600)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert sorted(world.asked) == sorted(map(name, leases))
     assert {row.state for row in await world.leases()} == {State.RESERVED}
     for lease in leases:
         world.answers(name(lease), ABORTED)
     world.advance(6)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert {row.state for row in await world.leases()} == {State.RESTING}
 
 
@@ -62,7 +62,7 @@ async def test_a_reservation_under_an_active_registration_becomes_held(world: Wo
     lease = await world.reserve()
     world.answers(name(lease), ACTIVE, lease.lease_id)
     world.advance(61)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert await world.state(lease) is State.HELD
     assert await world.events() == [("lease", name(lease))]
     await world.change(world.record(name(lease), lease))
@@ -75,7 +75,7 @@ async def test_a_reservation_is_freed_when_its_registration_holds_another_lease(
     spare = await world.reserve(device=device, holder=user)
     world.answers(name(spare), ACTIVE, old.lease_id)
     world.advance(61)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert (await world.state(old), await world.state(spare)) == (State.HELD, State.RESTING)
     await world.change(world.record(name(spare), old), deleted(name(old)))
     assert await world.state(old) is State.HELD
@@ -85,7 +85,7 @@ async def test_an_answer_without_a_lease_frees_nothing(world: World) -> None:
     lease = await world.reserve()
     world.answers(name(lease), ACTIVE)
     world.advance(61)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert await world.state(lease) is State.RESERVED
 
 
@@ -94,7 +94,7 @@ async def test_a_registration_that_has_come_and_gone_lets_its_address_rest(small
     lease = await small.reserve()
     small.answers(name(lease), DELETED)
     small.advance(61)
-    await small.ipam.resolve_once()
+    await small.ipam.addresses.resolve_once()
     assert await small.state(lease) is State.RESTING
     assert (await small.reserve()).ipv4 != lease.ipv4
 
@@ -105,12 +105,12 @@ async def test_a_missing_registration_is_released_when_the_registry_says_so(worl
     await world.resync()
     world.answers(name(gone), DELETED)
     world.answers(name(there), ACTIVE, there.lease_id)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert (await world.state(gone), await world.state(there)) == (State.RESTING, State.HELD)
     assert (await world.events())[2:] == [("lease_released", name(gone))]
     world.asked.clear()
     world.advance(600)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert world.asked == []
 
 
@@ -123,11 +123,11 @@ async def test_an_end_counts_only_when_the_feed_is_applied_up_to_it(world: World
         world.answers(name(lease), outcome)
     world.fresh.value = False
     world.advance(61)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert (await world.state(held), await world.state(reserved)) == (State.HELD, State.RESERVED)
     world.fresh.value = True
     world.advance(6)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert (await world.state(held), await world.state(reserved)) == (State.RESTING, State.RESTING)
 
 
@@ -140,11 +140,11 @@ async def test_a_lease_that_was_taken_over_unseen_goes_to_its_taker(world: World
     assert (await world.lease(lease)).registration_id == name(lease)  # type: ignore[union-attr]
     world.answers(name(lease), DELETED)
     world.advance(61)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert await world.state(lease) is (State.HELD if is_held else State.RESERVED)
     world.answers(successor, ACTIVE, lease.lease_id)
     world.advance(6)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     found = await world.lease(lease)
     assert found is not None
     assert (found.state, found.registration_id, found.ask_time) == (State.HELD, successor, None)
@@ -158,7 +158,7 @@ async def test_a_taker_that_is_gone_as_well_is_found_out(world: World) -> None:
     await world.resync()
     world.answers(name(lease), DELETED)
     world.answers(successor, DELETED)
-    await world.ipam.resolve_once()
+    await world.ipam.addresses.resolve_once()
     assert await world.state(lease) is State.RESTING
     assert [row.registration_id for row in await world.history()] == [name(lease)]
 
@@ -168,7 +168,7 @@ async def test_an_answer_that_comes_behind_the_feed_changes_nothing(world: World
     lease = await world.reserve()
     successor = new(REGISTRATION)
     world.answers(name(lease), ACTIVE, lease.lease_id)
-    inner = world.ipam._resolve_intent
+    inner = world.ipam.addresses._resolve_intent
 
     async def slow(organization_id: str, intent_id: str) -> registry.ResolveIntentResponse:
         answer = await inner(organization_id, intent_id)
@@ -176,9 +176,9 @@ async def test_an_answer_that_comes_behind_the_feed_changes_nothing(world: World
         await world.resync(world.record(successor, lease))
         return answer
 
-    world.ipam._resolve_intent = slow
+    world.ipam.addresses._resolve_intent = slow
     world.advance(61)
-    await asyncio.wait_for(world.ipam.resolve_once(), 10)
+    await asyncio.wait_for(world.ipam.addresses.resolve_once(), 10)
     found = await world.lease(lease)
     assert found is not None
     assert (found.registration_id, found.claim_id) == (name(lease), successor)

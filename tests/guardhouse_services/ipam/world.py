@@ -16,7 +16,9 @@ from guardhouse_services.database import Database, Transaction, change
 from guardhouse_services.directory import Directory
 from guardhouse_services.follower import Effects
 from guardhouse_services.ipam import store
-from guardhouse_services.ipam.domain import Lease, State, parse_history, parse_network, parse_quarantine
+from guardhouse_services.ipam.domain.leases import Lease, State, parse_history, parse_quarantine
+from guardhouse_services.ipam.domain.subnets import parse_network
+from guardhouse_services.ipam.store import tables
 from guardhouse_services.ipam.usecases import Ipam, apply, missing, seen, snapshot
 from guardhouse_services.migrate import migrate
 from tests.clock import FakeClock
@@ -67,7 +69,7 @@ class World:
             parse_history(history),
             self._resolve_intent,
         )
-        self.ipam.follower = self.fresh  # type: ignore[assignment]
+        self.ipam.addresses.follower = self.fresh  # type: ignore[assignment]
         return self.ipam
 
     async def start(self) -> None:
@@ -86,7 +88,7 @@ class World:
 
     async def reserve(self, intent: str = "", device: str = "", holder: str = "", organization_id: str = "") -> Lease:
         organization_id = organization_id or self.organization
-        return await self.ipam.reserve_addresses(
+        return await self.ipam.addresses.reserve_addresses(
             self.call(organization_id),
             organization_id,
             intent or new(REGISTRATION),
@@ -95,7 +97,7 @@ class World:
         )
 
     async def release(self, intent: str) -> None:
-        await self.ipam.release_addresses(self.call(self.organization), self.organization, intent)
+        await self.ipam.addresses.release_addresses(self.call(self.organization), self.organization, intent)
 
     def call(self, organization_id: str) -> Call:
         caller = Caller("service", "registry")
@@ -146,19 +148,19 @@ class World:
 
     async def lease(self, lease: Lease) -> Lease | None:
         """The lease as it is now."""
-        return await self.database.read(lambda tx: store.find_lease(tx, self.organization, lease.lease_id))
+        return await self.database.read(lambda tx: store.leases.find_lease(tx, self.organization, lease.lease_id))
 
     async def state(self, lease: Lease) -> State | None:
         found = await self.lease(lease)
         return found.state if found else None
 
     async def leases(self) -> list[sa.Row[Any]]:
-        query = sa.select(store.lease).where(store.lease.c.organization_id == self.organization)
+        query = sa.select(tables.lease).where(tables.lease.c.organization_id == self.organization)
         return list(await self.database.read(lambda tx: tx.execute(query).all()))
 
     async def history(self) -> list[sa.Row[Any]]:
-        query = sa.select(store.holding).where(store.holding.c.organization_id == self.organization)
-        query = query.order_by(store.holding.c.hold_time, store.holding.c.registration_id)
+        query = sa.select(tables.holding).where(tables.holding.c.organization_id == self.organization)
+        query = query.order_by(tables.holding.c.hold_time, tables.holding.c.registration_id)
         return list(await self.database.read(lambda tx: tx.execute(query).all()))
 
     async def events(self) -> list[tuple[str, str]]:

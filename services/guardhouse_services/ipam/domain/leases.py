@@ -1,18 +1,17 @@
-"""Addresses, and what may happen to them.
+"""Leases, and what may happen to them.
 
 A pair is RESERVED for an enrollment, HELD by a registration, or RESTING until it may be given out again. Times are
 microseconds since the Unix epoch. An IPv4 address is its number; the IPv6 address of the pair ends in the same 32 bits,
 so one allocator serves both families.
 """
 
-import ipaddress
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from guardhouse.durations import format_duration, parse_duration
-from guardhouse.errors import DurationInvalid, InvalidField
+from guardhouse.errors import DurationInvalid
 
 SECOND = 1_000_000
 MIN_QUARANTINE = 600 * SECOND
@@ -24,71 +23,12 @@ KEEP_TOMBSTONE = 24 * 3600 * SECOND
 MIN_HISTORY = 24 * 3600 * SECOND
 FOREVER = 2**63 - 1
 """Later than any time: only what has no end lasts until then."""
-# RFC 1918, and the shared space of RFC 6598 (decision 24).
-PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
-LOW_32_BITS = 0xFFFF_FFFF
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class State(StrEnum):
     RESERVED = "RESERVED"
     HELD = "HELD"
     RESTING = "RESTING"
-
-
-@dataclass(frozen=True, slots=True)
-class Subnet:
-    """An organization's addresses, and how far they have been given out."""
-
-    ipv4: str
-    """The network, as in 100.96.0.0/12."""
-    ipv6: str
-    """The /64 of RFC 4193."""
-    next_ipv4: int
-    """The lowest address that was never given out: the high-water mark."""
-    rested_time: int
-    """No resting pair's place in the queue is before this."""
-
-    @property
-    def is_used_up(self) -> bool:
-        """Whether every address was given out once. The last of the network is for broadcast."""
-        return self.next_ipv4 >= int(ipaddress.IPv4Network(self.ipv4).broadcast_address)
-
-    def ipv6_of(self, ipv4: int) -> str:
-        """The other address of the pair, in its normal form."""
-        return str(ipaddress.IPv6Network(self.ipv6)[ipv4])
-
-    def ipv4_of(self, address: str) -> int | None:
-        """The IPv4 address of the pair that an address of either family belongs to; None for another network's."""
-        found = ipaddress.ip_address(address)
-        if isinstance(found, ipaddress.IPv6Address):
-            # A socket for both families shows an IPv4 peer as ::ffff:a.b.c.d (RFC 4291, section 2.5.5.2).
-            if found.ipv4_mapped is None:
-                low = int(found) & LOW_32_BITS
-                return low if ipaddress.IPv6Network(self.ipv6)[low] == found else None
-            found = found.ipv4_mapped
-        return int(found) if found in ipaddress.IPv4Network(self.ipv4) else None
-
-
-def new_subnet(network: str, random_bits: int) -> Subnet:
-    """The subnet of an organization. Of `random_bits`, 40 are the global id and 16 the subnet id of RFC 4193."""
-    ipv6 = ipaddress.IPv6Address(0xFD << 120 | random_bits << 64)
-    # The first address names the network.
-    return Subnet(network, f"{ipv6}/64", int(ipaddress.IPv4Network(network).network_address) + 1, 0)
-
-
-def parse_network(text: str) -> str:
-    """The setting `ipv4_subnet`. Raises InvalidField."""
-    try:
-        network = ipaddress.IPv4Network(text)
-    except ValueError as error:
-        raise InvalidField("ipv4_subnet", f"ipv4_subnet is an IPv4 network such as 100.96.0.0/12: {error}") from None
-    if network.prefixlen > 30:
-        raise InvalidField("ipv4_subnet", f"ipv4_subnet {network} has no address to give out; use a /30 or larger")
-    if not any(network.subnet_of(private) for private in PRIVATE):
-        raise InvalidField("ipv4_subnet", f"ipv4_subnet {network} is neither in RFC 1918 nor in 100.64.0.0/10")
-    return str(network)
 
 
 def parse_quarantine(text: str) -> int:
@@ -107,21 +47,6 @@ def parse_history(text: str) -> int:
             "address_history", f"address_history is at least {format_duration(MIN_HISTORY)}, not {text}"
         )
     return history
-
-
-def pairs_of(network: Network, ipv6: str) -> tuple[int, int] | None:
-    """The first and the last IPv4 address of the pairs with an address in a network of either family.
-
-    `ipv6` is the organization's /64. None: it has no such pair.
-    """
-    if isinstance(network, ipaddress.IPv6Network):
-        mapped = ipaddress.IPv6Network("::ffff:0:0/96")
-        own = ipaddress.IPv6Network(f"{ipaddress.IPv6Network(ipv6).network_address}/96")
-        if own.subnet_of(network):
-            return 0, LOW_32_BITS
-        if not network.subnet_of(own) and not network.subnet_of(mapped):
-            return None
-    return int(network[0]) & LOW_32_BITS, int(network[-1]) & LOW_32_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +74,10 @@ class Lease:
     """When a registration gave the pair back last. It is kept through a reservation that comes to nothing."""
     rest_time: int | None = None
     """The place in the queue of resting pairs; only while RESTING."""
+    subnet: int = 0
+    """The number of its subnet."""
+    revoke_time: int | None = None
+    """When the registration that holds it was revoked, which keeps the pair (decision 16). None: it is active."""
 
     @property
     def is_unseen(self) -> bool:
@@ -186,6 +115,8 @@ class Exists:
     registration_id: str
     lease_id: str
     create_time: int
+    revoke_time: int | None = None
+    """When it was revoked; None while it is active."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +139,8 @@ class Ledger:
         """Leases after the events, by id."""
         self.holdings: dict[tuple[str, str], Holding] = {}
         """Holds that began or ended, by lease and registration, in order."""
-        self._leases = {lease.lease_id: lease for lease in leases}
+        self._before = {lease.lease_id: lease for lease in leases}
+        self._leases = dict(self._before)
         self._named: defaultdict[str, set[str]] = defaultdict(set)
         self._rested_time = rested_time
         self._last_release = rested_time
@@ -233,9 +165,9 @@ class Ledger:
         elif lease.registration_id != event.registration_id:
             self._put(replace(lease, claim_id=event.registration_id, claim_time=event.create_time))
         elif lease.state is State.RESERVED:
-            self._hold(lease, event.registration_id, event.create_time)
-        elif lease.claim_id or lease.ask_time:
-            self._put(replace(lease, claim_id=None, claim_time=None, ask_time=None))
+            self._hold(lease, event.registration_id, event.create_time, event.revoke_time)
+        elif lease.claim_id or lease.ask_time or lease.revoke_time != event.revoke_time:
+            self._put(replace(lease, claim_id=None, claim_time=None, ask_time=None, revoke_time=event.revoke_time))
         for other in self._of(event.registration_id):
             if other.state is State.RESERVED and other.lease_id != event.lease_id:
                 # It took over its predecessor's lease, so nobody saw the pair that was reserved for it.
@@ -261,7 +193,18 @@ class Ledger:
         newest = {holding.lease_id: holding for holding in self.holdings.values()}
         return list(newest.values())
 
-    def _hold(self, lease: Lease, registration_id: str, since: int) -> None:
+    def counts(self) -> Mapping[int, tuple[int, int]]:
+        """How many more pairs of each subnet are held, and how many more of these by registrations that are revoked."""
+        counts: dict[int, tuple[int, int]] = {}
+        for lease_id, after in self.changed.items():
+            before = self._before[lease_id]
+            held, revoked = counts.get(after.subnet, (0, 0))
+            held += (after.state is State.HELD) - (before.state is State.HELD)
+            revoked += (after.revoke_time is not None) - (before.revoke_time is not None)
+            counts[after.subnet] = held, revoked
+        return {subnet: count for subnet, count in counts.items() if any(count)}
+
+    def _hold(self, lease: Lease, registration_id: str, since: int, revoke_time: int | None = None) -> None:
         """The registry's time counts, within what this service knows for certain: holds of a pair never overlap."""
         since = min(max(since, lease.hold_time or lease.reserve_time), self._now)
         if lease.hold_time is not None:
@@ -274,6 +217,7 @@ class Ledger:
             hold_time=since,
             claim_id=None,
             claim_time=None,
+            revoke_time=revoke_time,
         )
         self._put(held)
         self._note(held, since)
@@ -300,6 +244,7 @@ class Ledger:
             claim_time=None,
             release_time=release_time,
             rest_time=rest_time,
+            revoke_time=None,
         )
         self._put(resting)
 

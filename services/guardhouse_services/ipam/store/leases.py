@@ -1,9 +1,4 @@
-"""The tables of ipam. Every change of an organization's leases takes its subnet row first.
-
-That row is to ipam what the head is to the feed. It makes the answer "exhausted" exact and the oldest pair the next
-one, and it keeps allocation flat: the queue of resting pairs is read from `rested_time` on, so no search walks over the
-index entries that earlier takers left behind at its head.
-"""
+"""Leases, the holds that are history, and the intents that are refused."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -13,140 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from guardhouse_services.database import Transaction
-from guardhouse_services.ipam.domain import KEEP_TOMBSTONE, Holding, Lease, Place, State, Subnet
+from guardhouse_services.ipam.domain.leases import KEEP_TOMBSTONE, Holding, Lease, Place, State
+from guardhouse_services.ipam.domain.subnets import Subnet
+from guardhouse_services.ipam.store.tables import holding, lease, tombstone
 from guardhouse_services.statements import Insert, statement, upsert
 
 # SQLite takes 32,766 parameters in a statement, PostgreSQL 65,535.
 CHUNK = 5000
-
-metadata = sa.MetaData()
-
-subnet = sa.Table(
-    "subnet",
-    metadata,
-    sa.Column("organization_id", sa.String(40), primary_key=True),
-    sa.Column("ipv4", sa.String(18), nullable=False),
-    sa.Column("ipv6", sa.String(43), nullable=False),
-    sa.Column("next_ipv4", sa.BigInteger, nullable=False),
-    sa.Column("rested_time", sa.BigInteger, nullable=False),
-)
-"""One row for each organization that ever used an address."""
-
-lease = sa.Table(
-    "lease",
-    metadata,
-    sa.Column("organization_id", sa.String(40), primary_key=True),
-    sa.Column("ipv4", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("ipv6", sa.String(39), nullable=False),
-    sa.Column("lease_id", sa.String(40), nullable=False),
-    sa.Column("state", sa.String(8), nullable=False),
-    sa.Column("registration_id", sa.String(40)),
-    sa.Column("device_id", sa.String(40), nullable=False),
-    sa.Column("holder_id", sa.String(40), nullable=False),
-    sa.Column("reserve_time", sa.BigInteger, nullable=False),
-    sa.Column("ask_time", sa.BigInteger),
-    sa.Column("hold_time", sa.BigInteger),
-    sa.Column("claim_id", sa.String(40)),
-    sa.Column("claim_time", sa.BigInteger),
-    sa.Column("release_time", sa.BigInteger),
-    sa.Column("rest_time", sa.BigInteger),
-    sa.Index("lease_ipv6", "organization_id", "ipv6", unique=True),
-    sa.Index("lease_id", "organization_id", "lease_id", unique=True),
-    # A registration has at most one pair reserved and one held. Resting pairs have none, and NULLs are distinct.
-    sa.Index("lease_registration", "organization_id", "registration_id", "state", unique=True),
-    sa.Index("lease_device", "organization_id", "device_id", "holder_id"),
-    sa.Index("lease_holder", "organization_id", "holder_id", "lease_id"),
-)
-"""One row for each pair that was ever given out. Its row is the address's: two holders of one cannot be written."""
-
-lease_claim = sa.Index(
-    "lease_claim",
-    lease.c.organization_id,
-    lease.c.claim_id,
-    postgresql_where=lease.c.claim_id.is_not(None),
-    sqlite_where=lease.c.claim_id.is_not(None),
-)
-
-lease_resting = sa.Index(
-    "lease_resting",
-    lease.c.organization_id,
-    lease.c.rest_time,
-    postgresql_where=lease.c.rest_time.is_not(None),
-    sqlite_where=lease.c.rest_time.is_not(None),
-)
-
-# For a job, so it is one of the few indexes that do not begin with the organization.
-lease_asking = sa.Index(
-    "lease_asking",
-    lease.c.ask_time,
-    postgresql_where=lease.c.ask_time.is_not(None),
-    sqlite_where=lease.c.ask_time.is_not(None),
-)
-
-holding = sa.Table(
-    "holding",
-    metadata,
-    sa.Column("organization_id", sa.String(40), primary_key=True),
-    sa.Column("lease_id", sa.String(40), primary_key=True),
-    sa.Column("registration_id", sa.String(40), primary_key=True),
-    sa.Column("device_id", sa.String(40), nullable=False),
-    sa.Column("holder_id", sa.String(40), nullable=False),
-    sa.Column("ipv4", sa.BigInteger, nullable=False),
-    sa.Column("ipv6", sa.String(39), nullable=False),
-    sa.Column("hold_time", sa.BigInteger, nullable=False),
-    sa.Column("release_time", sa.BigInteger),
-    sa.Index("holding_by_address", "organization_id", "ipv4", "hold_time"),
-)
-"""Who holds, and who held, which pair (decision 26)."""
-
-holding_now = sa.Index(
-    "holding_now",
-    holding.c.organization_id,
-    holding.c.lease_id,
-    unique=True,
-    postgresql_where=holding.c.release_time.is_(None),
-    sqlite_where=holding.c.release_time.is_(None),
-)
-
-# For a job, so it is one of the few indexes that do not begin with the organization.
-holding_ended = sa.Index(
-    "holding_ended",
-    holding.c.release_time,
-    postgresql_where=holding.c.release_time.is_not(None),
-    sqlite_where=holding.c.release_time.is_not(None),
-)
-
-pin = sa.Table(
-    "pin",
-    metadata,
-    sa.Column("organization_id", sa.String(40), primary_key=True),
-    sa.Column("pin_id", sa.String(40), primary_key=True),
-    sa.Column("first_ipv4", sa.BigInteger, nullable=False),
-    sa.Column("last_ipv4", sa.BigInteger, nullable=False),
-    sa.Column("device_id", sa.String(40)),
-    sa.Column("holder_id", sa.String(40)),
-    sa.Column("description", sa.Text, nullable=False),
-    sa.Column("create_time", sa.BigInteger, nullable=False),
-    sa.Index("pin_first", "organization_id", "first_ipv4", unique=True),
-    # An exclusion has no holder, and NULLs are distinct.
-    sa.Index("pin_holder", "organization_id", "holder_id", "device_id", unique=True),
-)
-"""Addresses that are kept for somebody, or from everybody (decision 25)."""
-
-tombstone = sa.Table(
-    "tombstone",
-    metadata,
-    sa.Column("organization_id", sa.String(40), primary_key=True),
-    sa.Column("intent_id", sa.String(40), primary_key=True),
-    sa.Column("bury_time", sa.BigInteger, nullable=False),
-    sa.Index("tombstone_by_time", "organization_id", "bury_time"),
-)
-"""Intents whose reservation was given back: one that arrives late reserves nothing."""
-
-
-def _subnet(organization_id: str) -> sa.Select[Any]:
-    columns = [subnet.c[field.name] for field in fields(Subnet)]
-    return sa.select(*columns).where(subnet.c.organization_id == organization_id)
 
 
 def _leases(organization_id: str, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -156,48 +24,6 @@ def _leases(organization_id: str, *conditions: sa.ColumnElement[bool]) -> sa.Sel
 def _holdings(organization_id: str) -> sa.Select[Any]:
     columns = [holding.c[field.name] for field in fields(Holding)]
     return sa.select(*columns).where(holding.c.organization_id == organization_id)
-
-
-def read_subnet(tx: Transaction, organization_id: str) -> Subnet | None:
-    row = _read_subnet(tx, organization_id).one_or_none()
-    return Subnet(*row) if row else None
-
-
-@statement
-def _read_subnet(organization_id: str) -> sa.Select[Any]:
-    return _subnet(organization_id)
-
-
-def lock_subnet(tx: Transaction, organization_id: str) -> Subnet | None:
-    """Comes before every change of the organization's leases; until the commit nobody else changes them."""
-    row = _lock_subnet(tx, organization_id).one_or_none()
-    return Subnet(*row) if row else None
-
-
-@statement
-def _lock_subnet(organization_id: str) -> sa.Select[Any]:
-    return _subnet(organization_id).with_for_update()
-
-
-def add_subnet(tx: Transaction, organization_id: str, made: Subnet) -> Subnet:
-    """Adds and locks the subnet, unless somebody else did at this moment; then theirs counts."""
-    tx.execute(_add_subnet(tx.insert), {"organization_id": organization_id, **asdict(made)})
-    return Subnet(*_lock_subnet(tx, organization_id).one())
-
-
-@cache
-def _add_subnet(insert: Insert) -> sa.Executable:
-    return insert(subnet).on_conflict_do_nothing(index_elements=["organization_id"])
-
-
-def save_subnet(tx: Transaction, organization_id: str, changed: Subnet) -> None:
-    _save_subnet(tx, organization_id, changed.next_ipv4, changed.rested_time)
-
-
-@statement
-def _save_subnet(organization_id: str, next_ipv4: int, rested_time: int) -> sa.Executable:
-    changed = subnet.update().where(subnet.c.organization_id == organization_id)
-    return changed.values(next_ipv4=next_ipv4, rested_time=rested_time)
 
 
 def find_intent(tx: Transaction, organization_id: str, intent_id: str) -> Lease | None:
@@ -231,27 +57,38 @@ class Prospect:
     """The pair that has rested longest, of those that have rested long enough."""
 
 
-def find_prospect(tx: Transaction, organization_id: str, wanted: Lease, rested_time: int, before: int) -> Prospect:
+def find_prospect(tx: Transaction, organization_id: str, wanted: Lease, subnet: Subnet, before: int) -> Prospect:
     """All of it in one statement: each costs a round trip, of which a reservation has few.
 
-    `before` is when a rest must have begun; none before `rested_time` is looked for. The caller has locked the subnet.
+    `before` is when a rest must have begun; none before the subnet's `rested_time` is looked for. The caller has locked
+    the space.
     """
     rows = _prospect(
-        tx, organization_id, wanted.registration_id, wanted.device_id, wanted.holder_id, rested_time, before
+        tx,
+        organization_id,
+        wanted.registration_id,
+        wanted.device_id,
+        wanted.holder_id,
+        subnet.number,
+        subnet.rested_time,
+        before,
     )
     found = {row.kind: row for row in rows}
     intent, own, longest = (_lease(found[kind]) if kind in found else None for kind in ("intent", "own", "rested"))
     return Prospect("buried" in found, intent, own, longest)
 
 
-def _own(organization_id: str, device_id: str, holder_id: str) -> sa.Select[Any]:
+def _own(organization_id: str, device_id: str, holder_id: str, number: int) -> sa.Select[Any]:
     own = (lease.c.device_id == device_id, lease.c.holder_id == holder_id, lease.c.rest_time.is_not(None))
-    return _leases(organization_id, *own).order_by(lease.c.rest_time.desc()).limit(1)
+    return _leases(organization_id, *own, lease.c.subnet == number).order_by(lease.c.rest_time.desc()).limit(1)
 
 
-def rested(organization_id: str, rested_time: int, before: int) -> sa.Select[Any]:
-    within = (lease.c.rest_time >= rested_time, lease.c.rest_time <= before)
-    return _leases(organization_id, *within).order_by(lease.c.rest_time).limit(1)
+def rested(organization_id: str, number: int, rested_time: int, before: int) -> sa.Select[Any]:
+    # Written so that SQLite takes the index of the subnet, not the one of all.
+    place = sa.tuple_(lease.c.subnet, lease.c.rest_time)
+    within = (place >= sa.tuple_(number, rested_time), place <= sa.tuple_(number, before))
+    resting = _leases(organization_id, *within, lease.c.rest_time.is_not(None))
+    return resting.order_by(lease.c.subnet, lease.c.rest_time).limit(1)
 
 
 def _is_buried(organization_id: str, intent_id: str | None) -> sa.Select[Any]:
@@ -267,12 +104,18 @@ def _one_of(kind: str, query: sa.Select[Any]) -> sa.Select[Any]:
 
 @statement
 def _prospect(
-    organization_id: str, intent_id: str | None, device_id: str, holder_id: str, rested_time: int, before: int
+    organization_id: str,
+    intent_id: str | None,
+    device_id: str,
+    holder_id: str,
+    number: int,
+    rested_time: int,
+    before: int,
 ) -> sa.Executable:
     return sa.union_all(
         _one_of("intent", _of_intent(organization_id, intent_id)),
-        _one_of("own", _own(organization_id, device_id, holder_id)),
-        _one_of("rested", rested(organization_id, rested_time, before)),
+        _one_of("own", _own(organization_id, device_id, holder_id, number)),
+        _one_of("rested", rested(organization_id, number, rested_time, before)),
         _is_buried(organization_id, intent_id),
     )
 

@@ -1,10 +1,10 @@
-"""What ipam does: reserve, give back, follow the registry, and say who holds what."""
+"""Addresses: reserve, give back, follow the registry, and say who holds what."""
 
 import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from guardhouse import ids
@@ -12,7 +12,6 @@ from guardhouse.clock import Clock
 from guardhouse.durations import format_duration
 from guardhouse.errors import AddressNotFound, EnrollmentAborted, GuardhouseError, SubnetExhausted
 from guardhouse.following import Follower
-from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse_services import audit
 from guardhouse_services.access import Call
@@ -20,7 +19,7 @@ from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import Directory
 from guardhouse_services.failpoint import failpoint
 from guardhouse_services.ipam import store
-from guardhouse_services.ipam.domain import (
+from guardhouse_services.ipam.domain.leases import (
     ASK_AFTER,
     ASK_AGAIN,
     FOREVER,
@@ -28,14 +27,11 @@ from guardhouse_services.ipam.domain import (
     Holding,
     Lease,
     Ledger,
-    Network,
     Place,
     State,
-    Subnet,
-    new_subnet,
-    pairs_of,
 )
-from guardhouse_services.ipam.messages import from_event, to_event
+from guardhouse_services.ipam.domain.subnets import Network, Space, Subnet, first_subnet, new_space, pairs_of
+from guardhouse_services.ipam.usecases.effects import note, write
 from guardhouse_services.paging import Page
 
 log = logging.getLogger(__name__)
@@ -52,8 +48,8 @@ ResolveIntent = Callable[[str, str], Awaitable[registry.ResolveIntentResponse]]
 """Asks the registry: (organization_id, intent_id) → the outcome."""
 
 
-class Ipam:
-    """The use cases. `follower` is set by whoever makes both: it applies the registry's feed by `apply`."""
+class Addresses:
+    """`follower` is set by whoever makes both: it applies the registry's feed by `apply`."""
 
     follower: Follower
 
@@ -83,9 +79,8 @@ class Ipam:
 
         def reserve(tx: Transaction) -> Lease:
             failpoint("ipam.reserve")
-            subnet = store.lock_subnet(tx, organization_id) or store.add_subnet(
-                tx, organization_id, new_subnet(self._network, secrets.randbits(56))
-            )
+            space, subnets = opened(tx, organization_id, self._network)
+            subnet = next(each for each in subnets if each.is_default)
             wanted = Lease(
                 lease_id=ids.new_id(ids.LEASE, tx.now),
                 ipv4=0,
@@ -96,14 +91,15 @@ class Ipam:
                 holder_id=holder_id,
                 reserve_time=tx.now,
                 ask_time=tx.now + ASK_AFTER,
+                subnet=subnet.number,
             )
             rested_before = tx.now - self._quarantine
-            found = store.find_prospect(tx, organization_id, wanted, subnet.rested_time, rested_before)
+            found = store.leases.find_prospect(tx, organization_id, wanted, subnet, rested_before)
             if found.is_buried:
                 raise EnrollmentAborted("what this enrollment reserved was given back; start a new one")
             if found.intent is not None:
                 return found.intent
-            made = _allocate(tx, organization_id, subnet, wanted, found, rested_before)
+            made = _allocate(tx, organization_id, space, subnet, wanted, found, rested_before)
             audit.note(tx, call, made.lease_id, intent_id)
             return made
 
@@ -116,12 +112,12 @@ class Ipam:
 
         def release(tx: Transaction) -> None:
             failpoint("ipam.release")
-            subnet = store.lock_subnet(tx, organization_id)
-            if store.bury(tx, organization_id, intent_id):
+            space = store.subnets.lock_space(tx, organization_id)
+            if store.leases.bury(tx, organization_id, intent_id):
                 audit.note(tx, call, intent_id)
-            found = store.find_intent(tx, organization_id, intent_id)
-            if subnet is not None and found is not None and found.is_unseen:
-                ledger = Ledger([found], subnet.rested_time, tx.now)
+            found = store.leases.find_intent(tx, organization_id, intent_id)
+            if space is not None and found is not None and found.is_unseen:
+                ledger = Ledger([found], store.subnets.rested_time(tx, organization_id, space), tx.now)
                 ledger.free(found)
                 write(tx, organization_id, ledger)
 
@@ -134,9 +130,9 @@ class Ipam:
         """
 
         def read(tx: Transaction) -> Holding:
-            subnet = store.read_subnet(tx, organization_id)
-            ipv4 = subnet.ipv4_of(address) if subnet else None
-            if ipv4 is not None and (found := store.find_holding(tx, organization_id, ipv4, at)) is not None:
+            space = store.subnets.read_space(tx, organization_id)
+            ipv4 = space.ipv4_of(address) if space else None
+            if ipv4 is not None and (found := store.leases.find_holding(tx, organization_id, ipv4, at)) is not None:
                 return found
             if at < tx.now - self._history:
                 message = f"who held {address!r} then may be forgotten: it is kept for {format_duration(self._history)}"
@@ -151,18 +147,18 @@ class Ipam:
         """Who holds and held addresses of a network, behind a place; or with `at` only who did then."""
 
         def read(tx: Transaction) -> list[Holding]:
-            subnet = store.read_subnet(tx, organization_id)
-            if subnet is None or (pairs := pairs_of(network, subnet.ipv6)) is None:
+            space = store.subnets.read_space(tx, organization_id)
+            if space is None or (pairs := pairs_of(network, space.ipv6)) is None:
                 return []
             first, last = pairs
-            return store.list_history(tx, organization_id, after or Place(first), last, at, limit)
+            return store.leases.list_history(tx, organization_id, after or Place(first), last, at, limit)
 
         return await self._database.read(read)
 
     async def list_addresses(self, organization_id: str, page: Page) -> list[Holding]:
         """Who holds which pair, up to one more than the page shows."""
         after, limit = page.after, page.size + 1
-        return await self._database.read(lambda tx: store.list_holdings(tx, organization_id, after, limit))
+        return await self._database.read(lambda tx: store.leases.list_holdings(tx, organization_id, after, limit))
 
     async def forget(self) -> None:
         """A job: drops what was held so long ago that nobody needs to know."""
@@ -176,7 +172,7 @@ class Ipam:
             log.debug("dropped %d holds that ended long ago", FORGET_BATCH)
 
     def _forget(self, tx: Transaction) -> int:
-        return store.forget_holdings(tx, tx.now - self._history, FORGET_BATCH)
+        return store.leases.forget_holdings(tx, tx.now - self._history, FORGET_BATCH)
 
     async def follow(self) -> None:
         """The job: follows the registry, and asks it for the outcomes that its feed does not tell.
@@ -198,7 +194,7 @@ class Ipam:
     async def resolve_once(self) -> None:
         """Asks for every outcome that is due."""
         while True:
-            asking = await self._database.read(lambda tx: store.find_asking(tx, tx.now, RESOLVE_BATCH))
+            asking = await self._database.read(lambda tx: store.leases.find_asking(tx, tx.now, RESOLVE_BATCH))
             await asyncio.gather(*(self._resolve_lease(organization_id, lease) for organization_id, lease in asking))
             if len(asking) < RESOLVE_BATCH:
                 return
@@ -218,14 +214,14 @@ class Ipam:
             ended.clear()
 
         def settle(tx: Transaction) -> None:
-            subnet = store.lock_subnet(tx, organization_id)
-            lease = store.find_lease(tx, organization_id, asked.lease_id)
-            if subnet is None or lease != asked:
+            space = store.subnets.lock_space(tx, organization_id)
+            lease = store.leases.find_lease(tx, organization_id, asked.lease_id)
+            if space is None or lease != asked:
                 # The feed or a call was faster. What is due still is asked again.
                 return
-            ledger = Ledger([asked], subnet.rested_time, tx.now)
+            ledger = Ledger([asked], store.subnets.rested_time(tx, organization_id, space), tx.now)
             if ended:
-                store.bury(tx, organization_id, registration_id)
+                store.leases.bury(tx, organization_id, registration_id)
             if ended and answer.outcome == registry.INTENT_OUTCOME_ABORTED and asked.is_unseen:
                 ledger.free(asked)
             for each in ended:
@@ -233,10 +229,10 @@ class Ipam:
             if answer.outcome == registry.INTENT_OUTCOME_ACTIVE:
                 ledger.exists(Exists(registration_id, answer.lease_id, tx.now))
             if ledger.changed:
-                _note(tx, "job:resolve intents", organization_id, ledger)
+                note(tx, "job:resolve intents", organization_id, ledger)
                 write(tx, organization_id, ledger)
             else:
-                store.save_leases(tx, organization_id, [replace(asked, ask_time=tx.now + ASK_AGAIN)])
+                store.leases.save_leases(tx, organization_id, [replace(asked, ask_time=tx.now + ASK_AGAIN)])
 
         await self._database.write(settle, turn=organization_id)
 
@@ -249,41 +245,28 @@ class Ipam:
             return registry.ResolveIntentResponse()
 
 
-def snapshot(tx: Transaction, organization_id: str, after: str, limit: int) -> tuple[Sequence[pb.Event], str]:
-    """A page of the leases that are held, for the feed."""
-    found = store.list_holdings(tx, organization_id, after, limit)
-    return [to_event(each) for each in found], found[-1].lease_id if len(found) == limit else ""
-
-
-def apply(tx: Transaction, organization_id: str, events: Sequence[registry.Event]) -> None:
-    """Takes over what the registry's feed says."""
-    known = [each for each in map(from_event, events) if each is not None]
-    subnet = store.lock_subnet(tx, organization_id) if known else None
-    if subnet is None:
-        return
-    lease_ids = {each.lease_id for each in known if isinstance(each, Exists)}
-    registration_ids = {each.registration_id for each in known}
-    leases = store.find_named(tx, organization_id, lease_ids, registration_ids)
-    ledger = Ledger(leases, subnet.rested_time, tx.now)
-    ledger.apply(known)
-    _note(tx, "job:follow registry", organization_id, ledger)
-    write(tx, organization_id, ledger)
-
-
-def seen(event: registry.Event) -> str:
-    """The registration that a snapshot's event shows."""
-    return event.registration.registration.registration_id
-
-
-def missing(tx: Transaction, organization_id: str, registration_ids: set[str]) -> None:
-    """Has the registry asked about the holders that its snapshot lacks. Nothing is freed by absence."""
-    if unknown := store.find_holders(tx, organization_id) - registration_ids:
-        store.lock_subnet(tx, organization_id)
-        store.ask_about(tx, organization_id, unknown)
+def opened(tx: Transaction, organization_id: str, network: str) -> tuple[Space, list[Subnet]]:
+    """The organization's space, locked, and its subnets, of which the first is made of the network if there is none."""
+    space = store.subnets.lock_space(tx, organization_id) or store.subnets.add_space(
+        tx, organization_id, new_space(network, secrets.randbits(56))
+    )
+    subnets = store.subnets.of_space(tx, organization_id, space)
+    if not subnets:
+        # It is the first use, or a release that knew no subnets made the space.
+        made = first_subnet(space, ids.new_id(ids.SUBNET, tx.now), tx.now)
+        store.subnets.insert(tx, organization_id, made)
+        subnets.append(made)
+    return space, subnets
 
 
 def _allocate(
-    tx: Transaction, organization_id: str, subnet: Subnet, wanted: Lease, found: store.Prospect, rested_before: int
+    tx: Transaction,
+    organization_id: str,
+    space: Space,
+    subnet: Subnet,
+    wanted: Lease,
+    found: store.leases.Prospect,
+    rested_before: int,
 ) -> Lease:
     """Gives the lease its pair: the holder's own, or the one that has rested longest, or one never given out.
 
@@ -299,26 +282,11 @@ def _allocate(
         searched = rested_before if pair is None else pair.rest_time or 0
         rested_time = max(subnet.rested_time, searched)
         next_ipv4 = subnet.next_ipv4 + (pair is None)
-        store.save_subnet(tx, organization_id, replace(subnet, next_ipv4=next_ipv4, rested_time=rested_time))
+        store.subnets.save_place(tx, organization_id, replace(subnet, next_ipv4=next_ipv4, rested_time=rested_time))
     if pair is None:
-        made = replace(wanted, ipv4=subnet.next_ipv4, ipv6=subnet.ipv6_of(subnet.next_ipv4))
-        store.add_lease(tx, organization_id, made)
+        made = replace(wanted, ipv4=subnet.next_ipv4, ipv6=space.ipv6_of(subnet.next_ipv4))
+        store.leases.add_lease(tx, organization_id, made)
     else:
         made = replace(wanted, ipv4=pair.ipv4, ipv6=pair.ipv6, release_time=pair.release_time)
-        store.save_leases(tx, organization_id, [made])
+        store.leases.save_leases(tx, organization_id, [made])
     return made
-
-
-def _note(tx: Transaction, job: str, organization_id: str, ledger: Ledger) -> None:
-    """Puts on record which leases came to their end without a call."""
-    if ended := [each.lease_id for each in ledger.changed.values() if each.state is State.RESTING]:
-        audit.note_entry(tx, audit.Entry(organization_id, job, "", ended))
-
-
-def write(tx: Transaction, organization_id: str, ledger: Ledger) -> None:
-    """Writes what the ledger changed, and tells the followers."""
-    store.save_leases(tx, organization_id, ledger.changed.values())
-    store.save_holdings(tx, organization_id, ledger.holdings.values())
-    failpoint("ipam.follow")
-    if events := [to_event(each) for each in ledger.events()]:
-        tx.publish(organization_id, events)

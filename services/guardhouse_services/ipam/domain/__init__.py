@@ -1,0 +1,1 @@
+"""Ipam's values and rules: no I/O, no clock, no message."""

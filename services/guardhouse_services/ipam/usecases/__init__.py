@@ -1,0 +1,25 @@
+"""The use cases of ipam, an object for each resource. Each transaction is a function of its own."""
+
+from guardhouse.clock import Clock
+from guardhouse_services.database import Database
+from guardhouse_services.directory import Directory
+from guardhouse_services.ipam.usecases.addresses import Addresses, ResolveIntent
+from guardhouse_services.ipam.usecases.effects import apply, missing, seen, snapshot
+
+__all__ = ["Ipam", "apply", "missing", "seen", "snapshot"]
+
+
+class Ipam:
+    """Who holds which virtual address."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        database: Database,
+        directory: Directory,
+        network: str,
+        quarantine: int,
+        history: int,
+        resolve_intent: ResolveIntent,
+    ) -> None:
+        self.addresses = Addresses(clock, database, directory, network, quarantine, history, resolve_intent)
