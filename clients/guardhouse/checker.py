@@ -369,6 +369,9 @@ class Checker:
 
     async def _store(self, path: Path) -> None:
         """Writes what is known, unless nothing has been heard since it was written last."""
+        if self._state.is_deleted(self.organization_id):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            return
         fresh_as_of = self.fresh_as_of
         proven = min(follower.fresh_as_of for follower in self._state.followers)
         if fresh_as_of is None or proven == self._stored:

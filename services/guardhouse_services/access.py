@@ -26,7 +26,8 @@ class Caller:
     expire_time: int = 0
     """When a key expires; 0 is never."""
     only: str = ""
-    """The one method for which a device is still recognised, once its registration is gone."""
+    """The one method for which a device is still recognised once its registration is gone, and a key once its
+    organization is."""
 
     @property
     def name(self) -> str:
@@ -70,6 +71,7 @@ class Rule:
     anonymous: bool
     services: frozenset[str]
     is_mutation: bool
+    deleted_organization: bool
 
     @classmethod
     def of(cls, method: MethodDescriptor) -> "Rule":
@@ -86,6 +88,7 @@ class Rule:
             anonymous=rule.anonymous,
             services=frozenset(rule.services),
             is_mutation=options.idempotency_level != reads and not method.server_streaming,
+            deleted_organization=rule.deleted_organization,
         )
 
     def admits(self, caller: Caller) -> bool:
@@ -102,7 +105,7 @@ class Rule:
     def check(self, caller: Caller, method: str) -> None:
         """Raises CredentialsMissing, CredentialsInvalid and AccessDenied."""
         if caller.only and caller.only != method:
-            raise CredentialsInvalid("the registration token is of no active registration")
+            raise CredentialsInvalid("what the key or registration token belonged to is gone")
         if self.admits(caller):
             return
         if caller.kind == "anonymous":

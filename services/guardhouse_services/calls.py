@@ -32,6 +32,7 @@ from guardhouse.errors import (
     Internal,
     InvalidField,
     MessageInvalid,
+    OrganizationNotFound,
     RateLimited,
 )
 from guardhouse.ids import ORGANIZATION, check_id
@@ -139,6 +140,8 @@ class Keys(Protocol):
     def holds(self, caller: Caller, version: int) -> bool: ...
 
     async def caller(self, bearer: str) -> Caller: ...
+
+    def is_deleted(self, organization_id: str) -> bool: ...
 
 
 class Callers:
@@ -295,7 +298,7 @@ class Handlers(grpc.GenericRpcHandler):
                 request = parse(raw)
                 organization_id = request.organization_id if takes_organization else ""
                 if caller is not known or organization_id != admitted:
-                    _check_scope(caller, path, request, organization_id)
+                    self._check_scope(method, caller, request, organization_id)
                     if caller is known:
                         admitted = organization_id
                 if is_mutation:
@@ -365,7 +368,7 @@ class Handlers(grpc.GenericRpcHandler):
                     # The Start of a Watch names several, which the feed looks at.
                     organization_id = request.organization_id if method.takes_organization else ""
                     if method.takes_organization:
-                        _check_scope(caller, path, request, organization_id)
+                        self._check_scope(method, caller, request, organization_id)
                     if method.takes_at_least and request.at_least:
                         checks.count(request.at_least, "at_least", 16)
                         await self._wait(request.at_least, organization_id, context.time_remaining())
@@ -399,11 +402,22 @@ class Handlers(grpc.GenericRpcHandler):
         caller, version = ANONYMOUS, self._callers.keys.version
         if authorization:
             caller = await self._callers.recognise(authorization, context.peer())
-        if caller.kind == "key" and not method.is_stream and method.rule.admits(caller):
+        if caller.kind == "key" and not (caller.only or method.is_stream) and method.rule.admits(caller):
             if len(self._bound) >= BOUND_HANDLERS:
                 self._bound.clear()
             self._bound[method.path, authorization] = self._unary_handler(method, caller, version)
         return caller
+
+    def _check_scope(self, method: Method, caller: Caller, request: Any, organization_id: str) -> None:
+        if not method.path.startswith("/guardhouse."):
+            # A contract of others has no field of ours that says whom a call is about: its servicer finds that, and
+            # checks.
+            return
+        if organization_id:
+            check_id(organization_id, ORGANIZATION, "organization_id")
+        check_scope(caller, method.path, organization_id, getattr(request, "registration_id", ""))
+        if not method.rule.deleted_organization and self._callers.keys.is_deleted(organization_id):
+            raise OrganizationNotFound(organization_id)
 
     def _peer(self, context: Any) -> Caller:
         """The service that the leaf certificate of the handshake names; nothing else is looked at."""
@@ -468,15 +482,6 @@ def _rest(work: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, A
                 awaited = work.send(sent)
     except StopIteration as done:
         return done.value
-
-
-def _check_scope(caller: Caller, path: str, request: Any, organization_id: str) -> None:
-    if not path.startswith("/guardhouse."):
-        # A contract of others has no field of ours that says whom a call is about: its servicer finds that, and checks.
-        return
-    if organization_id:
-        check_id(organization_id, ORGANIZATION, "organization_id")
-    check_scope(caller, path, organization_id, getattr(request, "registration_id", ""))
 
 
 def _request_key(method: Method, request: Any, caller: Caller, organization_id: str) -> RequestKey:

@@ -21,6 +21,8 @@ CACHED_CALLERS = 10_000
 WAIT_SECONDS = 1.0
 # Longer than a restart of identity takes; a key that is revoked behind a cut feed works no longer than this.
 MAX_STALENESS = 5 * MINUTE
+WATCH = "/guardhouse.identity.v1.IdentityFeedService/Watch"
+"""What the key of an organization that is gone is still recognised for, so that its gateways hear of it."""
 
 
 class DirectoryState(OrganizationState):
@@ -71,6 +73,15 @@ class Directory:
         """Of all that there are."""
         installation = self.view.states.get("")
         return sorted(installation.organizations) if installation else []
+
+    def deleted(self) -> list[str]:
+        """The ids of the organizations that are gone."""
+        installation = self.view.states.get("")
+        return sorted(installation.deleted) if installation else []
+
+    def is_deleted(self, organization_id: str) -> bool:
+        installation = self.view.states.get("")
+        return installation is not None and organization_id in installation.deleted
 
     def identity_providers(self, organization_id: str) -> list[identity.IdentityProvider]:
         state = self.view.states.get(organization_id)
@@ -140,5 +151,6 @@ class Directory:
             if key.HasField("revoke_time"):
                 raise CredentialsInvalid("the API key has been revoked")
             expire_time = from_timestamp(key.expire_time) if key.HasField("expire_time") else 0
-            return Caller("key", key.api_key_id, key.organization_id, key.role, expire_time)
+            only = WATCH if self.is_deleted(key.organization_id) else ""
+            return Caller("key", key.api_key_id, key.organization_id, key.role, expire_time, only)
         raise CredentialsInvalid("no such API key")

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+import sqlalchemy as sa
 from google.protobuf.descriptor import FileDescriptor
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from guardhouse_services.audit import Audit
 from guardhouse_services.calls import Authenticate, Callers, Handlers, methods
 from guardhouse_services.config import Settings
 from guardhouse_services.database import Database
+from guardhouse_services.deletion import Deletion
 from guardhouse_services.directory import Directory
 from guardhouse_services.feed import Feed
 from guardhouse_services.follower import Freshness
@@ -55,6 +57,8 @@ class Node:
     feed: Feed
     audit: Audit
     freshness: Freshness
+    tables: sa.MetaData
+    """The service's own tables."""
     contract: FileDescriptor
     servicer: object
     views: Sequence[Follower]
@@ -121,7 +125,9 @@ class Node:
             await listener.start()
         runs = [self.feed.run(), *(follower.run() for follower in self.views)]
         jobs: dict[str, Task] = {f"follow {source}": follower.run for source, follower in self.effects.items()}
-        jobs |= {**self.jobs, "housekeeping": self._keep_house, "audit checkpoints": self.audit.export}
+        deletion = Deletion(self.clock, self.database, self.directory, self.tables)
+        jobs |= {**self.jobs, "delete organizations": deletion.run}
+        jobs |= {"housekeeping": self._keep_house, "audit checkpoints": self.audit.export}
         runs += [self._leases.run(name, job) for name, job in jobs.items()]
         self._tasks = [asyncio.create_task(run) for run in runs]
         self._tasks.append(asyncio.create_task(self._watch_readiness()))

@@ -101,6 +101,7 @@ class Keys:
         self.version = 1
         self.trusted = True
         self.asked: list[str] = []
+        self.deleted: set[str] = set()
 
     def known(self, bearer: str) -> Caller | None:
         return self.keys.get(bearer) if self.trusted else None
@@ -113,6 +114,9 @@ class Keys:
         if bearer not in self.keys or not self.trusted:
             raise CredentialsInvalid("no such API key")
         return self.keys[bearer]
+
+    def is_deleted(self, organization_id: str) -> bool:
+        return organization_id in self.deleted
 
     def revoke(self, bearer: str) -> None:
         del self.keys[bearer]

@@ -196,6 +196,10 @@ class Seeds:
         request.organization.multi_user_platforms.append(registry.PLATFORM_WINDOWS)
         request.update_mask.MergeFrom(FieldMask(paths=ORGANIZATION_PATHS))
 
+    async def _DeleteOrganization(self, request: identity.DeleteOrganizationRequest) -> None:
+        request.organization_id = await self.plane.create_organization()
+        request.confirmation = "Example"
+
     async def _PreviewSeatExpiration(self, request: identity.PreviewSeatExpirationRequest) -> None:
         request.seat_expiration = "2160h"
 

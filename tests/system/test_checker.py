@@ -345,6 +345,30 @@ async def test_it_starts_from_disk_while_everything_is_down(
 
 
 @ON_ONE
+async def test_it_forgets_an_organization_that_is_deleted(plane: Plane, world: World, key: str, tmp_path: Path) -> None:
+    """Invariant I-32: what was known of it opens nothing, not even where a policy stays open, nor from disk."""
+    made = (await world.enroll("alice")).registration
+    policy_id = await world.policy("1h", max_open="10m")
+    path = tmp_path / "checker"
+
+    def decision() -> Decision:
+        return checker.check_session(made.registration_id, policy_id).decision
+
+    async with checker_of(plane, key, path) as checker:
+        await settle(checker, plane.clock)
+        assert decision() is Decision.ALLOW
+        await checker._store(path)
+        assert path.exists()
+        request = identity_pb2.DeleteOrganizationRequest(organization_id=plane.organization, confirmation="Example")
+        await plane.stub(identity_pb2_grpc.OrganizationServiceStub).DeleteOrganization(request)
+        await become(lambda: decision() is not Decision.ALLOW)
+        assert checker.check_session(made.registration_id, policy_id).reason is not Reason.STATE_STALE
+        answer = checker.check_traffic(kind="connection", address=made.ipv4, fields={"net.dst.ip": "10.0.0.5"})
+        assert answer.decision is Decision.BLOCK
+    assert not path.exists()
+
+
+@ON_ONE
 async def test_a_file_that_is_not_its_own_is_refused(
     plane: Plane,
     world: World,

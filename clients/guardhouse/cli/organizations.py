@@ -130,6 +130,26 @@ def update_organization(
     it.show(it.client.organizations.UpdateOrganization(request))
 
 
+@app.command("delete")
+def delete_organization(
+    ctx: Context,
+    confirmation: Annotated[str, typer.Argument(metavar="NAME", help="Its display name, or its id once more.")],
+    etag: Etag = "",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Delete the organization that -o names, with all that is its own, for good."""
+    it = ctx.obj
+    request = pb.DeleteOrganizationRequest(organization_id=it.organization_id, confirmation=confirmation, etag=etag)
+
+    def would(response: pb.DeleteOrganizationResponse) -> str:
+        what = f"{count(response.users, 'user')}, {count(response.seats, 'seat')} in use"
+        held = f"{count(response.registrations, 'registration')} and {count(response.addresses, 'address')}"
+        return f"This deletes {response.organization.display_name!r} with {what}, {held}, for good."
+
+    it.show(it.destroy(it.client.organizations.DeleteOrganization, request, would, yes, dry_run))
+
+
 @keys.command("list")
 def list_keys(ctx: Context, installation: Installation = False, limit: Limit = None) -> None:
     """List the API keys, revoked ones included."""

@@ -84,22 +84,33 @@ class State:
     def followers(self) -> Sequence[Follower]:
         return self.identity, self.registry, self.own
 
+    def is_deleted(self, organization_id: str) -> bool:
+        """Whether identity has said that the organization is gone."""
+        return organization_id in self.people.states.get("", _NO_IDENTITY).deleted
+
+    def _parts(self, organization_id: str) -> tuple[IdentityState, RegistryState, PolicyState]:
+        """Empty for an organization that is not known, or gone: what is still held of that counts for nothing."""
+        if self.is_deleted(organization_id):
+            return _NO_IDENTITY, _NO_REGISTRY, _NO_POLICIES
+        return (
+            self.people.states.get(organization_id, _NO_IDENTITY),
+            self.registrations.states.get(organization_id, _NO_REGISTRY),
+            self.policies.states.get(organization_id, _NO_POLICIES),
+        )
+
     def of(self, organization_id: str) -> Known:
         """Empty for an organization that is not known."""
-        from_identity = self.people.states.get(organization_id, _NO_IDENTITY)
-        from_registry = self.registrations.states.get(organization_id, _NO_REGISTRY)
-        own = self.policies.states.get(organization_id, _NO_POLICIES)
+        from_identity, from_registry, own = self._parts(organization_id)
         return from_identity.users, from_identity.authentications, from_registry.registrations, own.policies
 
     def traffic_facts(self, organization_id: str) -> TrafficFacts:
         """Empty for an organization that is not known."""
-        from_identity = self.people.states.get(organization_id, _NO_IDENTITY)
-        own = self.policies.states.get(organization_id, _NO_POLICIES)
+        from_identity, from_registry, own = self._parts(organization_id)
         coverage = own.coverage(from_identity.sign_in_hosts)
         return TrafficFacts(
             from_identity.users,
             from_identity.authentications,
-            self.registrations.states.get(organization_id, _NO_REGISTRY),
+            from_registry,
             coverage.policies,
             coverage,
             self.default_action(organization_id),
@@ -120,6 +131,7 @@ class State:
         installation = self.people.states.get("", _NO_IDENTITY)
         organization = installation.organizations.get(organization_id)
         blocks = organization is not None and organization.default_action == identity.DEFAULT_ACTION_BLOCK
+        blocks |= organization_id in installation.deleted
         return PolicyAction.BLOCK if blocks else PolicyAction.ALLOW
 
     def find(self, organization_id: str, registration_id: str) -> tuple[Registration | None, User | None]:

@@ -190,6 +190,7 @@ def _present(of: Mapping[str, T]) -> Iterator[tuple[str, T]]:
 
 def _of_people(state: IdentityState) -> Iterator[Iterator[identity.Event]]:
     yield (identity.Event(organization=it) for it in list(state.organizations.values()))
+    yield (identity.Event(organization_deleted=it) for it in sorted(state.deleted))
     yield (identity.Event(identity_provider=it) for it in list(state.identity_providers.values()))
     yield itertools.starmap(_user, _present(state.users))
     yield itertools.starmap(_authentication, _present(state.authentications))

@@ -18,6 +18,7 @@ from guardhouse_services.identity.gateways import show
 from guardhouse_services.identity.oidc import Issuers
 from guardhouse_services.identity.scim.http import route
 from guardhouse_services.identity.servicer import IdentityServicer
+from guardhouse_services.identity.store.tables import metadata
 from guardhouse_services.identity.usecases import Identity, effects
 from guardhouse_services.identity.usecases.snapshot import snapshot
 from guardhouse_services.migrate import migrate
@@ -75,6 +76,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         feed=feed,
         audit=audit,
         freshness=Freshness(database, SERVICE, [(SERVICE, directory.follower)], ["registry", "ipam"]),
+        tables=metadata,
         contract=pb.DESCRIPTOR,
         servicer=IdentityServicer(clock, identity, Pages(master_key), feed, audit),
         views=[directory.follower],

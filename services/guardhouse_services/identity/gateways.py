@@ -9,6 +9,8 @@ def show(event: pb.Event, organization_id: str) -> pb.Event | None:
         case "organization" if event.organization.organization_id == organization_id:
             action = event.organization.default_action
             return pb.Event(organization=pb.Organization(organization_id=organization_id, default_action=action))
+        case "organization_deleted" if event.organization_deleted == organization_id:
+            return event
         case "identity_provider":
             of = event.identity_provider
             shown = pb.IdentityProvider(identity_provider_id=of.identity_provider_id, issuer=of.issuer)

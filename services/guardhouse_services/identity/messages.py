@@ -26,7 +26,7 @@ from guardhouse_services.identity.domain.enrollment_policies import (
     RuleGroup,
 )
 from guardhouse_services.identity.domain.enrollments import Authentication
-from guardhouse_services.identity.domain.organizations import Organization, SeatUsage
+from guardhouse_services.identity.domain.organizations import Organization, OrganizationDeletion, SeatUsage
 from guardhouse_services.identity.domain.scim import ScimEvent, ScimSettings
 from guardhouse_services.identity.domain.seats import Forecast, FreedSeat, expire_time
 from guardhouse_services.identity.domain.users import Removal, User
@@ -294,6 +294,17 @@ def held_action(of: HeldAction) -> pb.HeldAction:
     )
 
 
+def organization_deletion(of: OrganizationDeletion, token: str) -> pb.DeleteOrganizationResponse:
+    return pb.DeleteOrganizationResponse(
+        organization=organization(of.organization),
+        users=of.users,
+        seats=of.seats,
+        registrations=of.registrations,
+        addresses=of.addresses,
+        revision_token=token,
+    )
+
+
 def seat_usage(of: SeatUsage, forecast: Forecast) -> pb.GetSeatUsageResponse:
     return pb.GetSeatUsageResponse(
         purchased=of.purchased,
@@ -334,6 +345,10 @@ def freed_seat(of: FreedSeat) -> pb.FreedSeat:
 
 def organization_event(of: Organization) -> pb.Event:
     return pb.Event(organization=organization(of))
+
+
+def organization_deleted_event(organization_id: str) -> pb.Event:
+    return pb.Event(organization_deleted=organization_id)
 
 
 def api_key_event(of: ApiKey) -> pb.Event:

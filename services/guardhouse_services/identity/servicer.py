@@ -137,6 +137,16 @@ class IdentityServicer:
         shown = messages.organization(changed)
         return pb.UpdateOrganizationResponse(organization=shown, revision_token=token, seats_used=used)
 
+    async def DeleteOrganization(
+        self, request: pb.DeleteOrganizationRequest, call: Call
+    ) -> pb.DeleteOrganizationResponse:
+        organization_id = _organization(request)
+        confirmation = checks.text(request.confirmation, "confirmation", NAME)
+        deletion, token = await self.identity.organizations.delete(
+            call, organization_id, confirmation, request.etag, validate_only=request.validate_only
+        )
+        return messages.organization_deletion(deletion, token)
+
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
         draft = request.api_key
         made, secret, token = await self.identity.api_keys.create(

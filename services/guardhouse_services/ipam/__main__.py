@@ -16,6 +16,7 @@ from guardhouse_services.ipam import metrics
 from guardhouse_services.ipam.domain.leases import parse_history, parse_quarantine
 from guardhouse_services.ipam.domain.subnets import parse_network
 from guardhouse_services.ipam.servicer import IpamServicer
+from guardhouse_services.ipam.store import metadata
 from guardhouse_services.ipam.usecases import Ipam, apply, missing, seen, snapshot
 from guardhouse_services.migrate import migrate
 from guardhouse_services.node import Node
@@ -62,6 +63,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         feed=feed,
         audit=audit,
         freshness=Freshness(database, SERVICE, views=[("identity", directory.follower)], effects=["registry"]),
+        tables=metadata,
         contract=pb.DESCRIPTOR,
         servicer=IpamServicer(clock, ipam, Pages(master_key), feed, audit),
         views=[directory.follower],

@@ -19,6 +19,7 @@ from guardhouse_services.peers import Peers
 from guardhouse_services.registry import metrics
 from guardhouse_services.registry.gateways import show
 from guardhouse_services.registry.servicer import RegistryServicer
+from guardhouse_services.registry.store.tables import metadata
 from guardhouse_services.registry.usecases import Registry
 from guardhouse_services.registry.usecases.effects import follow_identity
 from guardhouse_services.registry.usecases.snapshot import snapshot
@@ -61,6 +62,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         feed=feed,
         audit=audit,
         freshness=Freshness(database, SERVICE, [("identity", directory.follower)], ["identity"]),
+        tables=metadata,
         contract=pb.DESCRIPTOR,
         servicer=RegistryServicer(clock, registry, Pages(master_key), feed, audit),
         views=[directory.follower],

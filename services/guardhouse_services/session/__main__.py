@@ -27,6 +27,7 @@ from guardhouse_services.session.envoy import EnvoyServicer
 from guardhouse_services.session.gateways import show
 from guardhouse_services.session.replica import IdentityState, Replica
 from guardhouse_services.session.servicer import SessionServicer
+from guardhouse_services.session.store.tables import metadata
 from guardhouse_services.session.usecases import Session, check_quarantine, snapshot
 
 SERVICE = "session"
@@ -84,6 +85,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         feed=feed,
         audit=audit,
         freshness=Freshness(database, SERVICE, views=views, effects=()),
+        tables=metadata,
         contract=pb.DESCRIPTOR,
         servicer=servicer,
         guests=[(authorization_pb2.DESCRIPTOR, EnvoyServicer(servicer.CheckTraffic))],

@@ -25,6 +25,7 @@ METHODS = {
     "identity.OrganizationService.GetOrganization": "organizations show",
     "identity.OrganizationService.ListOrganizations": "organizations list",
     "identity.OrganizationService.UpdateOrganization": "organizations update",
+    "identity.OrganizationService.DeleteOrganization": "organizations delete",
     "identity.ApiKeyService.CreateApiKey": "keys create",
     "identity.ApiKeyService.ListApiKeys": "keys list",
     "identity.ApiKeyService.RevokeApiKey": "keys revoke",

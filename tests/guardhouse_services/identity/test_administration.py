@@ -175,6 +175,30 @@ async def test_devices_are_shared_on_the_platforms_that_an_organization_names(wo
         assert error.value.field == "organization.multi_user_platforms[1]"
 
 
+async def test_whoever_follows_hears_that_an_organization_is_gone(world: World, desk: Desk) -> None:
+    """Also later, by the snapshot: its id stands there for good, and the organization does not."""
+    other = await world.add_organization()
+    provider = (await world.identity.identity_providers.page(world.organization, EVERYBODY))[0].identity_provider_id
+    secret, _ = await world.identity.scim.refresh_secret(world.call(world.organization), world.organization, provider)
+    assert secret
+    await desk.send(pb.DeleteOrganizationRequest(organization_id=world.organization, confirmation=world.organization))
+    (event,) = (await world.events(""))[-1]
+    assert event.organization_deleted == world.organization
+    shown = await world.snapshot("")
+    assert [it.organization_deleted for it in shown if it.organization_deleted] == [world.organization]
+    assert [it.organization.organization_id for it in shown if it.HasField("organization")] == [other]
+    assert await world.read(lambda tx: store.scim.secret_of(tx, provider)) is None
+
+
+async def test_a_seat_of_an_organization_that_is_gone_is_none(world: World, desk: Desk) -> None:
+    """Invariant I-04: whoever was let in a moment before takes no seat, and is told why."""
+    await desk.send(pb.DeleteOrganizationRequest(organization_id=world.organization, confirmation="Example"))
+    with pytest.raises(OrganizationNotFound):
+        await world.database.write(lambda tx: store.organizations.take_seat(tx, world.organization))
+    with pytest.raises(OrganizationNotFound):
+        await world.authorize("ada")
+
+
 async def test_the_limit_cannot_go_below_the_seats_in_use(world: World) -> None:
     """Decision 4; a seat that is reserved is in use."""
     await world.enroll("ada")

@@ -12,6 +12,7 @@ from guardhouse.errors import (
     GuardhouseError,
     IdentityProviderNotFound,
     IdTokenInvalid,
+    OrganizationNotFound,
     SeatsExhausted,
     ServiceTokenInUse,
     ServiceTokenNotFound,
@@ -258,6 +259,30 @@ async def test_signing_in_takes_no_seat_when_it_is_only_asked_for(world: World, 
         await desk.send(request)
 
 
+async def test_deleting_an_organization_says_what_goes_with_it(world: World, desk: Desk) -> None:
+    """A user who was removed is a user all the same, and a registration that is gone may still hold its addresses."""
+    for name in ("ada", "bob"):
+        await world.enroll(name)
+    zoe = await world.enroll("zoe")
+    await world.registry(deleted(zoe))
+    await world.remove(zoe)
+    await world.authorize("eve")
+    found = (await desk.send(pb.GetOrganizationRequest(organization_id=world.organization))).organization
+    request = pb.DeleteOrganizationRequest(organization_id=world.organization, confirmation="Example", etag="another")
+    with pytest.raises(EtagMismatch):
+        await would(desk, request)
+    request.etag = found.etag
+    done = await does(desk, request)
+    assert done.organization == found
+    # A seat that an enrollment under way reserves is in use.
+    assert (done.users, done.seats, done.registrations, done.addresses) == (3, 3, 2, 6)
+    for again in (request, pb.GetOrganizationRequest(organization_id=world.organization)):
+        if isinstance(again, pb.DeleteOrganizationRequest):
+            again.request_id = "another"
+        with pytest.raises(OrganizationNotFound):
+            await desk.send(again)
+
+
 def test_every_method_that_can_be_asked_is_tried_here() -> None:
     asked = {
         method.name
@@ -267,6 +292,7 @@ def test_every_method_that_can_be_asked_is_tried_here() -> None:
     }
     assert asked == {
         "UpdateOrganization",
+        "DeleteOrganization",
         "RevokeApiKey",
         "DeleteIdentityProvider",
         "DeleteServiceToken",

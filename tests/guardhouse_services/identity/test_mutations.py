@@ -75,6 +75,7 @@ MUTATIONS = {
         named("organization", "organization_id"), change=renamed("organization", "display_name")
     ),
     "UpdateOrganization": Expected(named("organization_id"), change=renamed("organization", "display_name")),
+    "DeleteOrganization": Expected(named("organization_id"), change=renamed("confirmation"), of_installation=True),
     "CreateApiKey": Expected(named("api_key", "api_key_id"), change=renamed("api_key", "display_name")),
     "RevokeApiKey": Expected(named("api_key_id"), change=renamed("api_key_id")),
     "CreateIdentityProvider": Expected(
@@ -131,6 +132,9 @@ async def story(world: World) -> Story:
         organization_id=made.organization.organization_id,
         organization=pb.Organization(display_name="Renamed", etag=made.organization.etag),
         update_mask=FieldMask(paths=["display_name"]),
+    )
+    yield pb.DeleteOrganizationRequest(
+        organization_id=made.organization.organization_id, confirmation=made.organization.organization_id
     )
     draft = pb.ApiKey(display_name="Key", role=access_pb2.ROLE_AUDITOR)
     made = yield pb.CreateApiKeyRequest(organization_id=organization_id, api_key=draft)

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!guardhouse/common/v1/access.proto\x12\x14guardhouse.common.v1\x1a google/protobuf/descriptor.proto\"\x82\x01\n\nAccessRule\x12)\n\x05roles\x18\x01 \x03(\x0e\x32\x1a.guardhouse.common.v1.Role\x12\x14\n\x0cinstallation\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\x08\x12\x11\n\tanonymous\x18\x04 \x01(\x08\x12\x10\n\x08services\x18\x05 \x03(\t*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_ADMIN\x10\x01\x12\x10\n\x0cROLE_AUDITOR\x10\x02\x12\x10\n\x0cROLE_GATEWAY\x10\x03:R\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xa1\x96\x03 \x01(\x0b\x32 .guardhouse.common.v1.AccessRuleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!guardhouse/common/v1/access.proto\x12\x14guardhouse.common.v1\x1a google/protobuf/descriptor.proto\"\xa0\x01\n\nAccessRule\x12)\n\x05roles\x18\x01 \x03(\x0e\x32\x1a.guardhouse.common.v1.Role\x12\x14\n\x0cinstallation\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\x08\x12\x11\n\tanonymous\x18\x04 \x01(\x08\x12\x10\n\x08services\x18\x05 \x03(\t\x12\x1c\n\x14\x64\x65leted_organization\x18\x06 \x01(\x08*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_ADMIN\x10\x01\x12\x10\n\x0cROLE_AUDITOR\x10\x02\x12\x10\n\x0cROLE_GATEWAY\x10\x03:R\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xa1\x96\x03 \x01(\x0b\x32 .guardhouse.common.v1.AccessRuleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'guardhouse.common.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=226
-  _globals['_ROLE']._serialized_end=306
+  _globals['_ROLE']._serialized_start=256
+  _globals['_ROLE']._serialized_end=336
   _globals['_ACCESSRULE']._serialized_start=94
-  _globals['_ACCESSRULE']._serialized_end=224
+  _globals['_ACCESSRULE']._serialized_end=254
 # @@protoc_insertion_point(module_scope)

@@ -64,12 +64,15 @@ class AccessRule(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     ANONYMOUS_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
+    DELETED_ORGANIZATION_FIELD_NUMBER: _builtins.int
     installation: _builtins.bool
     """Of those keys, only the ones of the whole installation."""
     device: _builtins.bool
     """A device with its registration token, on the public listener, for its own registration only."""
     anonymous: _builtins.bool
     """Anybody, on the public listener, at a limited rate."""
+    deleted_organization: _builtins.bool
+    """Whether it is served for an organization that was deleted as well: any other method answers ORGANIZATION_NOT_FOUND."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """API keys with one of these roles, on the public listener."""
@@ -86,10 +89,11 @@ class AccessRule(_message.Message):
         device: _builtins.bool = ...,
         anonymous: _builtins.bool = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
+        deleted_organization: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anonymous", b"anonymous", "device", b"device", "installation", b"installation", "roles", b"roles", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anonymous", b"anonymous", "deleted_organization", b"deleted_organization", "device", b"device", "installation", b"installation", "roles", b"roles", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,8 +14,9 @@ Fields that mean the same everywhere:
   etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
                    resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
-MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a
-request_id also REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
+MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE, INTERNAL, and for an
+organization that was deleted ORGANIZATION_NOT_FOUND; one that takes a request_id also REQUEST_ID_REUSED and
+CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
 Its comment names what it may answer besides.
 """
 
@@ -622,6 +623,88 @@ class UpdateOrganizationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateOrganizationResponse: _TypeAlias = UpdateOrganizationResponse  # noqa: Y015
+
+@_typing.final
+class DeleteOrganizationRequest(_message.Message):
+    """See OrganizationService.DeleteOrganization."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    confirmation: _builtins.str
+    """Its display_name or its id once more, to the letter, so that nobody deletes another one by mistake. Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    etag: _builtins.str
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        confirmation: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "etag", b"etag", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteOrganizationRequest: _TypeAlias = DeleteOrganizationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteOrganizationResponse(_message.Message):
+    """See OrganizationService.DeleteOrganization. The counts are identity's, of the moment before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    SEATS_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    users: _builtins.int
+    """The users, whether or not they held a seat."""
+    seats: _builtins.int
+    """The seats in use."""
+    registrations: _builtins.int
+    """The live registrations."""
+    addresses: _builtins.int
+    """The addresses that these and deleted ones still held."""
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def organization(self) -> Global___Organization:
+        """As it was."""
+
+    def __init__(
+        self,
+        *,
+        organization: Global___Organization | None = ...,
+        users: _builtins.int = ...,
+        seats: _builtins.int = ...,
+        registrations: _builtins.int = ...,
+        addresses: _builtins.int = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "organization", b"organization", "registrations", b"registrations", "revision_token", b"revision_token", "seats", b"seats", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteOrganizationResponse: _TypeAlias = DeleteOrganizationResponse  # noqa: Y015
 
 @_typing.final
 class ApiKey(_message.Message):
@@ -5400,10 +5483,13 @@ class Event(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     AUTHENTICATION_FIELD_NUMBER: _builtins.int
     AUTHENTICATION_DELETED_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_DELETED_FIELD_NUMBER: _builtins.int
     identity_provider_deleted: _builtins.str
     """The identity_provider_id of one that is gone."""
     authentication_deleted: _builtins.str
     """The registration_id of one that is gone."""
+    organization_deleted: _builtins.str
+    """Of the installation: the organization_id of one that is gone, with all that is its own."""
     @_builtins.property
     def organization(self) -> Global___Organization:
         """Of the installation."""
@@ -5434,12 +5520,13 @@ class Event(_message.Message):
         user: Global___UserRecord | None = ...,
         authentication: Global___Authentication | None = ...,
         authentication_deleted: _builtins.str = ...,
+        organization_deleted: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "authentication", b"authentication", "authentication_deleted", b"authentication_deleted", "identity_provider", b"identity_provider", "identity_provider_deleted", b"identity_provider_deleted", "kind", b"kind", "organization", b"organization", "user", b"user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "authentication", b"authentication", "authentication_deleted", b"authentication_deleted", "identity_provider", b"identity_provider", "identity_provider_deleted", b"identity_provider_deleted", "kind", b"kind", "organization", b"organization", "organization_deleted", b"organization_deleted", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "authentication", b"authentication", "authentication_deleted", b"authentication_deleted", "identity_provider", b"identity_provider", "identity_provider_deleted", b"identity_provider_deleted", "kind", b"kind", "organization", b"organization", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "authentication", b"authentication", "authentication_deleted", b"authentication_deleted", "identity_provider", b"identity_provider", "identity_provider_deleted", b"identity_provider_deleted", "kind", b"kind", "organization", b"organization", "organization_deleted", b"organization_deleted", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["organization", "api_key", "identity_provider", "identity_provider_deleted", "user", "authentication", "authentication_deleted"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["organization", "api_key", "identity_provider", "identity_provider_deleted", "user", "authentication", "authentication_deleted", "organization_deleted"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -55,6 +55,11 @@ class OrganizationServiceStub:
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateOrganizationRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateOrganizationResponse.FromString,
                 _registered_method=True)
+        self.DeleteOrganization = channel.unary_unary(
+                '/guardhouse.identity.v1.OrganizationService/DeleteOrganization',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteOrganizationRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteOrganizationResponse.FromString,
+                _registered_method=True)
 
 
 class OrganizationServiceServicer:
@@ -94,6 +99,18 @@ class OrganizationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteOrganization(self, request, context):
+        """Deletes an organization and all that is its own, in every service, for good. From that moment it is answered for by
+        ORGANIZATION_NOT_FOUND, and its API keys, service tokens, registration tokens and SCIM secrets open nothing; what is
+        stored of it goes in the hours after. Its audit logs stay, without a person in them, and so do the revisions of its
+        feeds; its deletion is on record in the installation's log. Nobody gets the id again.
+        Callers: ADMIN keys of the installation. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrganizationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +133,11 @@ def add_OrganizationServiceServicer_to_server(servicer, server):
                     servicer.UpdateOrganization,
                     request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateOrganizationRequest.FromString,
                     response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateOrganizationResponse.SerializeToString,
+            ),
+            'DeleteOrganization': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteOrganization,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteOrganizationRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteOrganizationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +249,33 @@ class OrganizationService:
             '/guardhouse.identity.v1.OrganizationService/UpdateOrganization',
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateOrganizationRequest.SerializeToString,
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.UpdateOrganizationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteOrganization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.OrganizationService/DeleteOrganization',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteOrganizationRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.DeleteOrganizationResponse.FromString,
             options,
             channel_credentials,
             insecure,

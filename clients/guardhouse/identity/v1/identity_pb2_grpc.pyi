@@ -14,8 +14,9 @@ Fields that mean the same everywhere:
   etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
                    resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
-MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a
-request_id also REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
+MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE, INTERNAL, and for an
+organization that was deleted ORGANIZATION_NOT_FOUND; one that takes a request_id also REQUEST_ID_REUSED and
+CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
 Its comment names what it may answer besides.
 """
 
@@ -65,6 +66,14 @@ class OrganizationServiceStub:
     (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than
     1h.
     """
+    DeleteOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.DeleteOrganizationRequest, _identity_pb2.DeleteOrganizationResponse]
+    """Deletes an organization and all that is its own, in every service, for good. From that moment it is answered for by
+    ORGANIZATION_NOT_FOUND, and its API keys, service tokens, registration tokens and SCIM secrets open nothing; what is
+    stored of it goes in the hours after. Its audit logs stay, without a person in them, and so do the revisions of its
+    feeds; its deletion is on record in the installation's log. Nobody gets the id again.
+    Callers: ADMIN keys of the installation. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH.
+    """
 
 @_typing.type_check_only
 class OrganizationServiceAsyncStub(OrganizationServiceStub):
@@ -86,6 +95,14 @@ class OrganizationServiceAsyncStub(OrganizationServiceStub):
     Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
     (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than
     1h.
+    """
+    DeleteOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.DeleteOrganizationRequest, _identity_pb2.DeleteOrganizationResponse]  # type: ignore[assignment]
+    """Deletes an organization and all that is its own, in every service, for good. From that moment it is answered for by
+    ORGANIZATION_NOT_FOUND, and its API keys, service tokens, registration tokens and SCIM secrets open nothing; what is
+    stored of it goes in the hours after. Its audit logs stay, without a person in them, and so do the revisions of its
+    feeds; its deletion is on record in the installation's log. Nobody gets the id again.
+    Callers: ADMIN keys of the installation. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH.
     """
 
 class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -129,6 +146,20 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH; SEAT_LIMIT_BELOW_USE when the limit would be below the seats in use
         (decision 4); DURATION_INVALID for a seat_expiration outside of 730h to 8760h, and a delete_revoked_after of less than
         1h.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteOrganization(
+        self,
+        request: _identity_pb2.DeleteOrganizationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.DeleteOrganizationResponse, _abc.Awaitable[_identity_pb2.DeleteOrganizationResponse]]:
+        """Deletes an organization and all that is its own, in every service, for good. From that moment it is answered for by
+        ORGANIZATION_NOT_FOUND, and its API keys, service tokens, registration tokens and SCIM secrets open nothing; what is
+        stored of it goes in the hours after. Its audit logs stay, without a person in them, and so do the revisions of its
+        feeds; its deletion is on record in the installation's log. Nobody gets the id again.
+        Callers: ADMIN keys of the installation. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND, ETAG_MISMATCH.
         """
 
 def add_OrganizationServiceServicer_to_server(servicer: OrganizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

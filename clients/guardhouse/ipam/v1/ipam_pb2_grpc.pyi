@@ -8,8 +8,9 @@ Fields that mean the same everywhere:
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
-MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a
-request_id also REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
+MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE, INTERNAL, and for an
+organization that was deleted ORGANIZATION_NOT_FOUND; one that takes a request_id also REQUEST_ID_REUSED and
+CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
 Its comment names what it may answer besides.
 """
 

@@ -13,8 +13,9 @@ Fields that mean the same everywhere:
   etag             which state a resource is in; an update or delete that sends it answers ETAG_MISMATCH when the
                    resource has changed since it was read, and without it the last one wins (AIP-154)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
-MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE and INTERNAL; one that takes a
-request_id also REQUEST_ID_REUSED and CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
+MESSAGE_INVALID, RATE_LIMITED, STATE_STALE, DEADLINE_TOO_SHORT, DATABASE_UNAVAILABLE, INTERNAL, and for an
+organization that was deleted ORGANIZATION_NOT_FOUND; one that takes a request_id also REQUEST_ID_REUSED and
+CONFLICT, and one that takes at_least REVISION_TOKEN_INVALID and EPOCH_CHANGED.
 Its comment names what it may answer besides.
 """
 

@@ -38,6 +38,17 @@ class Organization:
 
 
 @dataclass(frozen=True, slots=True)
+class OrganizationDeletion:
+    """An organization that goes, and how much goes with it."""
+
+    organization: Organization
+    users: int
+    seats: int
+    registrations: int
+    addresses: int
+
+
+@dataclass(frozen=True, slots=True)
 class SeatUsage:
     """An organization's seats. `used` counts those reserved for an enrollment under way as well."""
 

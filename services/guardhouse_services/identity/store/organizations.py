@@ -7,8 +7,20 @@ import sqlalchemy as sa
 
 from guardhouse.errors import LimitReached, OrganizationNotFound, SeatLimitBelowUse, SeatsExhausted
 from guardhouse_services.database import Transaction
-from guardhouse_services.identity.domain.organizations import DefaultAction, Organization, SeatUsage
-from guardhouse_services.identity.store.tables import organization, seat_pool
+from guardhouse_services.identity.domain.organizations import (
+    DefaultAction,
+    Organization,
+    OrganizationDeletion,
+    SeatUsage,
+)
+from guardhouse_services.identity.store.tables import (
+    deleted_organization,
+    organization,
+    registration,
+    scim_secret,
+    seat_pool,
+    users,
+)
 from guardhouse_services.paging import Page
 from guardhouse_services.statements import statement
 
@@ -164,6 +176,62 @@ def _update(
     )
 
 
+def delete(tx: Transaction, of: Organization) -> OrganizationDeletion:
+    """Leaves nothing by which the organization, whose lock the caller holds, could be called; the rest goes later."""
+    organization_id = of.organization_id
+    used = seats(tx, organization_id).used
+    counts = _counts(tx, organization_id).one()
+    for drop in (_delete, _delete_pool, _delete_secrets):
+        drop(tx, organization_id)
+    _note_deletion(tx, organization_id, tx.now)
+    # Each registration holds an address of either family.
+    return OrganizationDeletion(of, counts.users, used, counts.registrations, 2 * counts.unreleased)
+
+
+@statement
+def _counts(organization_id: str) -> sa.Select[Any]:
+    seen = sa.select(sa.func.count()).where(
+        registration.c.organization_id == organization_id, registration.c.authorize_revision > 0
+    )
+    live = seen.where(registration.c.delete_time.is_(None)).scalar_subquery().label("registrations")
+    unreleased = seen.where(registration.c.release_time.is_(None)).scalar_subquery().label("unreleased")
+    known = sa.select(sa.func.count()).where(
+        users.c.organization_id == organization_id, users.c.authenticate_time.is_not(None)
+    )
+    return sa.select(known.scalar_subquery().label("users"), live, unreleased)
+
+
+@statement
+def _delete(organization_id: str) -> sa.Executable:
+    return organization.delete().where(organization.c.organization_id == organization_id)
+
+
+@statement
+def _delete_pool(organization_id: str) -> sa.Executable:
+    return seat_pool.delete().where(seat_pool.c.organization_id == organization_id)
+
+
+@statement
+def _delete_secrets(organization_id: str) -> sa.Executable:
+    return scim_secret.delete().where(scim_secret.c.organization_id == organization_id)
+
+
+@statement
+def _note_deletion(organization_id: str, delete_time: int) -> sa.Executable:
+    return deleted_organization.insert().values(organization_id=organization_id, delete_time=delete_time)
+
+
+def page_of_deleted(tx: Transaction, wanted: Page) -> Sequence[str]:
+    """The ids of those that are gone."""
+    return _page_of_deleted(tx, wanted.after, wanted.size + 1).scalars().all()
+
+
+@statement
+def _page_of_deleted(after: str, limit: int) -> sa.Select[Any]:
+    gone = sa.select(deleted_organization.c.organization_id).where(deleted_organization.c.organization_id > after)
+    return gone.order_by(deleted_organization.c.organization_id).limit(limit)
+
+
 def limit_seats(tx: Transaction, organization_id: str, purchased: int | None) -> None:
     """Raises SeatLimitBelowUse (decision 4)."""
     limited = _unlimit(tx, organization_id) if purchased is None else _limit(tx, organization_id, purchased)
@@ -202,9 +270,10 @@ def _seats(organization_id: str) -> sa.Select[Any]:
 def take_seat(tx: Transaction, organization_id: str) -> None:
     """Takes one if one is free, in one statement: who counts first and takes then takes too many (invariant I-04).
 
-    Raises SeatsExhausted.
+    Raises SeatsExhausted, and OrganizationNotFound for one that was deleted a moment ago.
     """
     if _take_seat(tx, organization_id).rowcount != 1:
+        seats(tx, organization_id)
         raise SeatsExhausted("every purchased seat is taken; an administrator can remove users or raise the seat limit")
 
 

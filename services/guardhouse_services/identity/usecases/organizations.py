@@ -4,12 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from guardhouse.errors import InvalidField
 from guardhouse.ids import ORGANIZATION, new_id
 from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
-from guardhouse_services.identity.domain.organizations import WINDOWS, DefaultAction, Organization, SeatUsage
+from guardhouse_services.identity.domain.organizations import (
+    WINDOWS,
+    DefaultAction,
+    Organization,
+    OrganizationDeletion,
+    SeatUsage,
+)
 from guardhouse_services.identity.usecases.history import present, publish
 from guardhouse_services.paging import Page
 
@@ -17,7 +24,7 @@ INSTALLATION = ""
 
 
 class Organizations:
-    """Creates, shows and changes organizations."""
+    """Creates, shows, changes and deletes organizations."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -93,6 +100,32 @@ class Organizations:
             used = store.organizations.seats(tx, organization_id).used
             requests.record(tx, call, organization_id, value=requests.remember(changed), seats_used=used)
             return changed, used, publish(tx, INSTALLATION, [messages.organization_event(changed)])
+
+        return await self._database.write(work, validate_only=validate_only)
+
+    async def delete(
+        self, call: Call, organization_id: str, confirmation: str, etag: str = "", *, validate_only: bool = False
+    ) -> tuple[OrganizationDeletion, str]:
+        """Deletes an organization for everybody who asks from now on; what is stored of it goes later, see `deletion`.
+
+        What goes, and the revision token. `confirmation` is its name or id. Raises OrganizationNotFound, InvalidField
+        and EtagMismatch.
+        """
+        # On record with the installation: what is the organization's own goes.
+        call = call._replace(key=replace(call.key, organization_id=INSTALLATION))
+
+        def work(tx: Transaction) -> tuple[OrganizationDeletion, str]:
+            if (done := requests.find(tx, call.key)) is not None:
+                if (deletion := requests.recall(OrganizationDeletion, done)) is None:
+                    raise AssertionError("unreachable: no release has deleted one and remembered nothing")
+                return deletion, present(tx, INSTALLATION)
+            found = store.organizations.get(tx, organization_id, lock=True)
+            if confirmation not in (found.display_name, organization_id):
+                raise InvalidField("confirmation", "confirmation is not the organization's display name or id")
+            etags.check(messages.organization(found).etag, etag)
+            deletion = store.organizations.delete(tx, found)
+            requests.record(tx, call, organization_id, value=requests.remember(deletion))
+            return deletion, publish(tx, INSTALLATION, [messages.organization_deleted_event(organization_id)])
 
         return await self._database.write(work, validate_only=validate_only)
 

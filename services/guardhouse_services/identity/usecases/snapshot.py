@@ -14,6 +14,11 @@ _SECTIONS: dict[str, Section] = {
         messages.organization_event,
         lambda it: it.organization_id,
     ),
+    "organization_deleted": (
+        lambda tx, organization_id, page: () if organization_id else store.organizations.page_of_deleted(tx, page),
+        messages.organization_deleted_event,
+        lambda it: it,
+    ),
     "api_key": (store.api_keys.page, messages.api_key_event, lambda it: it.api_key_id),
     "identity_provider": (
         store.identity_providers.page,
