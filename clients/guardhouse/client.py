@@ -96,6 +96,7 @@ class Client(Connections[BlockingChannel]):
     enrollment = Stub("registry", registry_rpc.EnrollmentServiceStub)
     registrations = Stub("registry", registry_rpc.RegistrationServiceStub)
     devices = Stub("registry", registry_rpc.DeviceServiceStub)
+    held_deletions = Stub("registry", registry_rpc.HeldActionServiceStub)
     registry_audit = Stub("registry", registry_rpc.AuditServiceStub)
     addresses = Stub("ipam", ipam_rpc.AddressServiceStub)
     ipam_audit = Stub("ipam", ipam_rpc.AuditServiceStub)

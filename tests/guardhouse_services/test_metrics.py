@@ -138,7 +138,7 @@ async def test_organizations_are_told_apart_where_it_is_asked_for(plane: Plane) 
     assert used.samples == {(plane.organization,): 1, (other,): 0}
     # One without a limit has none to compare with: 0 would always be used up.
     assert purchased.samples == {(other,): 7}
-    (registrations,) = await plane.nodes["registry"].database.read(lambda tx: registry.figures(tx, True))
+    registrations, _ = await plane.nodes["registry"].database.read(lambda tx: registry.figures(tx, True))
     assert registrations.samples[(plane.organization, "active")] == 1
     addresses, capacity = await plane.nodes["ipam"].database.read(lambda tx: ipam.figures(3600)(tx, True))
     assert addresses.labels == ("organization_id", "state")

@@ -25,6 +25,8 @@ from guardhouse_services.identity.domain.held_actions import Effect
 from guardhouse_services.identity.servicer import ORGANIZATION_PATHS
 from guardhouse_services.identity.store import held_actions, users
 from guardhouse_services.identity.usecases import breaker
+from guardhouse_services.registry.domain import End
+from guardhouse_services.registry.usecases import lifetimes
 from tests.system.contract import METHODS, Method
 from tests.system.people import World
 from tests.system.wire import Caller
@@ -173,6 +175,22 @@ class Seeds:
 
         return await self.plane.nodes["identity"].database.write(hold)
 
+    async def _new_held(self, request: Message) -> str:
+        """Of identity or of the registry."""
+        is_identitys = request.DESCRIPTOR.file is identity.DESCRIPTOR
+        return await (self._new_held_action() if is_identitys else self._new_held_deletion())
+
+    async def _new_held_deletion(self) -> str:
+        """About registrations that nobody knows, so that approving it does no harm."""
+        organization_id, now = self.ids["organization_id"], self.plane.clock.now()
+
+        def hold(tx: Transaction) -> str:
+            unknown = [new_id(REGISTRATION, now) for _ in range(51)]
+            assert not lifetimes.BREAKER.passes(tx, organization_id, End.SILENT, unknown, lifetimes.DELETE)
+            return lifetimes.BREAKER.store.waiting(tx, organization_id, End.SILENT, lifetimes.DELETE)
+
+        return await self.plane.nodes["registry"].database.write(hold)
+
     async def _new_registration(self) -> registry.RegisterResponse:
         number = next(_numbers)
         return await self.world.enroll(f"person{number}", f"machine{number}")
@@ -312,10 +330,10 @@ class Seeds:
         request.user_id = await self.plane.nodes["identity"].database.write(begin)
 
     async def _ApproveHeldAction(self, request: identity.ApproveHeldActionRequest) -> None:
-        request.held_action_id = await self._new_held_action()
+        request.held_action_id = await self._new_held(request)
 
     async def _RejectHeldAction(self, request: identity.RejectHeldActionRequest) -> None:
-        request.held_action_id = await self._new_held_action()
+        request.held_action_id = await self._new_held(request)
 
     async def _AuthorizeEnrollment(self, request: identity.AuthorizeEnrollmentRequest) -> None:
         request.intent_id = self._new_intent()
@@ -366,6 +384,9 @@ class Seeds:
 
     async def _Heartbeat(self, request: registry.HeartbeatRequest) -> None:
         request.posture.CopyFrom(registry.DevicePosture(passed=["disk"], failed=["firewall"]))
+
+    async def _PreviewRegistrationExpiration(self, request: registry.PreviewRegistrationExpirationRequest) -> None:
+        request.delete_revoked_after = "720h"
 
     async def _Leave(self, request: registry.LeaveRequest) -> Valid:
         made = await self._new_registration()

@@ -24,6 +24,7 @@ _REQUESTS: Final[dict[str, Callable[..., Message]]] = {
     "rule_groups": identity.ListRuleGroupsRequest,
     "users": identity.ListUsersRequest,
     "held_actions": identity.ListHeldActionsRequest,
+    "held_deletions": registry.ListHeldActionsRequest,
     "devices": lambda **fields: registry.ListDevicesRequest(
         active_registrations=registry.ACTIVE_REGISTRATIONS_INCLUDE, **fields
     ),

@@ -170,6 +170,37 @@ def show_registration(ctx: Context, registration_id: RegistrationId) -> None:
     it.show(it.client.registrations.GetRegistration(request))
 
 
+@registrations.command("usage")
+def show_registration_usage(ctx: Context) -> None:
+    """Count the registrations, and the addresses that active and revoked ones hold."""
+    it = ctx.obj
+    it.show(
+        it.client.registrations.GetRegistrationUsage(pb.GetRegistrationUsageRequest(organization_id=it.organization_id))
+    )
+
+
+@registrations.command("expiring")
+def list_expiring_registrations(
+    ctx: Context,
+    delete_revoked_after: Annotated[
+        str, typer.Option(metavar="DURATION", help="Try another one than the organization's, such as 720h.")
+    ] = "",
+    limit: Limit = None,
+) -> None:
+    """List the registrations that would be deleted now, because they were revoked or silent for too long."""
+    it = ctx.obj
+    request = pb.PreviewRegistrationExpirationRequest(
+        organization_id=it.organization_id, delete_revoked_after=delete_revoked_after
+    )
+    columns = "end registration.registration_id registration.state registration.revoke_time registration.seen_time"
+    it.show_all(
+        it.client.registrations.PreviewRegistrationExpiration,
+        request,
+        limit,
+        f"{columns} registration.expire_time registration.holder",
+    )
+
+
 @registrations.command("revoke")
 def revoke_registrations(ctx: Context, registration_ids: RegistrationIds, dry_run: DryRun = False) -> None:
     """Make registrations' keys invalid at once. They keep their addresses, and it can be undone."""

@@ -1,5 +1,6 @@
 """What is too much at once, and what waits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -8,6 +9,8 @@ from guardhouse.durations import MINUTE
 WINDOW = 10 * MINUTE
 MOST = 50
 MOST_PERCENT = 10
+ENOUGH = MOST * 100 // MOST_PERCENT
+"""Of so many or more, as many as may pass at all may pass."""
 ALWAYS_PASS = 9
 """Of so few it may always be as many in a window: a small organization loses a tenth of what it has in a day."""
 
@@ -42,6 +45,9 @@ class HeldAction:
     """The first of what carried it out, where that has names."""
 
 
-def is_mass(subjects: int, population: int) -> bool:
-    """Whether so many in a window, of so many that there were at its beginning, are too many."""
-    return subjects > MOST or (subjects > ALWAYS_PASS and subjects * 100 > population * MOST_PERCENT)
+def is_mass(subjects: int, population: Callable[[], int]) -> bool:
+    """Whether so many in a window, of so many that there were at its beginning, are too many.
+
+    The population is counted only where it matters, and need not be counted further than to ENOUGH.
+    """
+    return subjects > MOST or (subjects > ALWAYS_PASS and subjects * 100 > population() * MOST_PERCENT)

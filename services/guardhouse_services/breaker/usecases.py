@@ -50,7 +50,7 @@ class Breaker:
         held_action_id = self.store.waiting(tx, organization_id, source, effect)
         if not held_action_id:
             passed = self.store.passed(tx, organization_id, tx.now - WINDOW)
-            if not is_mass(len(passed.union(ids)), self.population(tx, organization_id, tx.now - WINDOW)):
+            if not is_mass(len(passed.union(ids)), lambda: self.population(tx, organization_id, tx.now - WINDOW)):
                 self.store.note(tx, organization_id, ids, **noted)
                 return True
             held_action_id = new_id(HELD_ACTION, tx.now)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from guardhouse.durations import DAY
-from guardhouse_services.breaker.domain import HeldState
+from guardhouse_services.breaker.metrics import held_actions
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity.store.tables import held_action, seat_pool, service_token
 from guardhouse_services.metrics import Gauge, grouped
@@ -14,7 +14,11 @@ EXPIRES_SOON = 7 * DAY
 
 
 def figures(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
-    return [*_seats(tx, per_organization), _expiring_tokens(tx, per_organization), _held_actions(tx, per_organization)]
+    return [
+        *_seats(tx, per_organization),
+        _expiring_tokens(tx, per_organization),
+        held_actions(tx, held_action, per_organization),
+    ]
 
 
 def _expiring_tokens(tx: Transaction, per_organization: bool) -> Gauge:
@@ -27,17 +31,6 @@ def _expiring_tokens(tx: Transaction, per_organization: bool) -> Gauge:
     return Gauge(
         "guardhouse_service_tokens_expiring",
         "Service tokens that are accepted now and expire within a week.",
-        {key: float(values[0]) for key, values in rows.items()},
-        labels,
-    )
-
-
-def _held_actions(tx: Transaction, per_organization: bool) -> Gauge:
-    waiting = sa.func.coalesce(sa.func.sum(sa.case((held_action.c.state == HeldState.WAITING, 1), else_=0)), 0)
-    labels, rows = grouped(tx, held_action.c.organization_id, per_organization, waiting)
-    return Gauge(
-        "guardhouse_held_actions",
-        "Automatic actions on many users that wait for approval.",
         {key: float(values[0]) for key, values in rows.items()},
         labels,
     )

@@ -67,9 +67,14 @@ def build(settings: Settings, clock: Clock) -> Node:
         servicer=RegistryServicer(clock, registry, Pages(master_key), feed, audit),
         views=[directory.follower],
         figures=metrics.figures,
-        gauges=metrics.gauges(registry.heartbeats),
+        gauges=metrics.gauges(registry.heartbeats, registry.lifetimes),
         effects={"identity": removals},
-        jobs={"sweep": registry.enrollments.sweep, "report activity": registry.activity.run},
+        jobs={
+            "sweep": registry.enrollments.sweep,
+            "report activity": registry.activity.run,
+            "delete ended registrations": registry.lifetimes.run,
+            "carry out held actions": registry.held_actions.run,
+        },
         devices=registry.callers.device,
         close=[registry.heartbeats.close],
     )

@@ -282,6 +282,39 @@ class Fence:
             raise EnrollmentAborted("the user's registrations were revoked while enrolling; try again")
 
 
+class End(StrEnum):
+    """Why a registration ends by itself, as the breaker names who asks for it."""
+
+    REVOKED = "revoked registrations"
+    """It was revoked for longer than its organization keeps such (decision 17)."""
+    SILENT = "silent registrations"
+    """It was silent for longer than it may be (decision 15)."""
+
+    def holds(self, registration: Registration, since: int) -> bool:
+        """Whether the registration is as it was then: still revoked, or not heard of."""
+        if self is End.REVOKED:
+            return registration.revoke_time is not None and registration.revoke_time <= since
+        return registration.expire_after is not None and registration.activity <= since
+
+
+def end_of(registration: Registration, revoked_before: int, now: int) -> End | None:
+    """Why it ends by itself now, if it does. It has been revoked for too long if it was at or before that time."""
+    if registration.revoke_time is not None and registration.revoke_time <= revoked_before:
+        return End.REVOKED
+    if registration.expire_time is not None and registration.expire_time <= now:
+        return End.SILENT
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many registrations there are, and when the one was revoked that has been for longest."""
+
+    active: int
+    revoked: int
+    oldest_revoke_time: int | None
+
+
 def held(present: Registration, user_id: str) -> GuardhouseError:
     """Why a registration of the user cannot become active on a device where `present` is (decision 18)."""
     if present.holder.user_id == user_id:

@@ -7,6 +7,7 @@ from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import optional_timestamp, to_timestamp
 from guardhouse_services import etags
+from guardhouse_services.breaker.domain import HeldAction
 from guardhouse_services.registry.domain import Claims, Device, Person, Posture, PostureChecks, Registration, State
 
 _STATES = {
@@ -115,6 +116,19 @@ def to_result(registration_id: str, outcome: Registration | GuardhouseError) -> 
     reason = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{outcome.reason}")
     error = results_pb2.ItemError(reason=reason, message=outcome.message)
     return pb.RegistrationResult(registration_id=registration_id, error=error)
+
+
+def to_held_action(value: HeldAction) -> pb.HeldAction:
+    return pb.HeldAction(
+        held_action_id=value.held_action_id,
+        source=value.source,
+        state=value.state.value,  # type: ignore[arg-type]  # numbered alike
+        create_time=to_timestamp(value.create_time),
+        decide_time=optional_timestamp(value.decide_time),
+        registrations=value.subjects,
+        registrations_done=value.subjects_done,
+        registration_ids=value.subject_ids,
+    )
 
 
 def to_event(value: Registration) -> pb.Event:

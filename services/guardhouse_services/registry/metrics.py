@@ -1,14 +1,16 @@
-"""What the registry tells Prometheus: registrations, and heartbeats that came to nothing."""
+"""What the registry tells Prometheus: registrations, what became of some, and heartbeats that came to nothing."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import sqlalchemy as sa
 
+from guardhouse_services.breaker.metrics import held_actions
 from guardhouse_services.database import Transaction
 from guardhouse_services.metrics import Gauge, grouped
 from guardhouse_services.registry.domain import State
-from guardhouse_services.registry.store.tables import registration
+from guardhouse_services.registry.store.tables import held_action, registration
 from guardhouse_services.registry.usecases.heartbeats import Heartbeats
+from guardhouse_services.registry.usecases.lifetimes import Lifetimes
 
 
 def figures(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
@@ -20,15 +22,25 @@ def figures(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
         for state, count in zip(State, values, strict=True)
     }
     documentation = "Registrations; those that were aborted or deleted are remembered for a day."
-    return [Gauge("guardhouse_registrations", documentation, samples, (*labels, "state"))]
+    return [
+        Gauge("guardhouse_registrations", documentation, samples, (*labels, "state")),
+        held_actions(tx, held_action, per_organization),
+    ]
 
 
-def gauges(heartbeats: Heartbeats) -> Callable[[], Iterator[Gauge]]:
+def gauges(heartbeats: Heartbeats, lifetimes: Lifetimes) -> Callable[[], Iterator[Gauge]]:
     def read() -> Iterator[Gauge]:
         yield Gauge(
             "guardhouse_heartbeats_dropped",
             "Heartbeats that this replica could not keep while its database was away.",
             {(): heartbeats.dropped},
+            is_counter=True,
+        )
+        yield Gauge(
+            "guardhouse_registrations_ended",
+            "Registrations that this replica has deleted because they were revoked or silent for too long.",
+            {(end.name.lower(),): number for end, number in lifetimes.deleted.items()},
+            ("because",),
             is_counter=True,
         )
 

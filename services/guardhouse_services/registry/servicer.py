@@ -4,14 +4,16 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from guardhouse.clock import Clock
-from guardhouse.errors import FieldRequired, InvalidField, PageTokenInvalid
-from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, check_id
+from guardhouse.durations import HOUR, optional_duration, parse_duration
+from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField, PageTokenInvalid
+from guardhouse.ids import DEVICE, HELD_ACTION, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, check_id
 from guardhouse.keys import KEY_TYPES
 from guardhouse.registry.v1 import registry_pb2 as pb
-from guardhouse.times import to_timestamp
+from guardhouse.times import optional_timestamp, to_timestamp
 from guardhouse_services import checks
 from guardhouse_services.access import Call
 from guardhouse_services.audit import Audit
+from guardhouse_services.breaker.domain import HeldAction, HeldState
 from guardhouse_services.calls import Stream
 from guardhouse_services.feed import Feed
 from guardhouse_services.paging import Page, Pages
@@ -22,12 +24,20 @@ from guardhouse_services.registry.domain import (
     Cursor,
     Device,
     DeviceFilter,
+    End,
     Range,
     Registration,
     RegistrationFilter,
     State,
 )
-from guardhouse_services.registry.messages import from_claims, from_posture, to_device, to_registration, to_result
+from guardhouse_services.registry.messages import (
+    from_claims,
+    from_posture,
+    to_device,
+    to_held_action,
+    to_registration,
+    to_result,
+)
 from guardhouse_services.registry.usecases import Registry
 from guardhouse_services.registry.usecases.enrollments import Enrollment
 from guardhouse_services.registry.usecases.rotations import Rotation
@@ -56,6 +66,7 @@ _FILTERS: dict[int, tuple[State, ...]] = {
     pb.REGISTRATION_FILTER_REVOKED: (State.REVOKED,),
     pb.REGISTRATION_FILTER_ALL: LISTED,
 }
+_ENDS = {End.REVOKED: pb.REGISTRATION_END_REVOKED, End.SILENT: pb.REGISTRATION_END_SILENT}
 _ACTIVE: dict[int, bool | None] = {
     pb.ACTIVE_REGISTRATIONS_UNSPECIFIED: True,
     pb.ACTIVE_REGISTRATIONS_ONLY: True,
@@ -198,6 +209,36 @@ class RegistryServicer:
             revision_token=batch.revision_token,
         )
 
+    async def GetRegistrationUsage(
+        self, request: pb.GetRegistrationUsageRequest, _call: Call
+    ) -> pb.GetRegistrationUsageResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        usage, keeps = await self.registry.lifetimes.usage(request.organization_id)
+        return pb.GetRegistrationUsageResponse(
+            active_registrations=usage.active,
+            revoked_registrations=usage.revoked,
+            active_addresses=FAMILIES * usage.active,
+            revoked_addresses=FAMILIES * usage.revoked,
+            oldest_revoke_time=optional_timestamp(usage.oldest_revoke_time),
+            delete_revoked_after=optional_duration(keeps),
+        )
+
+    async def PreviewRegistrationExpiration(
+        self, request: pb.PreviewRegistrationExpirationRequest, _call: Call
+    ) -> pb.PreviewRegistrationExpirationResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        keeps = _keeps(request.delete_revoked_after) if request.delete_revoked_after else None
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found = await self.registry.lifetimes.preview(request.organization_id, page, keeps)
+        shown, token = self._pages.cut(request, page, found, lambda it: it[0].registration_id, now)
+        return pb.PreviewRegistrationExpirationResponse(
+            expired_registrations=[
+                pb.ExpiredRegistration(registration=to_registration(it), end=_ENDS[end]) for it, end in shown
+            ],
+            next_page_token=token,
+        )
+
     async def RotateKey(self, request: pb.RotateKeyRequest, call: Call) -> pb.RotateKeyResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.registration_id, REGISTRATION, "registration_id")
@@ -242,6 +283,33 @@ class RegistryServicer:
         checks.request_id(request.request_id, required=True)
         token = await self.registry.registrations.leave(call, request.organization_id, request.registration_id)
         return pb.LeaveResponse(revision_token=token)
+
+    # HeldActionService
+
+    async def ListHeldActions(self, request: pb.ListHeldActionsRequest, _call: Call) -> pb.ListHeldActionsResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found = await self.registry.held_actions.page(request.organization_id, page)
+        shown, token = self._pages.cut(request, page, found, lambda it: it.held_action_id, now)
+        return pb.ListHeldActionsResponse(held_actions=map(to_held_action, shown), next_page_token=token)
+
+    async def ApproveHeldAction(self, request: pb.ApproveHeldActionRequest, call: Call) -> pb.ApproveHeldActionResponse:
+        held, token = await self._decide(request, call, HeldState.APPROVED)
+        return pb.ApproveHeldActionResponse(held_action=to_held_action(held), revision_token=token)
+
+    async def RejectHeldAction(self, request: pb.RejectHeldActionRequest, call: Call) -> pb.RejectHeldActionResponse:
+        held, token = await self._decide(request, call, HeldState.REJECTED)
+        return pb.RejectHeldActionResponse(held_action=to_held_action(held), revision_token=token)
+
+    async def _decide(
+        self, request: pb.ApproveHeldActionRequest | pb.RejectHeldActionRequest, call: Call, decision: HeldState
+    ) -> tuple[HeldAction, str]:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        held_action_id = check_id(request.held_action_id, HELD_ACTION, "held_action_id")
+        return await self.registry.held_actions.decide(
+            call, organization_id, held_action_id, decision, validate_only=request.validate_only
+        )
 
     # DeviceService
 
@@ -313,6 +381,13 @@ class RegistryServicer:
 
     async def Watch(self, requests: AsyncIterator[pb.WatchRequest], stream: Stream) -> None:
         await self._feed.serve(requests, stream)
+
+
+def _keeps(text: str) -> int:
+    keeps = parse_duration(text, "delete_revoked_after")
+    if keeps < HOUR:
+        raise DurationInvalid("delete_revoked_after", "revoked registrations are deleted after 1h or more")
+    return keeps
 
 
 def _ids(organization_id: str, ids: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Every command asks for what it says, and every method has a command."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ METHODS = {
     "identity.HeldActionService.ListHeldActions": "held-actions list",
     "identity.HeldActionService.ApproveHeldAction": "held-actions approve",
     "identity.HeldActionService.RejectHeldAction": "held-actions reject",
+    "registry.HeldActionService.ListHeldActions": "held-actions list",
+    "registry.HeldActionService.ApproveHeldAction": "held-actions approve",
+    "registry.HeldActionService.RejectHeldAction": "held-actions reject",
+    "registry.RegistrationService.GetRegistrationUsage": "registrations usage",
+    "registry.RegistrationService.PreviewRegistrationExpiration": "registrations expiring",
     "identity.SeatService.GetSeatUsage": "seats show",
     "identity.SeatService.ListSeats": "seats list",
     "identity.SeatService.ExplainSeat": "seats explain",
@@ -459,7 +465,6 @@ LISTS: list[tuple[str, Message]] = [
     ("rule-groups list", identity.ListRuleGroupsResponse(rule_groups=[identity.RuleGroup()])),
     ("users list", identity.ListUsersResponse(users=[identity.User()])),
     ("seats list", identity.ListSeatsResponse(seats=[identity.Seat()])),
-    ("held-actions list", identity.ListHeldActionsResponse(held_actions=[identity.HeldAction()])),
     ("devices list", registry.ListDevicesResponse(devices=[registry.Device()])),
     ("registrations list", registry.ListRegistrationsResponse(registrations=[registry.Registration()])),
     ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
@@ -473,6 +478,8 @@ LISTS: list[tuple[str, Message]] = [
 
 def test_every_list_is_known_here() -> None:
     lists = [name for name, _ in commands() if name.endswith(" list")]
+    # It lists what two services hold, and has a test of its own.
+    lists.remove("held-actions list")
     assert sorted(lists) == sorted(" ".join(line.split()[:2]) for line, _ in LISTS)
 
 
@@ -484,6 +491,38 @@ def test_every_list_is_a_table_of_what_there_is(
     header, row = run(f"{line} -o {ORGANIZATION}").stdout.splitlines()
     assert header.isupper()
     assert "-" in row.split()
+
+
+def test_held_actions_are_those_of_users_and_those_of_registrations(run: Run, installation: ScriptedServer) -> None:
+    """Whichever service holds the action that is decided about."""
+
+    def answer(request: Message) -> Message:
+        if isinstance(request, identity.ListHeldActionsRequest):
+            removal = identity.HeldAction(source="seat expiration", effect=identity.HELD_EFFECT_REMOVE, users=60)
+            return identity.ListHeldActionsResponse(held_actions=[removal])
+        deletion = registry.HeldAction(source="revoked registrations", registrations=51, registrations_done=7)
+        return registry.ListHeldActionsResponse(held_actions=[deletion])
+
+    def decide(request: Message) -> Message:
+        if isinstance(request, identity.RejectHeldActionRequest | identity.ApproveHeldActionRequest):
+            raise errors.HeldActionNotFound("hld_1")
+        kind = getattr(registry, type(request).__name__.replace("Request", "Response"))
+        held = registry.HeldAction(source="revoked registrations", registrations=51)
+        found: Message = kind(held_action=held)
+        return found
+
+    installation.answers["ListHeldActions"] = answer
+    header, removal, deletion = run(f"held-actions list -o {ORGANIZATION}").stdout.splitlines()
+    assert header.split()[-3:] == ["DONE", "CREATE", "TIME"]
+    assert ("remove" in removal, "60" in removal) == (True, True)
+    assert ("delete" in deletion, "51" in deletion) == (True, True)
+    shown = json.loads(run(f"held-actions list -o {ORGANIZATION} --json").stdout)
+    assert [it["users"] for it in shown["held_actions"]] == ["60"]
+    assert [it["registrations"] for it in shown["held_deletions"]] == ["51"]
+    installation.answers["RejectHeldAction"] = installation.answers["ApproveHeldAction"] = decide
+    assert "revoked registrations" in run(f"held-actions reject hld_1 -o {ORGANIZATION}").stdout
+    would = run(f"held-actions approve hld_1 -o {ORGANIZATION} --dry-run").stdout
+    assert would.startswith("This deletes 51 registrations for good, as they are revoked registrations")
 
 
 SEEN = "--seen-after 2026-09-21T14:13:20Z --seen-before 2026-09-21T14:14:20Z"

@@ -38,7 +38,7 @@ A_DAY = DAY // SECOND
     ],
 )
 def test_too_many_is_more_than_50_or_more_than_a_tenth_and_at_least_10(users: int, seats: int, mass: bool) -> None:
-    assert is_mass(users, seats) is mass
+    assert is_mass(users, lambda: seats) is mass
 
 
 async def people(world: World, count: int) -> list[str]:

@@ -293,9 +293,16 @@ class World:
 
     async def add_organization(self) -> str:
         organization_id = new(ORGANIZATION)
-        event = identity_pb2.Event(organization=identity_pb2.Organization(organization_id=organization_id))
-        await self.directory.view.change("", [event], (EPOCH, 0), (EPOCH, 0))
+        await self._say(identity_pb2.Organization(organization_id=organization_id))
         return organization_id
+
+    async def keep_revoked(self, duration: str) -> None:
+        """The organization says how long its revoked registrations stay."""
+        await self._say(identity_pb2.Organization(organization_id=self.organization, delete_revoked_after=duration))
+
+    async def _say(self, organization: identity_pb2.Organization) -> None:
+        event = identity_pb2.Event(organization=organization)
+        await self.directory.view.change("", [event], (EPOCH, 0), (EPOCH, 0))
 
     def call(self, request_id: str = "", body: str = "", method: str = "Method") -> Call:
         caller = Caller("key", "key_" + "0" * 32, self.organization, access_pb2.ROLE_ADMIN)

@@ -217,6 +217,62 @@ REGISTRATION_FILTER_ALL: RegistrationFilter.ValueType  # 3
 """Both."""
 Global___RegistrationFilter: _TypeAlias = RegistrationFilter  # noqa: Y015
 
+class _RegistrationEnd:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RegistrationEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RegistrationEnd.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REGISTRATION_END_UNSPECIFIED: _RegistrationEnd.ValueType  # 0
+    """Never sent."""
+    REGISTRATION_END_REVOKED: _RegistrationEnd.ValueType  # 1
+    """It has been revoked for longer than the organization keeps such."""
+    REGISTRATION_END_SILENT: _RegistrationEnd.ValueType  # 2
+    """It has been silent for longer than it may be."""
+
+class RegistrationEnd(_RegistrationEnd, metaclass=_RegistrationEndEnumTypeWrapper):
+    """Why a registration ends by itself."""
+
+REGISTRATION_END_UNSPECIFIED: RegistrationEnd.ValueType  # 0
+"""Never sent."""
+REGISTRATION_END_REVOKED: RegistrationEnd.ValueType  # 1
+"""It has been revoked for longer than the organization keeps such."""
+REGISTRATION_END_SILENT: RegistrationEnd.ValueType  # 2
+"""It has been silent for longer than it may be."""
+Global___RegistrationEnd: _TypeAlias = RegistrationEnd  # noqa: Y015
+
+class _HeldActionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HeldActionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldActionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HELD_ACTION_STATE_UNSPECIFIED: _HeldActionState.ValueType  # 0
+    """Never sent."""
+    HELD_ACTION_STATE_WAITING: _HeldActionState.ValueType  # 1
+    """Nobody has decided yet."""
+    HELD_ACTION_STATE_APPROVED: _HeldActionState.ValueType  # 2
+    """It is being carried out."""
+    HELD_ACTION_STATE_REJECTED: _HeldActionState.ValueType  # 3
+    """It is dropped."""
+    HELD_ACTION_STATE_DONE: _HeldActionState.ValueType  # 4
+    """It is carried out."""
+
+class HeldActionState(_HeldActionState, metaclass=_HeldActionStateEnumTypeWrapper):
+    """What became of a held action."""
+
+HELD_ACTION_STATE_UNSPECIFIED: HeldActionState.ValueType  # 0
+"""Never sent."""
+HELD_ACTION_STATE_WAITING: HeldActionState.ValueType  # 1
+"""Nobody has decided yet."""
+HELD_ACTION_STATE_APPROVED: HeldActionState.ValueType  # 2
+"""It is being carried out."""
+HELD_ACTION_STATE_REJECTED: HeldActionState.ValueType  # 3
+"""It is dropped."""
+HELD_ACTION_STATE_DONE: HeldActionState.ValueType  # 4
+"""It is carried out."""
+Global___HeldActionState: _TypeAlias = HeldActionState  # noqa: Y015
+
 class _ActiveRegistrations:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -811,6 +867,418 @@ class ListRegistrationsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRegistrationsResponse: _TypeAlias = ListRegistrationsResponse  # noqa: Y015
+
+@_typing.final
+class GetRegistrationUsageRequest(_message.Message):
+    """See RegistrationService.GetRegistrationUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRegistrationUsageRequest: _TypeAlias = GetRegistrationUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetRegistrationUsageResponse(_message.Message):
+    """See RegistrationService.GetRegistrationUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    REVOKED_REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    ACTIVE_ADDRESSES_FIELD_NUMBER: _builtins.int
+    REVOKED_ADDRESSES_FIELD_NUMBER: _builtins.int
+    OLDEST_REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    DELETE_REVOKED_AFTER_FIELD_NUMBER: _builtins.int
+    active_registrations: _builtins.int
+    """The active registrations."""
+    revoked_registrations: _builtins.int
+    """The revoked ones."""
+    active_addresses: _builtins.int
+    """The addresses, of both families, that active ones hold."""
+    revoked_addresses: _builtins.int
+    """Those that revoked ones hold. Deleting them would free these."""
+    delete_revoked_after: _builtins.str
+    """How long they stay, as the organization says (Organization.delete_revoked_after). Empty: until somebody deletes them."""
+    @_builtins.property
+    def oldest_revoke_time(self) -> _timestamp_pb2.Timestamp:
+        """When the one was revoked that has been for longest. Absent: none is."""
+
+    def __init__(
+        self,
+        *,
+        active_registrations: _builtins.int = ...,
+        revoked_registrations: _builtins.int = ...,
+        active_addresses: _builtins.int = ...,
+        revoked_addresses: _builtins.int = ...,
+        oldest_revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        delete_revoked_after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_revoke_time", b"oldest_revoke_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_addresses", b"active_addresses", "active_registrations", b"active_registrations", "delete_revoked_after", b"delete_revoked_after", "oldest_revoke_time", b"oldest_revoke_time", "revoked_addresses", b"revoked_addresses", "revoked_registrations", b"revoked_registrations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRegistrationUsageResponse: _TypeAlias = GetRegistrationUsageResponse  # noqa: Y015
+
+@_typing.final
+class PreviewRegistrationExpirationRequest(_message.Message):
+    """See RegistrationService.PreviewRegistrationExpiration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    DELETE_REVOKED_AFTER_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    delete_revoked_after: _builtins.str
+    """As Organization.delete_revoked_after, to try another one. Empty: that of the organization."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+        delete_revoked_after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "delete_revoked_after", b"delete_revoked_after", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRegistrationExpirationRequest: _TypeAlias = PreviewRegistrationExpirationRequest  # noqa: Y015
+
+@_typing.final
+class ExpiredRegistration(_message.Message):
+    """A registration that ends by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATION_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    end: Global___RegistrationEnd.ValueType
+    """Why it ends."""
+    @_builtins.property
+    def registration(self) -> Global___Registration:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        registration: Global___Registration | None = ...,
+        end: Global___RegistrationEnd.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registration", b"registration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "registration", b"registration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiredRegistration: _TypeAlias = ExpiredRegistration  # noqa: Y015
+
+@_typing.final
+class PreviewRegistrationExpirationResponse(_message.Message):
+    """See RegistrationService.PreviewRegistrationExpiration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRED_REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def expired_registrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpiredRegistration]:
+        """At most page_size, by their ids."""
+
+    def __init__(
+        self,
+        *,
+        expired_registrations: _abc.Iterable[Global___ExpiredRegistration] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired_registrations", b"expired_registrations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRegistrationExpirationResponse: _TypeAlias = PreviewRegistrationExpirationResponse  # noqa: Y015
+
+@_typing.final
+class HeldAction(_message.Message):
+    """So many registrations that end by themselves at once that somebody must approve their deletion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_ACTION_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DECIDE_TIME_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_DONE_FIELD_NUMBER: _builtins.int
+    REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
+    held_action_id: _builtins.str
+    """hld_ and a UUIDv7."""
+    source: _builtins.str
+    """Why they end: "revoked registrations" or "silent registrations"."""
+    state: Global___HeldActionState.ValueType
+    """What became of it."""
+    registrations: _builtins.int
+    """The registrations that it is about. While it waits, some may be added."""
+    registrations_done: _builtins.int
+    """Of those, how many are dealt with."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began to wait."""
+
+    @_builtins.property
+    def decide_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was approved or rejected. Absent: it waits."""
+
+    @_builtins.property
+    def registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first 100 of them."""
+
+    def __init__(
+        self,
+        *,
+        held_action_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        state: Global___HeldActionState.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        decide_time: _timestamp_pb2.Timestamp | None = ...,
+        registrations: _builtins.int = ...,
+        registrations_done: _builtins.int = ...,
+        registration_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decide_time", b"decide_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decide_time", b"decide_time", "held_action_id", b"held_action_id", "registration_ids", b"registration_ids", "registrations", b"registrations", "registrations_done", b"registrations_done", "source", b"source", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldAction: _TypeAlias = HeldAction  # noqa: Y015
+
+@_typing.final
+class ListHeldActionsRequest(_message.Message):
+    """See HeldActionService.ListHeldActions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldActionsRequest: _TypeAlias = ListHeldActionsRequest  # noqa: Y015
+
+@_typing.final
+class ListHeldActionsResponse(_message.Message):
+    """See HeldActionService.ListHeldActions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_ACTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def held_actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldAction]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        held_actions: _abc.Iterable[Global___HeldAction] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_actions", b"held_actions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldActionsResponse: _TypeAlias = ListHeldActionsResponse  # noqa: Y015
+
+@_typing.final
+class ApproveHeldActionRequest(_message.Message):
+    """See HeldActionService.ApproveHeldAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    HELD_ACTION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    held_action_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        held_action_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_action_id", b"held_action_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveHeldActionRequest: _TypeAlias = ApproveHeldActionRequest  # noqa: Y015
+
+@_typing.final
+class ApproveHeldActionResponse(_message.Message):
+    """See HeldActionService.ApproveHeldAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_ACTION_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def held_action(self) -> Global___HeldAction:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        held_action: Global___HeldAction | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_action", b"held_action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_action", b"held_action", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveHeldActionResponse: _TypeAlias = ApproveHeldActionResponse  # noqa: Y015
+
+@_typing.final
+class RejectHeldActionRequest(_message.Message):
+    """See HeldActionService.RejectHeldAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    HELD_ACTION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    held_action_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        held_action_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_action_id", b"held_action_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectHeldActionRequest: _TypeAlias = RejectHeldActionRequest  # noqa: Y015
+
+@_typing.final
+class RejectHeldActionResponse(_message.Message):
+    """See HeldActionService.RejectHeldAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_ACTION_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def held_action(self) -> Global___HeldAction:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        held_action: Global___HeldAction | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_action", b"held_action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_action", b"held_action", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectHeldActionResponse: _TypeAlias = RejectHeldActionResponse  # noqa: Y015
 
 @_typing.final
 class RegistrationResult(_message.Message):

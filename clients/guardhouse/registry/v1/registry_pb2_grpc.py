@@ -220,6 +220,16 @@ class RegistrationServiceStub:
                 request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationsRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationsResponse.FromString,
                 _registered_method=True)
+        self.GetRegistrationUsage = channel.unary_unary(
+                '/guardhouse.registry.v1.RegistrationService/GetRegistrationUsage',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetRegistrationUsageRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetRegistrationUsageResponse.FromString,
+                _registered_method=True)
+        self.PreviewRegistrationExpiration = channel.unary_unary(
+                '/guardhouse.registry.v1.RegistrationService/PreviewRegistrationExpiration',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.PreviewRegistrationExpirationRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.PreviewRegistrationExpirationResponse.FromString,
+                _registered_method=True)
         self.RevokeRegistrations = channel.unary_unary(
                 '/guardhouse.registry.v1.RegistrationService/RevokeRegistrations',
                 request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RevokeRegistrationsRequest.SerializeToString,
@@ -266,6 +276,23 @@ class RegistrationServiceServicer:
     def ListRegistrations(self, request, context):
         """Lists registrations by creation; the active ones unless asked otherwise (decision 15). Callers: ADMIN and AUDITOR
         keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRegistrationUsage(self, request, context):
+        """Counts the registrations, and the addresses that they hold: those of revoked ones are held until somebody deletes them
+        (decision 17). Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewRegistrationExpiration(self, request, context):
+        """Lists the registrations that would be deleted now because they were revoked or silent for too long, and why; changes
+        nothing (decisions 15 and 17). Fewer may be deleted: a mass of them waits for an approval. Callers: ADMIN and AUDITOR
+        keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID, DURATION_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -340,6 +367,16 @@ def add_RegistrationServiceServicer_to_server(servicer, server):
                     servicer.ListRegistrations,
                     request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationsRequest.FromString,
                     response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationsResponse.SerializeToString,
+            ),
+            'GetRegistrationUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRegistrationUsage,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetRegistrationUsageRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetRegistrationUsageResponse.SerializeToString,
+            ),
+            'PreviewRegistrationExpiration': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewRegistrationExpiration,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.PreviewRegistrationExpirationRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.PreviewRegistrationExpirationResponse.SerializeToString,
             ),
             'RevokeRegistrations': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeRegistrations,
@@ -427,6 +464,60 @@ class RegistrationService:
             '/guardhouse.registry.v1.RegistrationService/ListRegistrations',
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationsRequest.SerializeToString,
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRegistrationUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.RegistrationService/GetRegistrationUsage',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetRegistrationUsageRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetRegistrationUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewRegistrationExpiration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.RegistrationService/PreviewRegistrationExpiration',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.PreviewRegistrationExpirationRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.PreviewRegistrationExpirationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -589,6 +680,181 @@ class RegistrationService:
             '/guardhouse.registry.v1.RegistrationService/Leave',
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.LeaveRequest.SerializeToString,
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.LeaveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class HeldActionServiceStub:
+    """The breaker of mass deletions. Registrations that end by themselves, because they were revoked for too long or silent for
+    too long, are deleted while it is at most 50 in 10 minutes and either fewer than 10 or at most 10 % of the
+    organization's. What would be more waits here until somebody decides, and so does what ends for the same reason meanwhile.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListHeldActions = channel.unary_unary(
+                '/guardhouse.registry.v1.HeldActionService/ListHeldActions',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListHeldActionsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListHeldActionsResponse.FromString,
+                _registered_method=True)
+        self.ApproveHeldAction = channel.unary_unary(
+                '/guardhouse.registry.v1.HeldActionService/ApproveHeldAction',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ApproveHeldActionRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ApproveHeldActionResponse.FromString,
+                _registered_method=True)
+        self.RejectHeldAction = channel.unary_unary(
+                '/guardhouse.registry.v1.HeldActionService/RejectHeldAction',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RejectHeldActionRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RejectHeldActionResponse.FromString,
+                _registered_method=True)
+
+
+class HeldActionServiceServicer:
+    """The breaker of mass deletions. Registrations that end by themselves, because they were revoked for too long or silent for
+    too long, are deleted while it is at most 50 in 10 minutes and either fewer than 10 or at most 10 % of the
+    organization's. What would be more waits here until somebody decides, and so does what ends for the same reason meanwhile.
+    """
+
+    def ListHeldActions(self, request, context):
+        """Lists what waits, is being carried out, or was decided in the last 30 days, by creation. Callers: ADMIN and AUDITOR
+        keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveHeldAction(self, request, context):
+        """Has a held deletion carried out, in parts, as DeleteRegistrations would do it. Registrations that were restored or heard
+        of since they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
+        Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectHeldAction(self, request, context):
+        """Drops a held deletion; nothing is done. What is still to end asks again within ten minutes. Callers: ADMIN keys.
+        Idempotent: rejecting again answers the same.
+        Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_HeldActionServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListHeldActions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHeldActions,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListHeldActionsRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListHeldActionsResponse.SerializeToString,
+            ),
+            'ApproveHeldAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveHeldAction,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ApproveHeldActionRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ApproveHeldActionResponse.SerializeToString,
+            ),
+            'RejectHeldAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectHeldAction,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RejectHeldActionRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RejectHeldActionResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.registry.v1.HeldActionService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.registry.v1.HeldActionService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class HeldActionService:
+    """The breaker of mass deletions. Registrations that end by themselves, because they were revoked for too long or silent for
+    too long, are deleted while it is at most 50 in 10 minutes and either fewer than 10 or at most 10 % of the
+    organization's. What would be more waits here until somebody decides, and so does what ends for the same reason meanwhile.
+    """
+
+    @staticmethod
+    def ListHeldActions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.HeldActionService/ListHeldActions',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListHeldActionsRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListHeldActionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveHeldAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.HeldActionService/ApproveHeldAction',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ApproveHeldActionRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ApproveHeldActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectHeldAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.HeldActionService/RejectHeldAction',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.RejectHeldActionRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.RejectHeldActionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -152,6 +152,15 @@ class RegistrationServiceStub:
     """Lists registrations by creation; the active ones unless asked otherwise (decision 15). Callers: ADMIN and AUDITOR
     keys. Errors: PAGE_TOKEN_INVALID.
     """
+    GetRegistrationUsage: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetRegistrationUsageRequest, _registry_pb2.GetRegistrationUsageResponse]
+    """Counts the registrations, and the addresses that they hold: those of revoked ones are held until somebody deletes them
+    (decision 17). Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND.
+    """
+    PreviewRegistrationExpiration: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PreviewRegistrationExpirationRequest, _registry_pb2.PreviewRegistrationExpirationResponse]
+    """Lists the registrations that would be deleted now because they were revoked or silent for too long, and why; changes
+    nothing (decisions 15 and 17). Fewer may be deleted: a mass of them waits for an approval. Callers: ADMIN and AUDITOR
+    keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID, DURATION_INVALID.
+    """
     RevokeRegistrations: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeRegistrationsRequest, _registry_pb2.RevokeRegistrationsResponse]
     """Revokes registrations: their keys are invalid at once, their addresses and seats stay, and it can be undone
     (decision 16). The answer counts the addresses that stay held; deleting would free them. Callers: ADMIN keys.
@@ -196,6 +205,15 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     ListRegistrations: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRegistrationsRequest, _registry_pb2.ListRegistrationsResponse]  # type: ignore[assignment]
     """Lists registrations by creation; the active ones unless asked otherwise (decision 15). Callers: ADMIN and AUDITOR
     keys. Errors: PAGE_TOKEN_INVALID.
+    """
+    GetRegistrationUsage: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetRegistrationUsageRequest, _registry_pb2.GetRegistrationUsageResponse]  # type: ignore[assignment]
+    """Counts the registrations, and the addresses that they hold: those of revoked ones are held until somebody deletes them
+    (decision 17). Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND.
+    """
+    PreviewRegistrationExpiration: _aio.UnaryUnaryMultiCallable[_registry_pb2.PreviewRegistrationExpirationRequest, _registry_pb2.PreviewRegistrationExpirationResponse]  # type: ignore[assignment]
+    """Lists the registrations that would be deleted now because they were revoked or silent for too long, and why; changes
+    nothing (decisions 15 and 17). Fewer may be deleted: a mass of them waits for an approval. Callers: ADMIN and AUDITOR
+    keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID, DURATION_INVALID.
     """
     RevokeRegistrations: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeRegistrationsRequest, _registry_pb2.RevokeRegistrationsResponse]  # type: ignore[assignment]
     """Revokes registrations: their keys are invalid at once, their addresses and seats stay, and it can be undone
@@ -250,6 +268,27 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.ListRegistrationsResponse, _abc.Awaitable[_registry_pb2.ListRegistrationsResponse]]:
         """Lists registrations by creation; the active ones unless asked otherwise (decision 15). Callers: ADMIN and AUDITOR
         keys. Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRegistrationUsage(
+        self,
+        request: _registry_pb2.GetRegistrationUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetRegistrationUsageResponse, _abc.Awaitable[_registry_pb2.GetRegistrationUsageResponse]]:
+        """Counts the registrations, and the addresses that they hold: those of revoked ones are held until somebody deletes them
+        (decision 17). Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewRegistrationExpiration(
+        self,
+        request: _registry_pb2.PreviewRegistrationExpirationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.PreviewRegistrationExpirationResponse, _abc.Awaitable[_registry_pb2.PreviewRegistrationExpirationResponse]]:
+        """Lists the registrations that would be deleted now because they were revoked or silent for too long, and why; changes
+        nothing (decisions 15 and 17). Fewer may be deleted: a mass of them waits for an approval. Callers: ADMIN and AUDITOR
+        keys. Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID, DURATION_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -322,6 +361,94 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_RegistrationServiceServicer_to_server(servicer: RegistrationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class HeldActionServiceStub:
+    """The breaker of mass deletions. Registrations that end by themselves, because they were revoked for too long or silent for
+    too long, are deleted while it is at most 50 in 10 minutes and either fewer than 10 or at most 10 % of the
+    organization's. What would be more waits here until somebody decides, and so does what ends for the same reason meanwhile.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> HeldActionServiceAsyncStub: ...
+    ListHeldActions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListHeldActionsRequest, _registry_pb2.ListHeldActionsResponse]
+    """Lists what waits, is being carried out, or was decided in the last 30 days, by creation. Callers: ADMIN and AUDITOR
+    keys. Errors: PAGE_TOKEN_INVALID.
+    """
+    ApproveHeldAction: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ApproveHeldActionRequest, _registry_pb2.ApproveHeldActionResponse]
+    """Has a held deletion carried out, in parts, as DeleteRegistrations would do it. Registrations that were restored or heard
+    of since they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
+    Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+    """
+    RejectHeldAction: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RejectHeldActionRequest, _registry_pb2.RejectHeldActionResponse]
+    """Drops a held deletion; nothing is done. What is still to end asks again within ten minutes. Callers: ADMIN keys.
+    Idempotent: rejecting again answers the same.
+    Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+    """
+
+@_typing.type_check_only
+class HeldActionServiceAsyncStub(HeldActionServiceStub):
+    """The breaker of mass deletions. Registrations that end by themselves, because they were revoked for too long or silent for
+    too long, are deleted while it is at most 50 in 10 minutes and either fewer than 10 or at most 10 % of the
+    organization's. What would be more waits here until somebody decides, and so does what ends for the same reason meanwhile.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListHeldActions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListHeldActionsRequest, _registry_pb2.ListHeldActionsResponse]  # type: ignore[assignment]
+    """Lists what waits, is being carried out, or was decided in the last 30 days, by creation. Callers: ADMIN and AUDITOR
+    keys. Errors: PAGE_TOKEN_INVALID.
+    """
+    ApproveHeldAction: _aio.UnaryUnaryMultiCallable[_registry_pb2.ApproveHeldActionRequest, _registry_pb2.ApproveHeldActionResponse]  # type: ignore[assignment]
+    """Has a held deletion carried out, in parts, as DeleteRegistrations would do it. Registrations that were restored or heard
+    of since they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
+    Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+    """
+    RejectHeldAction: _aio.UnaryUnaryMultiCallable[_registry_pb2.RejectHeldActionRequest, _registry_pb2.RejectHeldActionResponse]  # type: ignore[assignment]
+    """Drops a held deletion; nothing is done. What is still to end asks again within ten minutes. Callers: ADMIN keys.
+    Idempotent: rejecting again answers the same.
+    Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+    """
+
+class HeldActionServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The breaker of mass deletions. Registrations that end by themselves, because they were revoked for too long or silent for
+    too long, are deleted while it is at most 50 in 10 minutes and either fewer than 10 or at most 10 % of the
+    organization's. What would be more waits here until somebody decides, and so does what ends for the same reason meanwhile.
+    """
+
+    @_abc_1.abstractmethod
+    def ListHeldActions(
+        self,
+        request: _registry_pb2.ListHeldActionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListHeldActionsResponse, _abc.Awaitable[_registry_pb2.ListHeldActionsResponse]]:
+        """Lists what waits, is being carried out, or was decided in the last 30 days, by creation. Callers: ADMIN and AUDITOR
+        keys. Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveHeldAction(
+        self,
+        request: _registry_pb2.ApproveHeldActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ApproveHeldActionResponse, _abc.Awaitable[_registry_pb2.ApproveHeldActionResponse]]:
+        """Has a held deletion carried out, in parts, as DeleteRegistrations would do it. Registrations that were restored or heard
+        of since they are held are left out. Callers: ADMIN keys. Idempotent: approving again answers how far it has come.
+        Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was rejected.
+        """
+
+    @_abc_1.abstractmethod
+    def RejectHeldAction(
+        self,
+        request: _registry_pb2.RejectHeldActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RejectHeldActionResponse, _abc.Awaitable[_registry_pb2.RejectHeldActionResponse]]:
+        """Drops a held deletion; nothing is done. What is still to end asks again within ten minutes. Callers: ADMIN keys.
+        Idempotent: rejecting again answers the same.
+        Errors: HELD_ACTION_NOT_FOUND; HELD_ACTION_DECIDED when it was approved.
+        """
+
+def add_HeldActionServiceServicer_to_server(servicer: HeldActionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class DeviceServiceStub:
     """Devices: machines, told apart by the hardware id that they claim."""

@@ -159,13 +159,13 @@ for _name, _scope, _shown in (
         _columns = (*_scope, registration.c.state, _value, registration.c.registration_id)
         _partial(f"{_name}_by_{_order}", *_columns, where=_shown)
 
-_is_revoked = registration.c.state == sa.literal_column(f"'{State.REVOKED}'")
+is_revoked = registration.c.state == sa.literal_column(f"'{State.REVOKED}'")
 _partial(
     "registration_by_revocation",
     _of_organization,
     registration.c.revoke_time,
     registration.c.registration_id,
-    where=_is_revoked,
+    where=is_revoked,
 )
 # When one that may not be silent for ever expires unless it is heard of until then.
 registration_expiry = registration_activity + registration.c.expire_after

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from guardhouse.clock import Clock
+from guardhouse_services.breaker.usecases import Decisions
 from guardhouse_services.credentials import MasterKey
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
@@ -11,6 +12,7 @@ from guardhouse_services.registry.usecases.callers import Callers
 from guardhouse_services.registry.usecases.devices import Devices
 from guardhouse_services.registry.usecases.enrollments import Enrollments
 from guardhouse_services.registry.usecases.heartbeats import Heartbeats
+from guardhouse_services.registry.usecases.lifetimes import BREAKER, Lifetimes
 from guardhouse_services.registry.usecases.proofs import Proofs
 from guardhouse_services.registry.usecases.registrations import Registrations
 from guardhouse_services.registry.usecases.rotations import Rotations
@@ -39,5 +41,7 @@ class Registry:
         self.rotations = Rotations(database, proofs)
         self.devices = Devices(database)
         self.heartbeats = Heartbeats(clock, database)
+        self.lifetimes = Lifetimes(database, directory)
+        self.held_actions = Decisions(database, BREAKER, self.lifetimes.carry_out)
         self.callers = Callers(database)
         self.activity = Activity(clock, database, directory, identity)
