@@ -39,6 +39,7 @@ class Client(Connections[AioChannel]):
     registrations = _stub("registry", registry_rpc.RegistrationServiceStub)
     devices = _stub("registry", registry_rpc.DeviceServiceStub)
     held_deletions = _stub("registry", registry_rpc.HeldActionServiceStub)
+    device_profiles = _stub("registry", registry_rpc.DeviceProfileServiceStub)
     registry_audit = _stub("registry", registry_rpc.AuditServiceStub)
     addresses = _stub("ipam", ipam_rpc.AddressServiceStub)
     ipam_audit = _stub("ipam", ipam_rpc.AuditServiceStub)

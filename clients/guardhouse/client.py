@@ -97,6 +97,7 @@ class Client(Connections[BlockingChannel]):
     registrations = Stub("registry", registry_rpc.RegistrationServiceStub)
     devices = Stub("registry", registry_rpc.DeviceServiceStub)
     held_deletions = Stub("registry", registry_rpc.HeldActionServiceStub)
+    device_profiles = Stub("registry", registry_rpc.DeviceProfileServiceStub)
     registry_audit = Stub("registry", registry_rpc.AuditServiceStub)
     addresses = Stub("ipam", ipam_rpc.AddressServiceStub)
     ipam_audit = Stub("ipam", ipam_rpc.AuditServiceStub)

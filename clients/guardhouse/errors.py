@@ -183,6 +183,10 @@ class RegistrationNotFound(NotFound):
     reason, key, noun = "REGISTRATION_NOT_FOUND", "registration_id", "registration"
 
 
+class DeviceProfileNotFound(NotFound):
+    reason, key, noun = "DEVICE_PROFILE_NOT_FOUND", "device_profile_id", "device profile"
+
+
 class AddressNotFound(NotFound):
     reason, key, noun = "ADDRESS_NOT_FOUND", "address", "holder of address"
 
@@ -261,6 +265,10 @@ class UserNotOffboarded(FailedPrecondition):
 
 class HeldActionDecided(FailedPrecondition):
     reason = "HELD_ACTION_DECIDED"
+
+
+class DeviceProfileIsDefault(FailedPrecondition):
+    reason = "DEVICE_PROFILE_IS_DEFAULT"
 
 
 class RegistrationRevoked(FailedPrecondition):

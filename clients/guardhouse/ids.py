@@ -19,6 +19,7 @@ ENROLLMENT_POLICY: Final = "enp"
 REMOVAL: Final = "rmv"
 DEVICE: Final = "dev"
 REGISTRATION: Final = "reg"
+DEVICE_PROFILE: Final = "dpr"
 LEASE: Final = "lse"
 SUBNET: Final = "sub"
 POLICY: Final = "pol"
@@ -44,6 +45,11 @@ def new_id(prefix: str, now: int) -> str:
     milliseconds, microseconds = divmod(now, 1_000)
     time = milliseconds << 16 | 0x7000 | microseconds * 4096 // 1_000
     return f"{prefix}_{(time << 64 | 0b10 << 62 | secrets.randbits(62)).to_bytes(16, 'big').hex()}"
+
+
+def default_profile_id(organization_id: str) -> str:
+    """The id of an organization's default device profile, which is there before anybody has written it."""
+    return f"{DEVICE_PROFILE}_{organization_id.partition('_')[2]}"
 
 
 def check_id(value: str, prefix: str, field: str) -> str:

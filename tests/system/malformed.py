@@ -15,6 +15,7 @@ from guardhouse.ids import (
     API_KEY,
     APPLICATION,
     DEVICE,
+    DEVICE_PROFILE,
     ENROLLMENT_POLICY,
     HELD_ACTION,
     IDENTITY_PROVIDER,
@@ -42,6 +43,7 @@ PREFIXES = {
     "rule_group_id": RULE_GROUP,
     "held_action_id": HELD_ACTION,
     "device_id": DEVICE,
+    "device_profile_id": DEVICE_PROFILE,
     "registration_id": REGISTRATION,
     "intent_id": REGISTRATION,
     "policy_id": POLICY,
@@ -89,6 +91,12 @@ class Place:
     def name(self) -> str:
         """As in enrollment_policy.include[0].email."""
         return ".".join(f"{it.name}[0]" if it.is_repeated else it.name for it in self.path).removesuffix("[0]")
+
+    @property
+    def of(self) -> str:
+        """The kind of message that it is a field of."""
+        assert self.field.containing_type is not None
+        return self.field.containing_type.name
 
     @property
     def comment(self) -> str:
@@ -355,16 +363,40 @@ def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
         case "traffic" | "identity" | "device_posture" if "polic" in place.path[0].name:
             for text in ("nothing == 1", "os.version", '"a" == "b"', "net.dst.ip in $", "(" * 500, "not not", "or"):
                 yield repr(text[:20]), text, True
-        case "name":
+        case "match":
+            for text in ("nothing == 1", "net.dst.ip == 10.0.0.1", '"a" == "b"', "identity.email in $us", "not not"):
+                yield repr(text), text, True
+        case "auto_connect" | "captive_portal" | "lan_allow":
+            for text in ("1d", "90", "-1h", "24h0m1s", "h", "9" * 60 + "h"):
+                yield repr(text), text, True
+        case "support_url":
+            for text in ("nothing", "javascript:alert(1)", "ftp://x.example", "https://", "//x.example"):
+                yield repr(text), text, True
+        case "suffix" | "suffixes" | "host":
+            for text in (
+                "a b",
+                ".",
+                "a..b",
+                "-a",
+                "*",
+                "a.*.b",
+                "x" * 64,
+                "\u00e4.example",
+            ):
+                yield repr(text), text, True
+        case "name" if place.of == "List":
             for text in ("a b", "-a", "$a", "a.b", "x" * 51, "\N{CYRILLIC SMALL LETTER A}"):
                 yield repr(text), text, True
         case "page_token" | "at_least":
             for text in ("x", "AAAA"):
                 yield repr(text), text, True
+        case "address" if place.of == "Route":
+            for text in ("1.2.3", "10.0.0.1/8", "::g", "10.0.0.0/33", "fe80::1%eth0"):
+                yield repr(text), text, True
         case "address":
             for text in ("1.2.3", "1.2.3.4.5", "::g", "100.96.0.1/32", "fe80::1%eth0", "0x7f.1"):
                 yield repr(text), text, True
-        case "network":
+        case "network" if place.of != "ProfileSubject":
             for text in ("1.2.3", "10.0.0.1/8", "::g", "10.0.0.0/33", "10.0.0.1-10.0.0.9", "fe80::1%eth0"):
                 yield repr(text), text, True
         case "order_by":

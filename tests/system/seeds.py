@@ -17,6 +17,7 @@ from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
 from guardhouse.ids import REGISTRATION, USER, new_id
 from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.registry.v1 import registry_pb2_grpc as registry_rpc
 from guardhouse.session.v1 import session_pb2 as session
 from guardhouse.session.v1 import session_pb2_grpc as session_rpc
 from guardhouse_services.database import Transaction
@@ -69,6 +70,7 @@ class Seeds:
         ids["enrollment_policy_id"] = await self._new_enrollment_policy()
         ids["identity_provider_id"] = await self._new_identity_provider()
         ids["rule_group_id"] = await self._new_rule_group()
+        ids["device_profile_id"] = await self._new_device_profile()
         ids["held_action_id"] = await self._new_held_action()
         gone = (await world.enroll("gone", "gone")).registration
         ids["removal_id"] = (await world.remove(gone.user_id)).removal.removal_id
@@ -150,6 +152,28 @@ class Seeds:
                 await providers.DeleteIdentityProvider(
                     identity.DeleteIdentityProviderRequest(
                         organization_id=organization_id, identity_provider_id=provider.identity_provider_id
+                    )
+                )
+
+    async def _new_device_profile(self) -> str:
+        request = registry.CreateDeviceProfileRequest(organization_id=self.ids["organization_id"])
+        await self._CreateDeviceProfile(request)
+        made = await self.plane.stub(registry_rpc.DeviceProfileServiceStub).CreateDeviceProfile(request)
+        return str(made.device_profile.device_profile_id)
+
+    async def _room_for_a_device_profile(self) -> None:
+        """Deletes those that earlier requests made, before they are as many as there may be."""
+        profiles = self.plane.stub(registry_rpc.DeviceProfileServiceStub)
+        organization_id, kept = self.ids["organization_id"], self.ids.get("device_profile_id")
+        listing = registry.ListDeviceProfilesRequest(organization_id=organization_id, page_size=1000)
+        found = (await profiles.ListDeviceProfiles(listing)).device_profiles
+        if len(found) < 80:
+            return
+        for profile in found:
+            if not profile.default and profile.device_profile_id != kept:
+                await profiles.DeleteDeviceProfile(
+                    registry.DeleteDeviceProfileRequest(
+                        organization_id=organization_id, device_profile_id=profile.device_profile_id
                     )
                 )
 
@@ -439,6 +463,31 @@ class Seeds:
     async def _ReorderPolicies(self, request: session.ReorderPoliciesRequest) -> None:
         request.policy_ids.append(await self.world.policy())
 
+    async def _CreateDeviceProfile(self, request: registry.CreateDeviceProfileRequest) -> None:
+        await self._room_for_a_device_profile()
+        request.device_profile.CopyFrom(_device_profile(100 + next(_numbers)))
+
+    async def _UpdateDeviceProfile(self, request: registry.UpdateDeviceProfileRequest) -> None:
+        request.device_profile.CopyFrom(_device_profile(100 + next(_numbers)))
+        request.device_profile.device_profile_id = self.ids["device_profile_id"]
+        paths = ["name", "description", "enabled", "precedence", "match", "settings"]
+        request.update_mask.MergeFrom(FieldMask(paths=paths))
+
+    async def _DeleteDeviceProfile(self, request: registry.DeleteDeviceProfileRequest) -> None:
+        request.device_profile_id = await self._new_device_profile()
+
+    async def _MatchDeviceProfile(self, request: registry.MatchDeviceProfileRequest) -> None:
+        request.test_subject.CopyFrom(
+            registry.ProfileSubject(
+                email="alice@example.com",
+                groups=["staff"],
+                oidc_claims=["level=7"],
+                platform=registry.PLATFORM_MAC,
+                os_version="15.1",
+                network="office",
+            )
+        )
+
     async def _TestPolicies(self, request: session.TestPoliciesRequest) -> None:
         somebody = session.TestSubject(
             email="alice@example.com",
@@ -547,6 +596,29 @@ class Seeds:
 
     def _later(self, seconds: int) -> Timestamp:
         return Timestamp(seconds=self.plane.clock.now() // 1_000_000 + seconds)
+
+
+def _device_profile(precedence: int) -> registry.DeviceProfile:
+    settings = registry.DeviceProfileSettings(
+        auto_connect="10m",
+        captive_portal="3m",
+        support_url="https://help.example.com",
+        tunnel_protocol=registry.TUNNEL_TYPE_MASQUE,
+        service_mode=registry.ServiceMode(mode=registry.ServiceMode.MODE_PROXY, port=8080),
+        lan_allow="30m",
+        lan_allow_subnet_size=24,
+        dns_search_suffixes=registry.SearchSuffixes(suffixes=["corp.example.com"]),
+        virtual_networks=registry.VirtualNetworks(allowed=["berlin"], default="berlin"),
+        exclude=registry.Routes(routes=[registry.Route(address="10.0.0.0/8", description="The office")]),
+    )
+    settings.fallback_domains.domains.add(suffix="corp.example.com", description="Ours", dns_servers=["10.0.0.53"])
+    return registry.DeviceProfile(
+        name="Staff",
+        description="On any machine",
+        precedence=precedence,
+        match='identity.email == "alice@example.com"',
+        settings=settings,
+    )
 
 
 def _enrollment_policy(precedence: int) -> identity.EnrollmentPolicy:

@@ -28,6 +28,7 @@ from guardhouse.common.v1.results_pb2 import ItemError
 from guardhouse.enrollment import make_rotation
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
+from guardhouse.ids import default_profile_id
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
 from guardhouse_services.database import Database, change, new_epoch
@@ -191,6 +192,10 @@ class Cases:
         name = "registry.RegistrationService.GetRegistration"
         return await self.call(name, by=self.plane.admin_key, registration_id=f"reg_{UNKNOWN}")
 
+    async def device_profile_not_found(self) -> Outcome:
+        name = "registry.DeviceProfileService.GetDeviceProfile"
+        return await self.call(name, device_profile_id=f"dpr_{UNKNOWN}")
+
     async def address_not_found(self) -> Outcome:
         return await self.call("ipam.AddressService.LookupAddress", address="192.0.2.1")
 
@@ -328,6 +333,10 @@ class Cases:
 
     async def device_held_by_another_user(self) -> Outcome:
         return await self.register(self.world.id_token("bob"), "seed")
+
+    async def device_profile_is_default(self) -> Outcome:
+        name = "registry.DeviceProfileService.DeleteDeviceProfile"
+        return await self.call(name, device_profile_id=default_profile_id(self.seeds.ids["organization_id"]))
 
     async def device_held_by_another_registration(self) -> ItemError:
         world = await self.another()

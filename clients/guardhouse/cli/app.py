@@ -37,6 +37,7 @@ COMMANDS = {
     "seats": Place("seats", "app", "How many seats are taken, by whom, since when and until when."),
     "devices": Place("devices", "app", "Machines, told apart by the hardware id that they claim."),
     "registrations": Place("devices", "registrations", "A user or service token on a device, with key and addresses."),
+    "profiles": Place("device_profiles", "app", "What clients are told, by whose they are and what they run."),
     "addresses": Place("addresses", "app", "Who holds which virtual address."),
     "policies": Place("policies", "app", "What traffic is allowed, and how old a session may be for it."),
     "lists": Place("lists", "app", "Named lists of addresses, hosts and the like, which policies share."),

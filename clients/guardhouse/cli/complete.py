@@ -31,6 +31,7 @@ _REQUESTS: Final[dict[str, Callable[..., Message]]] = {
     "registrations": lambda **fields: registry.ListRegistrationsRequest(
         state=registry.REGISTRATION_FILTER_ALL, **fields
     ),
+    "device_profiles": registry.ListDeviceProfilesRequest,
     "policies": session.ListPoliciesRequest,
     "lists": session.ListListsRequest,
     "applications": session.ListApplicationsRequest,

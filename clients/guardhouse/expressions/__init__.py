@@ -29,6 +29,7 @@ from guardhouse.expressions.nodes import (
     conditions,
 )
 from guardhouse.expressions.patterns import Pattern
+from guardhouse.expressions.people import identity_facts
 from guardhouse.expressions.traffic import DOMAINS, Traffic, read_texts, read_traffic
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "advise",
     "compile_expression",
     "conditions",
+    "identity_facts",
     "parse_expression",
     "plain_email",
     "read_texts",

@@ -1,7 +1,7 @@
 """What decisions are made by, kept up to date by three feeds: for the session server and for the checker."""
 
 from guardhouse.replica.coverage import Coverage, refusal, signs_in
-from guardhouse.replica.people import IdentityState, identity_facts
+from guardhouse.replica.people import IdentityState
 from guardhouse.replica.policies import PolicyState
 from guardhouse.replica.registrations import Posture, RegistryState, Subject, posture_facts
 from guardhouse.replica.state import (
@@ -22,7 +22,6 @@ __all__ = [
     "Subject",
     "TrafficFacts",
     "cover_traffic",
-    "identity_facts",
     "judge_traffic",
     "parse_max_staleness",
     "posture_facts",

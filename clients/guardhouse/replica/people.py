@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from guardhouse.collecting import let_go
 from guardhouse.decisions import Profile, User
-from guardhouse.expressions import Traffic, Type, read_traffic
+from guardhouse.expressions import Type
 from guardhouse.expressions.fields import folded
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.organizations import OrganizationState
@@ -62,19 +62,3 @@ class IdentityState(OrganizationState):
             user.profile = profile
         # One text for all who have it.
         user.issuer = sys.intern(of.issuer)
-
-
-def identity_facts(profile: Profile | None) -> Traffic:
-    """What `identity` asks about. What a provider calls a group may be its name, its id or its address."""
-    if profile is None:
-        return {}
-    return read_traffic(
-        {
-            "identity.email": profile.email or None,
-            "identity.name": profile.display_name or None,
-            "identity.groups.name": profile.groups,
-            "identity.groups.id": profile.groups,
-            "identity.groups.email": [group for group in profile.groups if "@" in group],
-            "identity.oidc_claims": profile.claims,
-        }
-    )

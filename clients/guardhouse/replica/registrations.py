@@ -6,10 +6,10 @@ from typing import Any, Final
 from guardhouse.collecting import let_go
 from guardhouse.decisions import Profile, Registration, RegistrationState, User
 from guardhouse.durations import SECOND
-from guardhouse.expressions import POSTURE_AGE, Traffic
+from guardhouse.expressions import POSTURE_AGE, Traffic, identity_facts
 from guardhouse.policies import NEVER, PolicySet
 from guardhouse.registry.v1 import registry_pb2 as registry
-from guardhouse.replica.people import Authentication, identity_facts
+from guardhouse.replica.people import Authentication
 from guardhouse.replica.sharing import shared
 from guardhouse.times import from_timestamp
 

@@ -74,6 +74,7 @@ def build(settings: Settings, clock: Clock) -> Node:
             "report activity": registry.activity.run,
             "delete ended registrations": registry.lifetimes.run,
             "carry out held actions": registry.held_actions.run,
+            "match device profiles": registry.profile_matching.run,
         },
         devices=registry.callers.device,
         close=[registry.heartbeats.close],

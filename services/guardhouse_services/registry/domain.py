@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from guardhouse.decisions import Profile
 from guardhouse.errors import (
     DeviceHeldByAnotherRegistration,
     DeviceHeldByAnotherUser,
@@ -63,6 +64,14 @@ class LastSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class System:
+    """What a device runs, as profiles match it."""
+
+    platform: int
+    os_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """A machine. `create_time` is None until an enrollment on it succeeds; such a device is never listed."""
 
@@ -113,16 +122,6 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """What the sign-in behind an enrollment said of a person, by which profiles match; claims are `name=value`."""
-
-    email: str = ""
-    display_name: str = ""
-    groups: tuple[str, ...] = ()
-    oidc_claims: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Grant:
     """What identity answered to an enrollment."""
 
@@ -130,7 +129,7 @@ class Grant:
     authenticate_time: int
     authorize_revision: int
     identity_token: str
-    person: Person | None = None
+    person: Profile | None = None
     """None of a machine."""
     expire_after: int | None = None
     """How long the registration may be silent. None: for ever."""
@@ -195,6 +194,14 @@ class Registration:
     """None where no heartbeat said it."""
     expire_after: int | None = None
     """How long it may be silent. None: for ever (decision 15)."""
+    device_profile_id: str = ""
+    """What it says of an intent means nothing."""
+    device_profile_time: int | None = None
+    """When it got that profile. None: it is the one that it began with."""
+    network: str = ""
+    """The managed network that its device is in, as that says."""
+    managed: bool = False
+    """Whether an administrator's file enrolled it, as its device said. Such a one cannot leave (decision 18)."""
 
     @property
     def change_time(self) -> int:
@@ -257,6 +264,7 @@ class RegistrationFilter:
     user_id: str = ""
     service_token_id: str = ""
     device_id: str = ""
+    device_profile_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +273,20 @@ class DeviceFilter:
 
     active: bool | None
     platform: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """A pass over all registrations of an organization, which gives each the profile that matches it.
+
+    `end_time` is None while it is under way, and `after` the registration behind which it goes on.
+    """
+
+    request_time: int
+    end_time: int | None
+    after: str
+    checked: int
+    moved: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from guardhouse.registry.v1 import registry_pb2 as pb
 
 FIELDS = ("registration_id", "device_id", "user_id", "service_token_id", "state", "ipv4", "ipv6")
+PROFILE_FIELDS = ("device_profile_id", "name", "default", "settings")
 
 
 def show(event: pb.Event, _organization_id: str) -> pb.Event | None:
@@ -20,6 +21,11 @@ def show(event: pb.Event, _organization_id: str) -> pb.Event | None:
                     posture=record.posture if record.HasField("posture") else None,
                 )
             )
-        case "registration_deleted":
+        case "device_profile":
+            # Whom it matches is nobody's business but the registry's: a match names people.
+            of_profile = event.device_profile
+            shown = {name: getattr(of_profile, name) for name in PROFILE_FIELDS}
+            return pb.Event(device_profile=pb.DeviceProfile(**shown))
+        case "registration_deleted" | "device_profile_deleted":
             return event
     return None

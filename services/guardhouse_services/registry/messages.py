@@ -1,14 +1,24 @@
 """The registry's values as messages of its contract."""
 
 from guardhouse.common.v1 import errors_pb2, results_pb2
-from guardhouse.durations import optional_duration
+from guardhouse.decisions import Profile
+from guardhouse.device_profiles import DeviceProfile, Route, Settings, Step
+from guardhouse.durations import format_duration, optional_duration
 from guardhouse.errors import GuardhouseError
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import optional_timestamp, to_timestamp
 from guardhouse_services import etags
 from guardhouse_services.breaker.domain import HeldAction
-from guardhouse_services.registry.domain import Claims, Device, Person, Posture, PostureChecks, Registration, State
+from guardhouse_services.registry.domain import (
+    Claims,
+    Device,
+    Matching,
+    Posture,
+    PostureChecks,
+    Registration,
+    State,
+)
 
 _STATES = {
     State.ACTIVE: pb.REGISTRATION_STATE_ACTIVE,
@@ -154,14 +164,116 @@ def to_event(value: Registration) -> pb.Event:
     )
 
 
-def from_identity(message: identity_pb2.HolderIdentity) -> Person:
-    return Person(message.email, message.display_name, tuple(message.groups), tuple(message.oidc_claims))
+def from_identity(message: identity_pb2.HolderIdentity | identity_pb2.User) -> Profile:
+    return Profile(message.email, message.display_name, tuple(message.groups), tuple(message.oidc_claims))
 
 
-def to_identity(value: Person) -> identity_pb2.HolderIdentity:
+def to_identity(value: Profile) -> identity_pb2.HolderIdentity:
     return identity_pb2.HolderIdentity(
         email=value.email,
         display_name=value.display_name,
         groups=value.groups,
-        oidc_claims=value.oidc_claims,
+        oidc_claims=value.claims,
+    )
+
+
+def to_device_profile(value: DeviceProfile) -> pb.DeviceProfile:
+    message = pb.DeviceProfile(
+        device_profile_id=value.device_profile_id,
+        name=value.name,
+        description=value.description,
+        enabled=value.enabled,
+        precedence=value.precedence,
+        match=value.match,
+        settings=to_settings(value.settings),
+        default=value.is_default,
+        create_time=optional_timestamp(value.create_time),
+        update_time=optional_timestamp(value.update_time),
+    )
+    etags.tag(message)
+    return message
+
+
+def to_configuration(value: DeviceProfile) -> pb.DeviceConfiguration:
+    """What a device is told. The etag is the one that was stored with the settings: another release may make another
+    one of the same."""
+    message = pb.DeviceConfiguration(device_profile_id=value.device_profile_id, settings=to_settings(value.settings))
+    etags.tag(message)
+    message.etag = value.settings_etag or message.etag
+    return message
+
+
+def to_settings(value: Settings) -> pb.DeviceProfileSettings:
+    """All of them; those that are absent are not set."""
+    split, networks = value.split_tunnel, value.virtual_networks
+    routes = pb.Routes(routes=map(_route, split.routes))
+    return pb.DeviceProfileSettings(
+        allow_mode_switch=value.allow_mode_switch,
+        allow_updates=value.allow_updates,
+        allowed_to_leave=value.allowed_to_leave,
+        auto_connect=format_duration(value.auto_connect),
+        captive_portal=format_duration(value.captive_portal),
+        disable_auto_fallback=value.disable_auto_fallback,
+        exclude_office_ips=value.exclude_office_ips,
+        register_interface_ip_with_dns=value.register_interface_ip_with_dns,
+        sccm_vpn_boundary_support=value.sccm_vpn_boundary_support,
+        support_url=value.support_url,
+        switch_locked=value.switch_locked,
+        uninstall_protection=value.uninstall_protection,
+        tunnel_protocol=pb.TunnelType.ValueType(value.tunnel_protocol),
+        service_mode=pb.ServiceMode(
+            mode=pb.ServiceMode.Mode.ValueType(value.service_mode.mode), port=value.service_mode.port
+        ),
+        lan_allow=format_duration(value.lan_allow) if value.lan_allow is not None else None,
+        lan_allow_subnet_size=value.lan_allow_subnet_size,
+        dns_search_suffixes=pb.SearchSuffixes(suffixes=value.dns_search_suffixes),
+        virtual_networks=(
+            pb.VirtualNetworks(allowed=networks.allowed, default=networks.default) if networks is not None else None
+        ),
+        fallback_domains=pb.FallbackDomains(
+            domains=(
+                pb.FallbackDomain(suffix=it.suffix, description=it.description, dns_servers=it.dns_servers)
+                for it in value.fallback_domains
+            )
+        ),
+        exclude=None if split.includes else routes,
+        include=routes if split.includes else None,
+    )
+
+
+def _route(value: Route) -> pb.Route:
+    if value.host:
+        return pb.Route(host=value.host, description=value.description)
+    return pb.Route(address=value.address, description=value.description)
+
+
+def to_profile_event(value: DeviceProfile) -> pb.Event:
+    return pb.Event(device_profile=to_device_profile(value))
+
+
+def to_profile_deleted_event(device_profile_id: str) -> pb.Event:
+    return pb.Event(device_profile_deleted=device_profile_id)
+
+
+def to_step(value: Step, name: str) -> pb.ProfileStep:
+    rule = value.rule
+    return pb.ProfileStep(
+        device_profile_id=rule.device_profile_id,
+        name=name,
+        precedence=rule.precedence,
+        enabled=rule.enabled,
+        matched=value.matched,
+        decides=value.decides,
+        missing=value.missing,
+    )
+
+
+def to_matching(value: Matching | None) -> pb.ProfileMatching | None:
+    if value is None:
+        return None
+    return pb.ProfileMatching(
+        request_time=to_timestamp(value.request_time),
+        end_time=optional_timestamp(value.end_time),
+        registrations_checked=value.checked,
+        registrations_moved=value.moved,
     )

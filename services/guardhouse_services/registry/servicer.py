@@ -4,9 +4,19 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from guardhouse.clock import Clock
+from guardhouse.device_profiles import DeviceProfile, Settings, Subject
 from guardhouse.durations import HOUR, optional_duration, parse_duration
 from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField, PageTokenInvalid
-from guardhouse.ids import DEVICE, HELD_ACTION, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, check_id
+from guardhouse.ids import (
+    DEVICE,
+    DEVICE_PROFILE,
+    HELD_ACTION,
+    ORGANIZATION,
+    REGISTRATION,
+    SERVICE_TOKEN,
+    USER,
+    check_id,
+)
 from guardhouse.keys import KEY_TYPES
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import optional_timestamp, to_timestamp
@@ -18,6 +28,7 @@ from guardhouse_services.calls import Stream
 from guardhouse_services.feed import Feed
 from guardhouse_services.paging import Page, Pages
 from guardhouse_services.proxies import client
+from guardhouse_services.registry import reading
 from guardhouse_services.registry.domain import (
     LISTED,
     Claims,
@@ -34,9 +45,12 @@ from guardhouse_services.registry.messages import (
     from_claims,
     from_posture,
     to_device,
+    to_device_profile,
     to_held_action,
+    to_matching,
     to_registration,
     to_result,
+    to_step,
 )
 from guardhouse_services.registry.usecases import Registry
 from guardhouse_services.registry.usecases.enrollments import Enrollment
@@ -363,6 +377,115 @@ class RegistryServicer:
         )
         return pb.DeleteDeviceResponse(
             registrations_deleted=deleted, revision_token=token, addresses_released=FAMILIES * deleted
+        )
+
+    # DeviceProfileService
+
+    async def CreateDeviceProfile(
+        self, request: pb.CreateDeviceProfileRequest, call: Call
+    ) -> pb.CreateDeviceProfileResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        if not request.HasField("device_profile"):
+            raise FieldRequired("device_profile")
+        reading.custom(request.device_profile, Settings())
+        made, token = await self.registry.device_profiles.create(
+            call,
+            request.organization_id,
+            lambda base: reading.custom(request.device_profile, base),
+            validate_only=request.validate_only,
+        )
+        return pb.CreateDeviceProfileResponse(
+            device_profile=to_device_profile(made), revision_token=token, warnings=reading.warnings(made.match)
+        )
+
+    async def GetDeviceProfile(self, request: pb.GetDeviceProfileRequest, _call: Call) -> pb.GetDeviceProfileResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.device_profile_id, DEVICE_PROFILE, "device_profile_id")
+        found = await self.registry.device_profiles.get(request.organization_id, request.device_profile_id)
+        return pb.GetDeviceProfileResponse(device_profile=to_device_profile(found))
+
+    async def ListDeviceProfiles(
+        self, request: pb.ListDeviceProfilesRequest, _call: Call
+    ) -> pb.ListDeviceProfilesResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found, matching = await self.registry.device_profiles.page(request.organization_id, page)
+        messages = [to_device_profile(it) for it in found]
+        shown, token = self._pages.cut(
+            request, page, messages, lambda it: str(it.precedence), now, pb.DeviceProfile.ByteSize
+        )
+        return pb.ListDeviceProfilesResponse(
+            device_profiles=shown, next_page_token=token, matching=to_matching(matching)
+        )
+
+    async def UpdateDeviceProfile(
+        self, request: pb.UpdateDeviceProfileRequest, call: Call
+    ) -> pb.UpdateDeviceProfileResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        sent = request.device_profile
+        check_id(sent.device_profile_id, DEVICE_PROFILE, "device_profile.device_profile_id")
+        mask = checks.mask(request.update_mask, reading.PATHS)
+        # A mask may name a setting that is not sent: what is not there at all would not be merged.
+        sent.settings.SetInParent()
+
+        def change(found: DeviceProfile) -> DeviceProfile:
+            changed = to_device_profile(found)
+            request.update_mask.MergeMessage(sent, changed, replace_message_field=True, replace_repeated_field=True)
+            return reading.default(changed, found, mask) if found.is_default else reading.custom(changed, Settings())
+
+        made, token = await self.registry.device_profiles.update(
+            call,
+            request.organization_id,
+            sent.device_profile_id,
+            sent.etag,
+            change,
+            validate_only=request.validate_only,
+        )
+        return pb.UpdateDeviceProfileResponse(
+            device_profile=to_device_profile(made), revision_token=token, warnings=reading.warnings(made.match)
+        )
+
+    async def DeleteDeviceProfile(
+        self, request: pb.DeleteDeviceProfileRequest, call: Call
+    ) -> pb.DeleteDeviceProfileResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.device_profile_id, DEVICE_PROFILE, "device_profile_id")
+        gone, token = await self.registry.device_profiles.delete(
+            call,
+            request.organization_id,
+            request.device_profile_id,
+            request.etag,
+            validate_only=request.validate_only,
+        )
+        return pb.DeleteDeviceProfileResponse(device_profile=to_device_profile(gone), revision_token=token)
+
+    async def MatchDeviceProfile(
+        self, request: pb.MatchDeviceProfileRequest, _call: Call
+    ) -> pb.MatchDeviceProfileResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        match request.WhichOneof("subject"):
+            case "registration_id":
+                about: str | Subject = check_id(request.registration_id, REGISTRATION, "registration_id")
+            case "test_subject":
+                about = reading.subject(request.test_subject, "test_subject")
+            case _:
+                raise FieldRequired("registration_id", "a registration_id or a test_subject is required")
+        tried = await self.registry.device_profiles.match(request.organization_id, about)
+        decided = next((step.rule.device_profile_id for step in tried.steps if step.decides), "")
+        default = tried.default
+        last = pb.ProfileStep(
+            device_profile_id=default.device_profile_id,
+            name=default.name,
+            enabled=True,
+            matched=True,
+            decides=not decided,
+        )
+        steps = [to_step(step, tried.names[step.rule.device_profile_id]) for step in tried.steps]
+        return pb.MatchDeviceProfileResponse(
+            device_profile_id=decided or default.device_profile_id,
+            name=tried.names[decided] if decided else default.name,
+            steps=[*steps, last],
         )
 
     # AuditService

@@ -89,6 +89,12 @@ METHODS = {
     "registry.RegistrationService.RotateKey": "device rotate-key",
     "registry.RegistrationService.Heartbeat": "device heartbeat",
     "registry.RegistrationService.Leave": "device leave",
+    "registry.DeviceProfileService.CreateDeviceProfile": "profiles create",
+    "registry.DeviceProfileService.GetDeviceProfile": "profiles show",
+    "registry.DeviceProfileService.ListDeviceProfiles": "profiles list",
+    "registry.DeviceProfileService.UpdateDeviceProfile": "profiles update",
+    "registry.DeviceProfileService.DeleteDeviceProfile": "profiles delete",
+    "registry.DeviceProfileService.MatchDeviceProfile": "profiles match",
     "registry.DeviceService.GetDevice": "devices show",
     "registry.DeviceService.ListDevices": "devices list",
     "registry.DeviceService.UpdateDevice": "devices tag",
@@ -467,6 +473,7 @@ LISTS: list[tuple[str, Message]] = [
     ("seats list", identity.ListSeatsResponse(seats=[identity.Seat()])),
     ("devices list", registry.ListDevicesResponse(devices=[registry.Device()])),
     ("registrations list", registry.ListRegistrationsResponse(registrations=[registry.Registration()])),
+    ("profiles list", registry.ListDeviceProfilesResponse(device_profiles=[registry.DeviceProfile()])),
     ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
     ("policies list", session.ListPoliciesResponse(policies=[session.Policy()])),
     ("lists list", session.ListListsResponse(lists=[session.List()])),
@@ -768,6 +775,83 @@ COMMANDS: list[tuple[str, Message]] = [
                 require=[identity.EnrollmentRule(country="DE")],
             ),
         ),
+    ),
+    (
+        (
+            "profiles create Laptops --match 'os.name == \"mac\"' --precedence 20 --set allow_updates=true "
+            "--set service_mode=proxy:40000 --set auto_connect=10m --set tunnel_protocol=masque "
+            "--exclude 10.0.0.0/8 --exclude '*.example.com' --dry-run"
+        ),
+        registry.CreateDeviceProfileRequest(
+            organization_id=ORGANIZATION,
+            device_profile=registry.DeviceProfile(
+                name="Laptops",
+                match='os.name == "mac"',
+                precedence=20,
+                settings=registry.DeviceProfileSettings(
+                    allow_updates=True,
+                    service_mode=registry.ServiceMode(mode=registry.ServiceMode.MODE_PROXY, port=40_000),
+                    auto_connect="10m",
+                    tunnel_protocol=registry.TUNNEL_TYPE_MASQUE,
+                    exclude=registry.Routes(
+                        routes=[registry.Route(address="10.0.0.0/8"), registry.Route(host="*.example.com")]
+                    ),
+                ),
+            ),
+            validate_only=True,
+        ),
+    ),
+    (
+        "profiles show dpr_1",
+        registry.GetDeviceProfileRequest(organization_id=ORGANIZATION, device_profile_id="dpr_1"),
+    ),
+    (
+        "profiles list --limit 5",
+        registry.ListDeviceProfilesRequest(organization_id=ORGANIZATION, page_size=5),
+    ),
+    (
+        (
+            "profiles update dpr_1 --precedence 30 --disable --set allowed_to_leave=false --include 2001:db8::/32 "
+            "--reset lan_allow --etag e1"
+        ),
+        registry.UpdateDeviceProfileRequest(
+            organization_id=ORGANIZATION,
+            device_profile=registry.DeviceProfile(
+                device_profile_id="dpr_1",
+                precedence=30,
+                enabled=False,
+                settings=registry.DeviceProfileSettings(
+                    allowed_to_leave=False, include=registry.Routes(routes=[registry.Route(address="2001:db8::/32")])
+                ),
+                etag="e1",
+            ),
+            update_mask=FieldMask(
+                paths=[
+                    *("enabled", "precedence", "settings.allowed_to_leave", "settings.include", "settings.lan_allow")
+                ]
+            ),
+        ),
+    ),
+    (
+        "profiles delete dpr_1 --etag e1 --yes",
+        registry.DeleteDeviceProfileRequest(organization_id=ORGANIZATION, device_profile_id="dpr_1", etag="e1"),
+    ),
+    (
+        "profiles match --email ada@example.com --group staff --platform linux --os-version 6.1 --network office",
+        registry.MatchDeviceProfileRequest(
+            organization_id=ORGANIZATION,
+            test_subject=registry.ProfileSubject(
+                email="ada@example.com",
+                groups=["staff"],
+                platform=registry.PLATFORM_LINUX,
+                os_version="6.1",
+                network="office",
+            ),
+        ),
+    ),
+    (
+        f"profiles match {REGISTRATION}",
+        registry.MatchDeviceProfileRequest(organization_id=ORGANIZATION, registration_id=REGISTRATION),
     ),
     (
         "rule-groups show rgp_1",

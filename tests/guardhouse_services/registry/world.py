@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -544,14 +544,16 @@ class World:
         return [AuditRecord.FromString(payload) for payload in payloads]
 
     async def snapshot(self, limit: int = 2) -> dict[str, pb.RegistrationRecord]:
-        """The feed's snapshot, read in pages."""
+        """The registrations of the feed's snapshot, read in pages."""
+        return replayed(await self._snapshot(limit))[0]
 
-        def read(tx: Transaction) -> dict[str, pb.RegistrationRecord]:
-            found: dict[str, pb.RegistrationRecord] = {}
+    async def _snapshot(self, limit: int) -> list[pb.Event]:
+        def read(tx: Transaction) -> list[pb.Event]:
+            found: list[pb.Event] = []
             after = ""
             while True:
                 events, after = snapshot(tx, self.organization, after, limit)
-                found |= {event.registration.registration.registration_id: event.registration for event in events}
+                found += events
                 if not after:
                     return found
 
@@ -561,19 +563,15 @@ class World:
         """What is so after every test: the feed tells the state, and nobody is where somebody else is."""
         changes = await self._changes()
         assert [each.revision for each in changes] == list(range(1, len(changes) + 1))
-        replayed: dict[str, pb.RegistrationRecord] = {}
-        for event in (event for each in changes for event in each.events):
-            if event.WhichOneof("kind") == "registration":
-                replayed[event.registration.registration.registration_id] = event.registration
-            else:
-                replayed.pop(event.registration_deleted, None)
-        assert await self.snapshot(50) == replayed
-        leases = [record.lease_id for record in replayed.values()]
+        told = replayed(event for each in changes for event in each.events)
+        assert replayed(await self._snapshot(50)) == told
+        registrations, _ = told
+        leases = [record.lease_id for record in registrations.values()]
         assert len(leases) == len(set(leases)), "I-01: two registrations with one lease"
-        active = [it.registration for it in replayed.values()]
+        active = [it.registration for it in registrations.values()]
         places = [it.device_id for it in active if it.user_id and it.state == pb.REGISTRATION_STATE_ACTIVE]
         assert len(places) == len(set(places)), "decision 18: two active users on a device"
-        for record in replayed.values():
+        for record in registrations.values():
             made = record.registration
             assert made.ipv4, "I-10"
             assert made.ipv6, "I-10"
@@ -602,9 +600,31 @@ def told(outcome: tuple[str, Any]) -> tuple[str, str]:
     return key, value.state.value if isinstance(value, Registration) else value.reason
 
 
+def replayed(events: Iterable[pb.Event]) -> tuple[dict[str, pb.RegistrationRecord], dict[str, pb.DeviceProfile]]:
+    """What a follower knows after these events: registrations and device profiles by their ids."""
+    registrations: dict[str, pb.RegistrationRecord] = {}
+    profiles: dict[str, pb.DeviceProfile] = {}
+    for event in events:
+        match event.WhichOneof("kind"):
+            case "registration":
+                registrations[event.registration.registration.registration_id] = event.registration
+            case "registration_deleted":
+                registrations.pop(event.registration_deleted, None)
+            case "device_profile":
+                profiles[event.device_profile.device_profile_id] = event.device_profile
+            case "device_profile_deleted":
+                profiles.pop(event.device_profile_deleted, None)
+    return registrations, profiles
+
+
 def brief(event: pb.Event) -> tuple[str, str]:
-    if event.WhichOneof("kind") == "registration_deleted":
-        return "deleted", event.registration_deleted
+    match event.WhichOneof("kind"):
+        case "registration_deleted":
+            return "deleted", event.registration_deleted
+        case "device_profile":
+            return "profile", event.device_profile.device_profile_id
+        case "device_profile_deleted":
+            return "profile deleted", event.device_profile_deleted
     made = event.registration.registration
     return pb.RegistrationState.Name(made.state).removeprefix("REGISTRATION_STATE_").lower(), made.registration_id
 

@@ -78,6 +78,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such device in the organization. Metadata: device_id."""
     ERROR_REASON_REGISTRATION_NOT_FOUND: _ErrorReason.ValueType  # 48
     """NOT_FOUND: no such registration in the organization. Metadata: registration_id."""
+    ERROR_REASON_DEVICE_PROFILE_NOT_FOUND: _ErrorReason.ValueType  # 200
+    """NOT_FOUND: no such device profile in the organization. Metadata: device_profile_id."""
     ERROR_REASON_ADDRESS_NOT_FOUND: _ErrorReason.ValueType  # 49
     """NOT_FOUND: nobody holds the address. Metadata: address."""
     ERROR_REASON_POLICY_NOT_FOUND: _ErrorReason.ValueType  # 50
@@ -95,7 +97,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_IDENTITY_PROVIDER_EXISTS: _ErrorReason.ValueType  # 61
     """ALREADY_EXISTS: the organization has an identity provider with this issuer. Metadata: issuer."""
     ERROR_REASON_PRECEDENCE_TAKEN: _ErrorReason.ValueType  # 62
-    """ALREADY_EXISTS: another policy of the organization has this precedence. Metadata: precedence."""
+    """ALREADY_EXISTS: another policy or profile of the organization has this precedence. Metadata: precedence."""
     ERROR_REASON_LIST_EXISTS: _ErrorReason.ValueType  # 63
     """ALREADY_EXISTS: another list of the organization has this name. Metadata: name."""
     ERROR_REASON_SEAT_LIMIT_BELOW_USE: _ErrorReason.ValueType  # 70
@@ -108,6 +110,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the user has another active registration on the device. Metadata: registration_id."""
     ERROR_REASON_USER_REMOVED: _ErrorReason.ValueType  # 74
     """FAILED_PRECONDITION: the user was removed while enrolling."""
+    ERROR_REASON_DEVICE_PROFILE_IS_DEFAULT: _ErrorReason.ValueType  # 201
+    """FAILED_PRECONDITION: the default device profile cannot be deleted. Metadata: device_profile_id."""
     ERROR_REASON_REGISTRATION_REVOKED: _ErrorReason.ValueType  # 75
     """FAILED_PRECONDITION: the registration is revoked and cannot do this."""
     ERROR_REASON_EPOCH_CHANGED: _ErrorReason.ValueType  # 76
@@ -225,6 +229,8 @@ ERROR_REASON_DEVICE_NOT_FOUND: ErrorReason.ValueType  # 47
 """NOT_FOUND: no such device in the organization. Metadata: device_id."""
 ERROR_REASON_REGISTRATION_NOT_FOUND: ErrorReason.ValueType  # 48
 """NOT_FOUND: no such registration in the organization. Metadata: registration_id."""
+ERROR_REASON_DEVICE_PROFILE_NOT_FOUND: ErrorReason.ValueType  # 200
+"""NOT_FOUND: no such device profile in the organization. Metadata: device_profile_id."""
 ERROR_REASON_ADDRESS_NOT_FOUND: ErrorReason.ValueType  # 49
 """NOT_FOUND: nobody holds the address. Metadata: address."""
 ERROR_REASON_POLICY_NOT_FOUND: ErrorReason.ValueType  # 50
@@ -242,7 +248,7 @@ ERROR_REASON_KEY_ALREADY_REGISTERED: ErrorReason.ValueType  # 60
 ERROR_REASON_IDENTITY_PROVIDER_EXISTS: ErrorReason.ValueType  # 61
 """ALREADY_EXISTS: the organization has an identity provider with this issuer. Metadata: issuer."""
 ERROR_REASON_PRECEDENCE_TAKEN: ErrorReason.ValueType  # 62
-"""ALREADY_EXISTS: another policy of the organization has this precedence. Metadata: precedence."""
+"""ALREADY_EXISTS: another policy or profile of the organization has this precedence. Metadata: precedence."""
 ERROR_REASON_LIST_EXISTS: ErrorReason.ValueType  # 63
 """ALREADY_EXISTS: another list of the organization has this name. Metadata: name."""
 ERROR_REASON_SEAT_LIMIT_BELOW_USE: ErrorReason.ValueType  # 70
@@ -255,6 +261,8 @@ ERROR_REASON_DEVICE_HELD_BY_ANOTHER_REGISTRATION: ErrorReason.ValueType  # 73
 """FAILED_PRECONDITION: the user has another active registration on the device. Metadata: registration_id."""
 ERROR_REASON_USER_REMOVED: ErrorReason.ValueType  # 74
 """FAILED_PRECONDITION: the user was removed while enrolling."""
+ERROR_REASON_DEVICE_PROFILE_IS_DEFAULT: ErrorReason.ValueType  # 201
+"""FAILED_PRECONDITION: the default device profile cannot be deleted. Metadata: device_profile_id."""
 ERROR_REASON_REGISTRATION_REVOKED: ErrorReason.ValueType  # 75
 """FAILED_PRECONDITION: the registration is revoked and cannot do this."""
 ERROR_REASON_EPOCH_CHANGED: ErrorReason.ValueType  # 76

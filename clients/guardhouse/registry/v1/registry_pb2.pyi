@@ -172,7 +172,7 @@ class _TunnelType:
 class _TunnelTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TunnelType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TUNNEL_TYPE_UNSPECIFIED: _TunnelType.ValueType  # 0
-    """Never sent."""
+    """Never sent of a registration. Of a profile: the client chooses."""
     TUNNEL_TYPE_WIREGUARD: _TunnelType.ValueType  # 1
     """WireGuard, of CURVE25519."""
     TUNNEL_TYPE_MASQUE: _TunnelType.ValueType  # 2
@@ -182,7 +182,7 @@ class TunnelType(_TunnelType, metaclass=_TunnelTypeEnumTypeWrapper):
     """What a registration connects with, which follows from the kind of its key."""
 
 TUNNEL_TYPE_UNSPECIFIED: TunnelType.ValueType  # 0
-"""Never sent."""
+"""Never sent of a registration. Of a profile: the client chooses."""
 TUNNEL_TYPE_WIREGUARD: TunnelType.ValueType  # 1
 """WireGuard, of CURVE25519."""
 TUNNEL_TYPE_MASQUE: TunnelType.ValueType  # 2
@@ -2202,6 +2202,1083 @@ class DeleteDeviceResponse(_message.Message):
 Global___DeleteDeviceResponse: _TypeAlias = DeleteDeviceResponse  # noqa: Y015
 
 @_typing.final
+class ServiceMode(_message.Message):
+    """What the client does with traffic. (service_mode_v2 of the public API.)"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ServiceMode._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: ServiceMode._Mode.ValueType  # 0
+        """Never stored."""
+        MODE_WARP: ServiceMode._Mode.ValueType  # 1
+        """Traffic and DNS go through the tunnel."""
+        MODE_DNS_ONLY: ServiceMode._Mode.ValueType  # 2
+        """DNS only. (1dot1.)"""
+        MODE_PROXY: ServiceMode._Mode.ValueType  # 3
+        """Applications that are told to use a proxy on this machine."""
+        MODE_POSTURE_ONLY: ServiceMode._Mode.ValueType  # 4
+        """Nothing: the device only reports its posture."""
+        MODE_TUNNEL_ONLY: ServiceMode._Mode.ValueType  # 5
+        """Traffic, and no DNS. (warp_tunnel_only.)"""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """The kinds."""
+
+    MODE_UNSPECIFIED: ServiceMode.Mode.ValueType  # 0
+    """Never stored."""
+    MODE_WARP: ServiceMode.Mode.ValueType  # 1
+    """Traffic and DNS go through the tunnel."""
+    MODE_DNS_ONLY: ServiceMode.Mode.ValueType  # 2
+    """DNS only. (1dot1.)"""
+    MODE_PROXY: ServiceMode.Mode.ValueType  # 3
+    """Applications that are told to use a proxy on this machine."""
+    MODE_POSTURE_ONLY: ServiceMode.Mode.ValueType  # 4
+    """Nothing: the device only reports its posture."""
+    MODE_TUNNEL_ONLY: ServiceMode.Mode.ValueType  # 5
+    """Traffic, and no DNS. (warp_tunnel_only.)"""
+
+    MODE_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    mode: Global___ServiceMode.Mode.ValueType
+    """Required."""
+    port: _builtins.int
+    """Of MODE_PROXY only: 1 to 65535. Absent: 40000."""
+    def __init__(
+        self,
+        *,
+        mode: Global___ServiceMode.Mode.ValueType = ...,
+        port: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_port", b"_port", "port", b"port"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_port", b"_port", "mode", b"mode", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__port: _TypeAlias = _typing.Literal["port"]  # noqa: Y015
+    _WhichOneofArgType__port: _TypeAlias = _typing.Literal["_port", b"_port"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__port) -> _WhichOneofReturnType__port | None: ...
+
+Global___ServiceMode: _TypeAlias = ServiceMode  # noqa: Y015
+
+@_typing.final
+class Route(_message.Message):
+    """Part of a split tunnel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """A network without host bits, such as 10.0.0.0/8."""
+    host: _builtins.str
+    """A host name; *. in front means all below it."""
+    description: _builtins.str
+    """At most 100 characters."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        host: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "host", b"host", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "description", b"description", "host", b"host", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["address", "host"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class Routes(_message.Message):
+    """A list of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Route]:
+        """At most 1000, each target once."""
+
+    def __init__(
+        self,
+        *,
+        routes: _abc.Iterable[Global___Route] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["routes", b"routes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Routes: _TypeAlias = Routes  # noqa: Y015
+
+@_typing.final
+class FallbackDomain(_message.Message):
+    """A domain that is not asked of the tunnel's resolver."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUFFIX_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DNS_SERVERS_FIELD_NUMBER: _builtins.int
+    suffix: _builtins.str
+    """Such as corp.example.com. Required."""
+    description: _builtins.str
+    """At most 100 characters."""
+    @_builtins.property
+    def dns_servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses of the resolvers to ask, at most 10. Empty: the device's own."""
+
+    def __init__(
+        self,
+        *,
+        suffix: _builtins.str = ...,
+        description: _builtins.str = ...,
+        dns_servers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "dns_servers", b"dns_servers", "suffix", b"suffix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FallbackDomain: _TypeAlias = FallbackDomain  # noqa: Y015
+
+@_typing.final
+class FallbackDomains(_message.Message):
+    """A list of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___FallbackDomain]:
+        """At most 100, each suffix once."""
+
+    def __init__(
+        self,
+        *,
+        domains: _abc.Iterable[Global___FallbackDomain] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FallbackDomains: _TypeAlias = FallbackDomains  # noqa: Y015
+
+@_typing.final
+class SearchSuffixes(_message.Message):
+    """A list of domains."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUFFIXES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def suffixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 25 domains."""
+
+    def __init__(
+        self,
+        *,
+        suffixes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["suffixes", b"suffixes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchSuffixes: _TypeAlias = SearchSuffixes  # noqa: Y015
+
+@_typing.final
+class VirtualNetworks(_message.Message):
+    """Networks that share addresses, among which a person may choose. Their names are the organization's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    DEFAULT_FIELD_NUMBER: _builtins.int
+    default: _builtins.str
+    """Which one at first; one of allowed. Required."""
+    @_builtins.property
+    def allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 100, each of 1 to 100 characters."""
+
+    def __init__(
+        self,
+        *,
+        allowed: _abc.Iterable[_builtins.str] | None = ...,
+        default: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "default", b"default"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VirtualNetworks: _TypeAlias = VirtualNetworks  # noqa: Y015
+
+@_typing.final
+class DeviceProfileSettings(_message.Message):
+    """What a client is told. In a new profile an absent one is copied from the default profile. Durations are in Go's form."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOW_MODE_SWITCH_FIELD_NUMBER: _builtins.int
+    ALLOW_UPDATES_FIELD_NUMBER: _builtins.int
+    ALLOWED_TO_LEAVE_FIELD_NUMBER: _builtins.int
+    AUTO_CONNECT_FIELD_NUMBER: _builtins.int
+    CAPTIVE_PORTAL_FIELD_NUMBER: _builtins.int
+    DISABLE_AUTO_FALLBACK_FIELD_NUMBER: _builtins.int
+    EXCLUDE_OFFICE_IPS_FIELD_NUMBER: _builtins.int
+    REGISTER_INTERFACE_IP_WITH_DNS_FIELD_NUMBER: _builtins.int
+    SCCM_VPN_BOUNDARY_SUPPORT_FIELD_NUMBER: _builtins.int
+    SUPPORT_URL_FIELD_NUMBER: _builtins.int
+    SWITCH_LOCKED_FIELD_NUMBER: _builtins.int
+    UNINSTALL_PROTECTION_FIELD_NUMBER: _builtins.int
+    TUNNEL_PROTOCOL_FIELD_NUMBER: _builtins.int
+    SERVICE_MODE_FIELD_NUMBER: _builtins.int
+    LAN_ALLOW_FIELD_NUMBER: _builtins.int
+    LAN_ALLOW_SUBNET_SIZE_FIELD_NUMBER: _builtins.int
+    DNS_SEARCH_SUFFIXES_FIELD_NUMBER: _builtins.int
+    VIRTUAL_NETWORKS_FIELD_NUMBER: _builtins.int
+    FALLBACK_DOMAINS_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
+    INCLUDE_FIELD_NUMBER: _builtins.int
+    allow_mode_switch: _builtins.bool
+    """Whether people may choose another service_mode. Default: false."""
+    allow_updates: _builtins.bool
+    """Whether the client tells of updates and people may take them. Default: false."""
+    allowed_to_leave: _builtins.bool
+    """Whether a device may delete its own registration (RegistrationService.Leave). One that an administrator's file
+    enrolled never may (decision 18). Default: true.
+    """
+    auto_connect: _builtins.str
+    """0s: a client that a person has switched off stays so. 1m to 24h0m0s: it is on again after as long, and starts
+    switched on. The public API says seconds, and the product's own pages minutes; ours says its unit. Default: 0s.
+    """
+    captive_portal: _builtins.str
+    """For how long the client lets a captive portal be reached, 0s to 24h0m0s. The public API has seconds. Default: 3m0s."""
+    disable_auto_fallback: _builtins.bool
+    """Whether names that the fallback resolvers do not answer are not asked of the tunnel's. Default: false."""
+    exclude_office_ips: _builtins.bool
+    """Whether Microsoft 365's networks are left out of the tunnel. Default: false."""
+    register_interface_ip_with_dns: _builtins.bool
+    """Whether the device tells its DNS server of its virtual address. Default: true."""
+    sccm_vpn_boundary_support: _builtins.bool
+    """Whether the tunnel is shown to Microsoft's SCCM as a VPN. Default: false."""
+    support_url: _builtins.str
+    """Where people ask for help: an http, https or mailto URL of at most 2048 characters. Default: none."""
+    switch_locked: _builtins.bool
+    """Whether people cannot switch the client off. Default: false."""
+    uninstall_protection: _builtins.bool
+    """Whether people cannot uninstall the client. Default: false."""
+    tunnel_protocol: Global___TunnelType.ValueType
+    """Default: the client chooses."""
+    lan_allow: _builtins.str
+    """For how long a person may leave the local network out of the tunnel: 1m to 24h0m0s, or 0s for until the client
+    reconnects. (lan_allow_minutes of the public API.) Default: not at all, which in an update is said by naming it in
+    the mask only.
+    """
+    lan_allow_subnet_size: _builtins.int
+    """The largest local network that may be left out, by the bits of its mask: 24 to 32. Default: the client decides."""
+    @_builtins.property
+    def service_mode(self) -> Global___ServiceMode:
+        """Default: MODE_WARP."""
+
+    @_builtins.property
+    def dns_search_suffixes(self) -> Global___SearchSuffixes:
+        """Default: none."""
+
+    @_builtins.property
+    def virtual_networks(self) -> Global___VirtualNetworks:
+        """Default: none."""
+
+    @_builtins.property
+    def fallback_domains(self) -> Global___FallbackDomains:
+        """Domains that are not asked of the tunnel's resolver. Default: intranet, internal, private, localdomain, domain, lan,
+        home, host, corp, local, localhost, home.arpa, invalid and test.
+        """
+
+    @_builtins.property
+    def exclude(self) -> Global___Routes:
+        """Everything goes through the tunnel but this. Default: 10.0.0.0/8, 100.64.0.0/10, 169.254.0.0/16, 172.16.0.0/12,
+        192.0.0.0/24, 192.168.0.0/16, 224.0.0.0/24, 240.0.0.0/4, 255.255.255.255/32, fe80::/10, fd00::/8 and ff01::/16 to
+        ff05::/16. With that, devices do not reach each other: their own addresses are in 100.64.0.0/10 and fd00::/8.
+        """
+
+    @_builtins.property
+    def include(self) -> Global___Routes:
+        """Nothing goes through the tunnel but this."""
+
+    def __init__(
+        self,
+        *,
+        allow_mode_switch: _builtins.bool | None = ...,
+        allow_updates: _builtins.bool | None = ...,
+        allowed_to_leave: _builtins.bool | None = ...,
+        auto_connect: _builtins.str | None = ...,
+        captive_portal: _builtins.str | None = ...,
+        disable_auto_fallback: _builtins.bool | None = ...,
+        exclude_office_ips: _builtins.bool | None = ...,
+        register_interface_ip_with_dns: _builtins.bool | None = ...,
+        sccm_vpn_boundary_support: _builtins.bool | None = ...,
+        support_url: _builtins.str | None = ...,
+        switch_locked: _builtins.bool | None = ...,
+        uninstall_protection: _builtins.bool | None = ...,
+        tunnel_protocol: Global___TunnelType.ValueType | None = ...,
+        service_mode: Global___ServiceMode | None = ...,
+        lan_allow: _builtins.str | None = ...,
+        lan_allow_subnet_size: _builtins.int | None = ...,
+        dns_search_suffixes: Global___SearchSuffixes | None = ...,
+        virtual_networks: Global___VirtualNetworks | None = ...,
+        fallback_domains: Global___FallbackDomains | None = ...,
+        exclude: Global___Routes | None = ...,
+        include: Global___Routes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_mode_switch", b"_allow_mode_switch", "_allow_updates", b"_allow_updates", "_allowed_to_leave", b"_allowed_to_leave", "_auto_connect", b"_auto_connect", "_captive_portal", b"_captive_portal", "_disable_auto_fallback", b"_disable_auto_fallback", "_exclude_office_ips", b"_exclude_office_ips", "_lan_allow", b"_lan_allow", "_lan_allow_subnet_size", b"_lan_allow_subnet_size", "_register_interface_ip_with_dns", b"_register_interface_ip_with_dns", "_sccm_vpn_boundary_support", b"_sccm_vpn_boundary_support", "_support_url", b"_support_url", "_switch_locked", b"_switch_locked", "_tunnel_protocol", b"_tunnel_protocol", "_uninstall_protection", b"_uninstall_protection", "allow_mode_switch", b"allow_mode_switch", "allow_updates", b"allow_updates", "allowed_to_leave", b"allowed_to_leave", "auto_connect", b"auto_connect", "captive_portal", b"captive_portal", "disable_auto_fallback", b"disable_auto_fallback", "dns_search_suffixes", b"dns_search_suffixes", "exclude", b"exclude", "exclude_office_ips", b"exclude_office_ips", "fallback_domains", b"fallback_domains", "include", b"include", "lan_allow", b"lan_allow", "lan_allow_subnet_size", b"lan_allow_subnet_size", "register_interface_ip_with_dns", b"register_interface_ip_with_dns", "sccm_vpn_boundary_support", b"sccm_vpn_boundary_support", "service_mode", b"service_mode", "split_tunnel", b"split_tunnel", "support_url", b"support_url", "switch_locked", b"switch_locked", "tunnel_protocol", b"tunnel_protocol", "uninstall_protection", b"uninstall_protection", "virtual_networks", b"virtual_networks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_mode_switch", b"_allow_mode_switch", "_allow_updates", b"_allow_updates", "_allowed_to_leave", b"_allowed_to_leave", "_auto_connect", b"_auto_connect", "_captive_portal", b"_captive_portal", "_disable_auto_fallback", b"_disable_auto_fallback", "_exclude_office_ips", b"_exclude_office_ips", "_lan_allow", b"_lan_allow", "_lan_allow_subnet_size", b"_lan_allow_subnet_size", "_register_interface_ip_with_dns", b"_register_interface_ip_with_dns", "_sccm_vpn_boundary_support", b"_sccm_vpn_boundary_support", "_support_url", b"_support_url", "_switch_locked", b"_switch_locked", "_tunnel_protocol", b"_tunnel_protocol", "_uninstall_protection", b"_uninstall_protection", "allow_mode_switch", b"allow_mode_switch", "allow_updates", b"allow_updates", "allowed_to_leave", b"allowed_to_leave", "auto_connect", b"auto_connect", "captive_portal", b"captive_portal", "disable_auto_fallback", b"disable_auto_fallback", "dns_search_suffixes", b"dns_search_suffixes", "exclude", b"exclude", "exclude_office_ips", b"exclude_office_ips", "fallback_domains", b"fallback_domains", "include", b"include", "lan_allow", b"lan_allow", "lan_allow_subnet_size", b"lan_allow_subnet_size", "register_interface_ip_with_dns", b"register_interface_ip_with_dns", "sccm_vpn_boundary_support", b"sccm_vpn_boundary_support", "service_mode", b"service_mode", "split_tunnel", b"split_tunnel", "support_url", b"support_url", "switch_locked", b"switch_locked", "tunnel_protocol", b"tunnel_protocol", "uninstall_protection", b"uninstall_protection", "virtual_networks", b"virtual_networks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allow_mode_switch: _TypeAlias = _typing.Literal["allow_mode_switch"]  # noqa: Y015
+    _WhichOneofArgType__allow_mode_switch: _TypeAlias = _typing.Literal["_allow_mode_switch", b"_allow_mode_switch"]  # noqa: Y015
+    _WhichOneofReturnType__allow_updates: _TypeAlias = _typing.Literal["allow_updates"]  # noqa: Y015
+    _WhichOneofArgType__allow_updates: _TypeAlias = _typing.Literal["_allow_updates", b"_allow_updates"]  # noqa: Y015
+    _WhichOneofReturnType__allowed_to_leave: _TypeAlias = _typing.Literal["allowed_to_leave"]  # noqa: Y015
+    _WhichOneofArgType__allowed_to_leave: _TypeAlias = _typing.Literal["_allowed_to_leave", b"_allowed_to_leave"]  # noqa: Y015
+    _WhichOneofReturnType__auto_connect: _TypeAlias = _typing.Literal["auto_connect"]  # noqa: Y015
+    _WhichOneofArgType__auto_connect: _TypeAlias = _typing.Literal["_auto_connect", b"_auto_connect"]  # noqa: Y015
+    _WhichOneofReturnType__captive_portal: _TypeAlias = _typing.Literal["captive_portal"]  # noqa: Y015
+    _WhichOneofArgType__captive_portal: _TypeAlias = _typing.Literal["_captive_portal", b"_captive_portal"]  # noqa: Y015
+    _WhichOneofReturnType__disable_auto_fallback: _TypeAlias = _typing.Literal["disable_auto_fallback"]  # noqa: Y015
+    _WhichOneofArgType__disable_auto_fallback: _TypeAlias = _typing.Literal["_disable_auto_fallback", b"_disable_auto_fallback"]  # noqa: Y015
+    _WhichOneofReturnType__exclude_office_ips: _TypeAlias = _typing.Literal["exclude_office_ips"]  # noqa: Y015
+    _WhichOneofArgType__exclude_office_ips: _TypeAlias = _typing.Literal["_exclude_office_ips", b"_exclude_office_ips"]  # noqa: Y015
+    _WhichOneofReturnType__lan_allow: _TypeAlias = _typing.Literal["lan_allow"]  # noqa: Y015
+    _WhichOneofArgType__lan_allow: _TypeAlias = _typing.Literal["_lan_allow", b"_lan_allow"]  # noqa: Y015
+    _WhichOneofReturnType__lan_allow_subnet_size: _TypeAlias = _typing.Literal["lan_allow_subnet_size"]  # noqa: Y015
+    _WhichOneofArgType__lan_allow_subnet_size: _TypeAlias = _typing.Literal["_lan_allow_subnet_size", b"_lan_allow_subnet_size"]  # noqa: Y015
+    _WhichOneofReturnType__register_interface_ip_with_dns: _TypeAlias = _typing.Literal["register_interface_ip_with_dns"]  # noqa: Y015
+    _WhichOneofArgType__register_interface_ip_with_dns: _TypeAlias = _typing.Literal["_register_interface_ip_with_dns", b"_register_interface_ip_with_dns"]  # noqa: Y015
+    _WhichOneofReturnType__sccm_vpn_boundary_support: _TypeAlias = _typing.Literal["sccm_vpn_boundary_support"]  # noqa: Y015
+    _WhichOneofArgType__sccm_vpn_boundary_support: _TypeAlias = _typing.Literal["_sccm_vpn_boundary_support", b"_sccm_vpn_boundary_support"]  # noqa: Y015
+    _WhichOneofReturnType__support_url: _TypeAlias = _typing.Literal["support_url"]  # noqa: Y015
+    _WhichOneofArgType__support_url: _TypeAlias = _typing.Literal["_support_url", b"_support_url"]  # noqa: Y015
+    _WhichOneofReturnType__switch_locked: _TypeAlias = _typing.Literal["switch_locked"]  # noqa: Y015
+    _WhichOneofArgType__switch_locked: _TypeAlias = _typing.Literal["_switch_locked", b"_switch_locked"]  # noqa: Y015
+    _WhichOneofReturnType__tunnel_protocol: _TypeAlias = _typing.Literal["tunnel_protocol"]  # noqa: Y015
+    _WhichOneofArgType__tunnel_protocol: _TypeAlias = _typing.Literal["_tunnel_protocol", b"_tunnel_protocol"]  # noqa: Y015
+    _WhichOneofReturnType__uninstall_protection: _TypeAlias = _typing.Literal["uninstall_protection"]  # noqa: Y015
+    _WhichOneofArgType__uninstall_protection: _TypeAlias = _typing.Literal["_uninstall_protection", b"_uninstall_protection"]  # noqa: Y015
+    _WhichOneofReturnType_split_tunnel: _TypeAlias = _typing.Literal["exclude", "include"]  # noqa: Y015
+    _WhichOneofArgType_split_tunnel: _TypeAlias = _typing.Literal["split_tunnel", b"split_tunnel"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_mode_switch) -> _WhichOneofReturnType__allow_mode_switch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_updates) -> _WhichOneofReturnType__allow_updates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed_to_leave) -> _WhichOneofReturnType__allowed_to_leave | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_connect) -> _WhichOneofReturnType__auto_connect | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__captive_portal) -> _WhichOneofReturnType__captive_portal | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disable_auto_fallback) -> _WhichOneofReturnType__disable_auto_fallback | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exclude_office_ips) -> _WhichOneofReturnType__exclude_office_ips | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lan_allow) -> _WhichOneofReturnType__lan_allow | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lan_allow_subnet_size) -> _WhichOneofReturnType__lan_allow_subnet_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__register_interface_ip_with_dns) -> _WhichOneofReturnType__register_interface_ip_with_dns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sccm_vpn_boundary_support) -> _WhichOneofReturnType__sccm_vpn_boundary_support | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__support_url) -> _WhichOneofReturnType__support_url | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__switch_locked) -> _WhichOneofReturnType__switch_locked | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tunnel_protocol) -> _WhichOneofReturnType__tunnel_protocol | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uninstall_protection) -> _WhichOneofReturnType__uninstall_protection | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_split_tunnel) -> _WhichOneofReturnType_split_tunnel | None: ...
+
+Global___DeviceProfileSettings: _TypeAlias = DeviceProfileSettings  # noqa: Y015
+
+@_typing.final
+class DeviceProfile(_message.Message):
+    """A profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    PRECEDENCE_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    DEFAULT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    device_profile_id: _builtins.str
+    """dpr_ and a UUIDv7; of the default profile dpr_ and what stands behind org_. Set by the server."""
+    name: _builtins.str
+    """What people read; 1 to 100 characters."""
+    description: _builtins.str
+    """At most 500 characters."""
+    enabled: _builtins.bool
+    """A disabled profile matches nobody. Absent in a new one: it is enabled."""
+    precedence: _builtins.int
+    """Lower comes first. 1 to 2147483647, unique in the organization. Required, but of the default profile, which has none."""
+    match: _builtins.str
+    """Whose it is, in the expression language, of at most 500 characters: identity.email, identity.groups.id,
+    identity.groups.name, identity.groups.email, identity.oidc_claims, identity.saml_attributes,
+    identity.service_token_uuid, os.name, os.version and network, which is the managed network that the device says it
+    is in. Required, but of the default profile, which matches everybody.
+    """
+    default: _builtins.bool
+    """Whether it is the default profile. Set by the server."""
+    etag: _builtins.str
+    """See the package. Set by the server."""
+    @_builtins.property
+    def settings(self) -> Global___DeviceProfileSettings:
+        """What its clients are told."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server; absent for a default profile that nobody has changed."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server; absent for a default profile that nobody has changed."""
+
+    def __init__(
+        self,
+        *,
+        device_profile_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        enabled: _builtins.bool | None = ...,
+        precedence: _builtins.int | None = ...,
+        match: _builtins.str = ...,
+        settings: Global___DeviceProfileSettings | None = ...,
+        default: _builtins.bool = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_precedence", b"_precedence", "create_time", b"create_time", "enabled", b"enabled", "precedence", b"precedence", "settings", b"settings", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_precedence", b"_precedence", "create_time", b"create_time", "default", b"default", "description", b"description", "device_profile_id", b"device_profile_id", "enabled", b"enabled", "etag", b"etag", "match", b"match", "name", b"name", "precedence", b"precedence", "settings", b"settings", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
+    _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__precedence: _TypeAlias = _typing.Literal["precedence"]  # noqa: Y015
+    _WhichOneofArgType__precedence: _TypeAlias = _typing.Literal["_precedence", b"_precedence"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precedence) -> _WhichOneofReturnType__precedence | None: ...
+
+Global___DeviceProfile: _TypeAlias = DeviceProfile  # noqa: Y015
+
+@_typing.final
+class DeviceConfiguration(_message.Message):
+    """What a device does with its registration: the settings of its profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    device_profile_id: _builtins.str
+    """The profile."""
+    etag: _builtins.str
+    """Another one when something of it has changed. A Heartbeat says which is the newest."""
+    @_builtins.property
+    def settings(self) -> Global___DeviceProfileSettings:
+        """All of them."""
+
+    def __init__(
+        self,
+        *,
+        device_profile_id: _builtins.str = ...,
+        settings: Global___DeviceProfileSettings | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile_id", b"device_profile_id", "etag", b"etag", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceConfiguration: _TypeAlias = DeviceConfiguration  # noqa: Y015
+
+@_typing.final
+class CreateDeviceProfileRequest(_message.Message):
+    """See DeviceProfileService.CreateDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    @_builtins.property
+    def device_profile(self) -> Global___DeviceProfile:
+        """Required, as are its name, precedence and match."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        device_profile: Global___DeviceProfile | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateDeviceProfileRequest: _TypeAlias = CreateDeviceProfileRequest  # noqa: Y015
+
+@_typing.final
+class CreateDeviceProfileResponse(_message.Message):
+    """See DeviceProfileService.CreateDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PROFILE_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def device_profile(self) -> Global___DeviceProfile:
+        """As it is now."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is allowed but probably not meant (decision 30a)."""
+
+    def __init__(
+        self,
+        *,
+        device_profile: Global___DeviceProfile | None = ...,
+        revision_token: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile", "revision_token", b"revision_token", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateDeviceProfileResponse: _TypeAlias = CreateDeviceProfileResponse  # noqa: Y015
+
+@_typing.final
+class GetDeviceProfileRequest(_message.Message):
+    """See DeviceProfileService.GetDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    device_profile_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        device_profile_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "device_profile_id", b"device_profile_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeviceProfileRequest: _TypeAlias = GetDeviceProfileRequest  # noqa: Y015
+
+@_typing.final
+class GetDeviceProfileResponse(_message.Message):
+    """See DeviceProfileService.GetDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PROFILE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device_profile(self) -> Global___DeviceProfile:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        device_profile: Global___DeviceProfile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeviceProfileResponse: _TypeAlias = GetDeviceProfileResponse  # noqa: Y015
+
+@_typing.final
+class ListDeviceProfilesRequest(_message.Message):
+    """See DeviceProfileService.ListDeviceProfiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeviceProfilesRequest: _TypeAlias = ListDeviceProfilesRequest  # noqa: Y015
+
+@_typing.final
+class ListDeviceProfilesResponse(_message.Message):
+    """See DeviceProfileService.ListDeviceProfiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PROFILES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MATCHING_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def device_profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceProfile]:
+        """At most page_size, and 3 MiB."""
+
+    @_builtins.property
+    def matching(self) -> Global___ProfileMatching:
+        """How far the registrations have been matched anew. Absent: no profile was ever written."""
+
+    def __init__(
+        self,
+        *,
+        device_profiles: _abc.Iterable[Global___DeviceProfile] | None = ...,
+        next_page_token: _builtins.str = ...,
+        matching: Global___ProfileMatching | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["matching", b"matching"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profiles", b"device_profiles", "matching", b"matching", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeviceProfilesResponse: _TypeAlias = ListDeviceProfilesResponse  # noqa: Y015
+
+@_typing.final
+class ProfileMatching(_message.Message):
+    """How far the registrations of an organization have been matched with its profiles since these were changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_CHECKED_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_MOVED_FIELD_NUMBER: _builtins.int
+    registrations_checked: _builtins.int
+    """How many have been looked at."""
+    registrations_moved: _builtins.int
+    """How many of these have another profile now."""
+    @_builtins.property
+    def request_time(self) -> _timestamp_pb2.Timestamp:
+        """The newest change of profiles."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When all had been looked at. Absent: it is under way."""
+
+    def __init__(
+        self,
+        *,
+        request_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        registrations_checked: _builtins.int = ...,
+        registrations_moved: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "request_time", b"request_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "registrations_checked", b"registrations_checked", "registrations_moved", b"registrations_moved", "request_time", b"request_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileMatching: _TypeAlias = ProfileMatching  # noqa: Y015
+
+@_typing.final
+class UpdateDeviceProfileRequest(_message.Message):
+    """See DeviceProfileService.UpdateDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    @_builtins.property
+    def device_profile(self) -> Global___DeviceProfile:
+        """device_profile_id is required; the rest are the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of name, description, enabled, precedence, match, settings, and settings with a full stop and one of its fields;
+        required.
+        """
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        device_profile: Global___DeviceProfile | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDeviceProfileRequest: _TypeAlias = UpdateDeviceProfileRequest  # noqa: Y015
+
+@_typing.final
+class UpdateDeviceProfileResponse(_message.Message):
+    """See DeviceProfileService.UpdateDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PROFILE_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def device_profile(self) -> Global___DeviceProfile:
+        """As it is now."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is allowed but probably not meant (decision 30a)."""
+
+    def __init__(
+        self,
+        *,
+        device_profile: Global___DeviceProfile | None = ...,
+        revision_token: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile", "revision_token", b"revision_token", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDeviceProfileResponse: _TypeAlias = UpdateDeviceProfileResponse  # noqa: Y015
+
+@_typing.final
+class DeleteDeviceProfileRequest(_message.Message):
+    """See DeviceProfileService.DeleteDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    device_profile_id: _builtins.str
+    """Required."""
+    etag: _builtins.str
+    """See the package."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        device_profile_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile_id", b"device_profile_id", "etag", b"etag", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDeviceProfileRequest: _TypeAlias = DeleteDeviceProfileRequest  # noqa: Y015
+
+@_typing.final
+class DeleteDeviceProfileResponse(_message.Message):
+    """See DeviceProfileService.DeleteDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PROFILE_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def device_profile(self) -> Global___DeviceProfile:
+        """As it was."""
+
+    def __init__(
+        self,
+        *,
+        device_profile: Global___DeviceProfile | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDeviceProfileResponse: _TypeAlias = DeleteDeviceProfileResponse  # noqa: Y015
+
+@_typing.final
+class MatchDeviceProfileRequest(_message.Message):
+    """See DeviceProfileService.MatchDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    TEST_SUBJECT_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """A registration, with what is known of it."""
+    @_builtins.property
+    def test_subject(self) -> Global___ProfileSubject:
+        """Somebody, on a device."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        test_subject: Global___ProfileSubject | None = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registration_id", b"registration_id", "subject", b"subject", "test_subject", b"test_subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "registration_id", b"registration_id", "subject", b"subject", "test_subject", b"test_subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["registration_id", "test_subject"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
+
+Global___MatchDeviceProfileRequest: _TypeAlias = MatchDeviceProfileRequest  # noqa: Y015
+
+@_typing.final
+class ProfileSubject(_message.Message):
+    """Somebody who need not exist, on a device that need not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    OIDC_CLAIMS_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    OS_VERSION_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The address."""
+    service_token_id: _builtins.str
+    """Of a machine, which has none of these."""
+    platform: Global___Platform.ValueType
+    """What it runs."""
+    os_version: _builtins.str
+    """At most 255 characters."""
+    network: _builtins.str
+    """The managed network that it is in; at most 100 characters."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1000."""
+
+    @_builtins.property
+    def oidc_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The claims of their ID token, as `name=value`; at most 100."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        oidc_claims: _abc.Iterable[_builtins.str] | None = ...,
+        service_token_id: _builtins.str = ...,
+        platform: Global___Platform.ValueType = ...,
+        os_version: _builtins.str = ...,
+        network: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "groups", b"groups", "network", b"network", "oidc_claims", b"oidc_claims", "os_version", b"os_version", "platform", b"platform", "service_token_id", b"service_token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileSubject: _TypeAlias = ProfileSubject  # noqa: Y015
+
+@_typing.final
+class MatchDeviceProfileResponse(_message.Message):
+    """See DeviceProfileService.MatchDeviceProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    device_profile_id: _builtins.str
+    """The profile that it gets."""
+    name: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfileStep]:
+        """What each profile makes of it, in the order in which they are asked; the default profile last."""
+
+    def __init__(
+        self,
+        *,
+        device_profile_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        steps: _abc.Iterable[Global___ProfileStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile_id", b"device_profile_id", "name", b"name", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MatchDeviceProfileResponse: _TypeAlias = MatchDeviceProfileResponse  # noqa: Y015
+
+@_typing.final
+class ProfileStep(_message.Message):
+    """What one profile makes of a subject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PRECEDENCE_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DECIDES_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    device_profile_id: _builtins.str
+    """The profile."""
+    name: _builtins.str
+    """Its name."""
+    precedence: _builtins.int
+    """Absent for the default profile."""
+    enabled: _builtins.bool
+    """Whether it is enabled."""
+    matched: _builtins.bool
+    """Whether its match holds."""
+    decides: _builtins.bool
+    """Whether it is the one: the first that is enabled and matches."""
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The fields that its match asks for and nobody gave, which makes every comparison but != false (decision 30a)."""
+
+    def __init__(
+        self,
+        *,
+        device_profile_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        precedence: _builtins.int | None = ...,
+        enabled: _builtins.bool = ...,
+        matched: _builtins.bool = ...,
+        decides: _builtins.bool = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_precedence", b"_precedence", "precedence", b"precedence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precedence", b"_precedence", "decides", b"decides", "device_profile_id", b"device_profile_id", "enabled", b"enabled", "matched", b"matched", "missing", b"missing", "name", b"name", "precedence", b"precedence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__precedence: _TypeAlias = _typing.Literal["precedence"]  # noqa: Y015
+    _WhichOneofArgType__precedence: _TypeAlias = _typing.Literal["_precedence", b"_precedence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precedence) -> _WhichOneofReturnType__precedence | None: ...
+
+Global___ProfileStep: _TypeAlias = ProfileStep  # noqa: Y015
+
+@_typing.final
 class ListAuditRecordsRequest(_message.Message):
     """See AuditService.ListAuditRecords."""
 
@@ -2501,23 +3578,33 @@ class Event(_message.Message):
 
     REGISTRATION_FIELD_NUMBER: _builtins.int
     REGISTRATION_DELETED_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_DELETED_FIELD_NUMBER: _builtins.int
     registration_deleted: _builtins.str
     """The registration_id of one that is gone."""
+    device_profile_deleted: _builtins.str
+    """The device_profile_id of one that is gone."""
     @_builtins.property
     def registration(self) -> Global___RegistrationRecord:
         """It exists."""
+
+    @_builtins.property
+    def device_profile(self) -> Global___DeviceProfile:
+        """It is what it says. The default profile is told of once somebody has changed it."""
 
     def __init__(
         self,
         *,
         registration: Global___RegistrationRecord | None = ...,
         registration_deleted: _builtins.str = ...,
+        device_profile: Global___DeviceProfile | None = ...,
+        device_profile_deleted: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "registration", b"registration", "registration_deleted", b"registration_deleted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile", "device_profile_deleted", b"device_profile_deleted", "kind", b"kind", "registration", b"registration", "registration_deleted", b"registration_deleted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "registration", b"registration", "registration_deleted", b"registration_deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_profile", b"device_profile", "device_profile_deleted", b"device_profile_deleted", "kind", b"kind", "registration", b"registration", "registration_deleted", b"registration_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["registration", "registration_deleted"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["registration", "registration_deleted", "device_profile", "device_profile_deleted"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

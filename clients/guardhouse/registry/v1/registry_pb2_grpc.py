@@ -1122,6 +1122,328 @@ class DeviceService:
             _registered_method=True)
 
 
+class DeviceProfileServiceStub:
+    """Device profiles: what clients are told, by whose they are and what they run. A registration has the first profile, by
+    ascending precedence, that is enabled and matches it; the default profile is the last, and matches everybody.
+
+    It is looked for when the registration becomes active, when its device reports another os_version or network, when
+    identity says something else of its user, and after a profile was written: then every registration is looked at once
+    more, in steps, which ListDeviceProfiles says how far they are.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateDeviceProfile = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceProfileService/CreateDeviceProfile',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.CreateDeviceProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.CreateDeviceProfileResponse.FromString,
+                _registered_method=True)
+        self.GetDeviceProfile = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceProfileService/GetDeviceProfile',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetDeviceProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetDeviceProfileResponse.FromString,
+                _registered_method=True)
+        self.ListDeviceProfiles = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceProfileService/ListDeviceProfiles',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDeviceProfilesRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDeviceProfilesResponse.FromString,
+                _registered_method=True)
+        self.UpdateDeviceProfile = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceProfileService/UpdateDeviceProfile',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceProfileResponse.FromString,
+                _registered_method=True)
+        self.DeleteDeviceProfile = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceProfileService/DeleteDeviceProfile',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceProfileResponse.FromString,
+                _registered_method=True)
+        self.MatchDeviceProfile = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceProfileService/MatchDeviceProfile',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.MatchDeviceProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.MatchDeviceProfileResponse.FromString,
+                _registered_method=True)
+
+
+class DeviceProfileServiceServicer:
+    """Device profiles: what clients are told, by whose they are and what they run. A registration has the first profile, by
+    ascending precedence, that is enabled and matches it; the default profile is the last, and matches everybody.
+
+    It is looked for when the registration becomes active, when its device reports another os_version or network, when
+    identity says something else of its user, and after a profile was written: then every registration is looked at once
+    more, in steps, which ListDeviceProfiles says how far they are.
+    """
+
+    def CreateDeviceProfile(self, request, context):
+        """Creates a profile. Settings that it does not name are copied from the default profile as that is now. Callers: ADMIN
+        keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND; PRECEDENCE_TAKEN; LIMIT_REACHED beyond 100 profiles; DURATION_INVALID; FIELD_INVALID
+        for a match that cannot be used, whose message names the column.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeviceProfile(self, request, context):
+        """Gets a profile. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, DEVICE_PROFILE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeviceProfiles(self, request, context):
+        """Lists the profiles in the order in which they are asked: by precedence, and the default profile last. One whose
+        precedence changes between two pages may be on both or on neither. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateDeviceProfile(self, request, context):
+        """Changes the fields that the mask names; a setting that it names and the profile lacks gets its default. Of the
+        default profile only settings can be changed. Devices hear of it with their next heartbeat. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: as CreateDeviceProfile, DEVICE_PROFILE_NOT_FOUND and ETAG_MISMATCH; FIELD_INVALID
+        for anything but settings of the default profile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDeviceProfile(self, request, context):
+        """Deletes a profile. Its registrations have the default's settings until they get the profile that matches them then.
+        Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, DEVICE_PROFILE_NOT_FOUND,
+        ETAG_MISMATCH; DEVICE_PROFILE_IS_DEFAULT for the default profile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MatchDeviceProfile(self, request, context):
+        """Says which profile a registration gets, or somebody who need not exist, and what each profile makes of it. Nothing
+        is changed. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, REGISTRATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DeviceProfileServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateDeviceProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDeviceProfile,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.CreateDeviceProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.CreateDeviceProfileResponse.SerializeToString,
+            ),
+            'GetDeviceProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeviceProfile,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetDeviceProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetDeviceProfileResponse.SerializeToString,
+            ),
+            'ListDeviceProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeviceProfiles,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDeviceProfilesRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDeviceProfilesResponse.SerializeToString,
+            ),
+            'UpdateDeviceProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDeviceProfile,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceProfileResponse.SerializeToString,
+            ),
+            'DeleteDeviceProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDeviceProfile,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceProfileResponse.SerializeToString,
+            ),
+            'MatchDeviceProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.MatchDeviceProfile,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.MatchDeviceProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.MatchDeviceProfileResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.registry.v1.DeviceProfileService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.registry.v1.DeviceProfileService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class DeviceProfileService:
+    """Device profiles: what clients are told, by whose they are and what they run. A registration has the first profile, by
+    ascending precedence, that is enabled and matches it; the default profile is the last, and matches everybody.
+
+    It is looked for when the registration becomes active, when its device reports another os_version or network, when
+    identity says something else of its user, and after a profile was written: then every registration is looked at once
+    more, in steps, which ListDeviceProfiles says how far they are.
+    """
+
+    @staticmethod
+    def CreateDeviceProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceProfileService/CreateDeviceProfile',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.CreateDeviceProfileRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.CreateDeviceProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeviceProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceProfileService/GetDeviceProfile',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetDeviceProfileRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetDeviceProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeviceProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceProfileService/ListDeviceProfiles',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDeviceProfilesRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListDeviceProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDeviceProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceProfileService/UpdateDeviceProfile',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceProfileRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.UpdateDeviceProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDeviceProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceProfileService/DeleteDeviceProfile',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceProfileRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MatchDeviceProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceProfileService/MatchDeviceProfile',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.MatchDeviceProfileRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.MatchDeviceProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class AuditServiceStub:
     """The audit log of this service: every change and every refused privileged call, chained per organization (see
     audit.proto).

@@ -550,6 +550,163 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class DeviceProfileServiceStub:
+    """Device profiles: what clients are told, by whose they are and what they run. A registration has the first profile, by
+    ascending precedence, that is enabled and matches it; the default profile is the last, and matches everybody.
+
+    It is looked for when the registration becomes active, when its device reports another os_version or network, when
+    identity says something else of its user, and after a profile was written: then every registration is looked at once
+    more, in steps, which ListDeviceProfiles says how far they are.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DeviceProfileServiceAsyncStub: ...
+    CreateDeviceProfile: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateDeviceProfileRequest, _registry_pb2.CreateDeviceProfileResponse]
+    """Creates a profile. Settings that it does not name are copied from the default profile as that is now. Callers: ADMIN
+    keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND; PRECEDENCE_TAKEN; LIMIT_REACHED beyond 100 profiles; DURATION_INVALID; FIELD_INVALID
+    for a match that cannot be used, whose message names the column.
+    """
+    GetDeviceProfile: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetDeviceProfileRequest, _registry_pb2.GetDeviceProfileResponse]
+    """Gets a profile. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, DEVICE_PROFILE_NOT_FOUND."""
+    ListDeviceProfiles: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDeviceProfilesRequest, _registry_pb2.ListDeviceProfilesResponse]
+    """Lists the profiles in the order in which they are asked: by precedence, and the default profile last. One whose
+    precedence changes between two pages may be on both or on neither. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+    """
+    UpdateDeviceProfile: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateDeviceProfileRequest, _registry_pb2.UpdateDeviceProfileResponse]
+    """Changes the fields that the mask names; a setting that it names and the profile lacks gets its default. Of the
+    default profile only settings can be changed. Devices hear of it with their next heartbeat. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: as CreateDeviceProfile, DEVICE_PROFILE_NOT_FOUND and ETAG_MISMATCH; FIELD_INVALID
+    for anything but settings of the default profile.
+    """
+    DeleteDeviceProfile: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteDeviceProfileRequest, _registry_pb2.DeleteDeviceProfileResponse]
+    """Deletes a profile. Its registrations have the default's settings until they get the profile that matches them then.
+    Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, DEVICE_PROFILE_NOT_FOUND,
+    ETAG_MISMATCH; DEVICE_PROFILE_IS_DEFAULT for the default profile.
+    """
+    MatchDeviceProfile: _grpc.UnaryUnaryMultiCallable[_registry_pb2.MatchDeviceProfileRequest, _registry_pb2.MatchDeviceProfileResponse]
+    """Says which profile a registration gets, or somebody who need not exist, and what each profile makes of it. Nothing
+    is changed. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, REGISTRATION_NOT_FOUND.
+    """
+
+@_typing.type_check_only
+class DeviceProfileServiceAsyncStub(DeviceProfileServiceStub):
+    """Device profiles: what clients are told, by whose they are and what they run. A registration has the first profile, by
+    ascending precedence, that is enabled and matches it; the default profile is the last, and matches everybody.
+
+    It is looked for when the registration becomes active, when its device reports another os_version or network, when
+    identity says something else of its user, and after a profile was written: then every registration is looked at once
+    more, in steps, which ListDeviceProfiles says how far they are.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateDeviceProfile: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateDeviceProfileRequest, _registry_pb2.CreateDeviceProfileResponse]  # type: ignore[assignment]
+    """Creates a profile. Settings that it does not name are copied from the default profile as that is now. Callers: ADMIN
+    keys. Idempotent by request_id.
+    Errors: ORGANIZATION_NOT_FOUND; PRECEDENCE_TAKEN; LIMIT_REACHED beyond 100 profiles; DURATION_INVALID; FIELD_INVALID
+    for a match that cannot be used, whose message names the column.
+    """
+    GetDeviceProfile: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetDeviceProfileRequest, _registry_pb2.GetDeviceProfileResponse]  # type: ignore[assignment]
+    """Gets a profile. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, DEVICE_PROFILE_NOT_FOUND."""
+    ListDeviceProfiles: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDeviceProfilesRequest, _registry_pb2.ListDeviceProfilesResponse]  # type: ignore[assignment]
+    """Lists the profiles in the order in which they are asked: by precedence, and the default profile last. One whose
+    precedence changes between two pages may be on both or on neither. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+    """
+    UpdateDeviceProfile: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateDeviceProfileRequest, _registry_pb2.UpdateDeviceProfileResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names; a setting that it names and the profile lacks gets its default. Of the
+    default profile only settings can be changed. Devices hear of it with their next heartbeat. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: as CreateDeviceProfile, DEVICE_PROFILE_NOT_FOUND and ETAG_MISMATCH; FIELD_INVALID
+    for anything but settings of the default profile.
+    """
+    DeleteDeviceProfile: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteDeviceProfileRequest, _registry_pb2.DeleteDeviceProfileResponse]  # type: ignore[assignment]
+    """Deletes a profile. Its registrations have the default's settings until they get the profile that matches them then.
+    Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, DEVICE_PROFILE_NOT_FOUND,
+    ETAG_MISMATCH; DEVICE_PROFILE_IS_DEFAULT for the default profile.
+    """
+    MatchDeviceProfile: _aio.UnaryUnaryMultiCallable[_registry_pb2.MatchDeviceProfileRequest, _registry_pb2.MatchDeviceProfileResponse]  # type: ignore[assignment]
+    """Says which profile a registration gets, or somebody who need not exist, and what each profile makes of it. Nothing
+    is changed. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, REGISTRATION_NOT_FOUND.
+    """
+
+class DeviceProfileServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Device profiles: what clients are told, by whose they are and what they run. A registration has the first profile, by
+    ascending precedence, that is enabled and matches it; the default profile is the last, and matches everybody.
+
+    It is looked for when the registration becomes active, when its device reports another os_version or network, when
+    identity says something else of its user, and after a profile was written: then every registration is looked at once
+    more, in steps, which ListDeviceProfiles says how far they are.
+    """
+
+    @_abc_1.abstractmethod
+    def CreateDeviceProfile(
+        self,
+        request: _registry_pb2.CreateDeviceProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CreateDeviceProfileResponse, _abc.Awaitable[_registry_pb2.CreateDeviceProfileResponse]]:
+        """Creates a profile. Settings that it does not name are copied from the default profile as that is now. Callers: ADMIN
+        keys. Idempotent by request_id.
+        Errors: ORGANIZATION_NOT_FOUND; PRECEDENCE_TAKEN; LIMIT_REACHED beyond 100 profiles; DURATION_INVALID; FIELD_INVALID
+        for a match that cannot be used, whose message names the column.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDeviceProfile(
+        self,
+        request: _registry_pb2.GetDeviceProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetDeviceProfileResponse, _abc.Awaitable[_registry_pb2.GetDeviceProfileResponse]]:
+        """Gets a profile. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, DEVICE_PROFILE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListDeviceProfiles(
+        self,
+        request: _registry_pb2.ListDeviceProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListDeviceProfilesResponse, _abc.Awaitable[_registry_pb2.ListDeviceProfilesResponse]]:
+        """Lists the profiles in the order in which they are asked: by precedence, and the default profile last. One whose
+        precedence changes between two pages may be on both or on neither. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateDeviceProfile(
+        self,
+        request: _registry_pb2.UpdateDeviceProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UpdateDeviceProfileResponse, _abc.Awaitable[_registry_pb2.UpdateDeviceProfileResponse]]:
+        """Changes the fields that the mask names; a setting that it names and the profile lacks gets its default. Of the
+        default profile only settings can be changed. Devices hear of it with their next heartbeat. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: as CreateDeviceProfile, DEVICE_PROFILE_NOT_FOUND and ETAG_MISMATCH; FIELD_INVALID
+        for anything but settings of the default profile.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteDeviceProfile(
+        self,
+        request: _registry_pb2.DeleteDeviceProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DeleteDeviceProfileResponse, _abc.Awaitable[_registry_pb2.DeleteDeviceProfileResponse]]:
+        """Deletes a profile. Its registrations have the default's settings until they get the profile that matches them then.
+        Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, DEVICE_PROFILE_NOT_FOUND,
+        ETAG_MISMATCH; DEVICE_PROFILE_IS_DEFAULT for the default profile.
+        """
+
+    @_abc_1.abstractmethod
+    def MatchDeviceProfile(
+        self,
+        request: _registry_pb2.MatchDeviceProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.MatchDeviceProfileResponse, _abc.Awaitable[_registry_pb2.MatchDeviceProfileResponse]]:
+        """Says which profile a registration gets, or somebody who need not exist, and what each profile makes of it. Nothing
+        is changed. Callers: ADMIN and AUDITOR keys. Errors: ORGANIZATION_NOT_FOUND, REGISTRATION_NOT_FOUND.
+        """
+
+def add_DeviceProfileServiceServicer_to_server(servicer: DeviceProfileServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class AuditServiceStub:
     """The audit log of this service: every change and every refused privileged call, chained per organization (see
     audit.proto).

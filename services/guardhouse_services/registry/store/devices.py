@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from guardhouse_services.database import Transaction
-from guardhouse_services.registry.domain import LISTED, Device, DeviceFilter, LastSeen, Range
+from guardhouse_services.registry.domain import LISTED, Device, DeviceFilter, LastSeen, Range, System
 from guardhouse_services.registry.store.tables import (
     device,
     device_activity,
@@ -62,6 +62,18 @@ def _last(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
     )
     of_all = ranked.subquery()
     return sa.select(of_all).where(of_all.c.place == 1)
+
+
+def systems(tx: Transaction, organization_id: str, device_ids: Collection[str]) -> dict[str, System]:
+    """What devices run, by their ids."""
+    rows = _systems(tx, organization_id, list(device_ids)) if device_ids else ()
+    return {row.device_id: System(row.platform, row.os_version) for row in rows}
+
+
+@statement
+def _systems(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
+    columns = (device.c.device_id, device.c.platform, device.c.os_version)
+    return sa.select(*columns).where(device.c.organization_id == organization_id, device.c.device_id.in_(device_ids))
 
 
 def lock(tx: Transaction, organization_id: str, device_ids: Collection[str]) -> list[str]:

@@ -8,13 +8,15 @@ from sqlalchemy.exc import IntegrityError
 
 from guardhouse.errors import Conflict
 from guardhouse_services.database import Transaction
-from guardhouse_services.registry.domain import LISTED, Range, Registration, RegistrationFilter, State
+from guardhouse_services.paging import Page
+from guardhouse_services.registry.domain import LISTED, LIVE, Range, Registration, RegistrationFilter, State
 from guardhouse_services.registry.store.tables import (
     in_range,
     is_active,
     is_listed,
     is_live,
     is_users,
+    profile_column,
     registration,
     registration_activity,
     spelled,
@@ -195,9 +197,9 @@ def _of_user(organization_id: str, user_id: str, upto: int, states: list[State])
     )
 
 
-def after(tx: Transaction, organization_id: str, registration_id: str, limit: int) -> list[Registration]:
-    """Active and revoked ones behind this id, by their ids."""
-    return [to_registration(row) for row in _after(tx, organization_id, registration_id, limit)]
+def after(tx: Transaction, organization_id: str, wanted: Page) -> list[Registration]:
+    """Active and revoked ones by their ids, and one more if there is one."""
+    return [to_registration(row) for row in _after(tx, organization_id, wanted.after, wanted.size + 1)]
 
 
 @statement
@@ -208,6 +210,53 @@ def _after(organization_id: str, registration_id: str, limit: int) -> sa.Select[
         registration.c.state.in_(LISTED),
     )
     return behind.order_by(registration.c.registration_id).limit(limit)
+
+
+def lock_live_after(tx: Transaction, organization_id: str, registration_id: str, limit: int) -> list[Registration]:
+    """Those that hold their keys, enrollments under way among them, behind this id, by their ids; locked."""
+    return [to_registration(row) for row in _lock_live_after(tx, organization_id, registration_id, limit)]
+
+
+@statement
+def _lock_live_after(organization_id: str, registration_id: str, limit: int) -> sa.Select[Any]:
+    behind = sa.select(registration).where(
+        registration.c.organization_id == organization_id,
+        registration.c.registration_id > registration_id,
+        registration.c.state.in_(LIVE),
+    )
+    return behind.order_by(registration.c.registration_id).limit(limit).with_for_update()
+
+
+def lock_of_users(tx: Transaction, organization_id: str, user_ids: Collection[str], limit: int) -> list[Registration]:
+    """Active and revoked ones of users, no more than so many, locked in the order of their ids."""
+    return [to_registration(row) for row in _lock_of_users(tx, organization_id, list(user_ids), limit)]
+
+
+@statement
+def _lock_of_users(organization_id: str, user_ids: list[str], limit: int) -> sa.Select[Any]:
+    wanted = sa.select(registration).where(
+        registration.c.organization_id == organization_id,
+        registration.c.user_id.in_(user_ids),
+        registration.c.state.in_(LISTED),
+    )
+    return wanted.order_by(registration.c.registration_id).limit(limit).with_for_update()
+
+
+def set_profiles(tx: Transaction, organization_id: str, moved: Collection[Registration]) -> None:
+    """Of registrations that the caller has locked."""
+    by_profile: dict[str, list[str]] = {}
+    for it in moved:
+        by_profile.setdefault(profile_column(organization_id, it.device_profile_id), []).append(it.registration_id)
+    for device_profile_id, ids in by_profile.items():
+        _set_profile(tx, organization_id, ids, device_profile_id, tx.now)
+
+
+@statement
+def _set_profile(organization_id: str, ids: list[str], device_profile_id: str, time: int) -> sa.Executable:
+    moved = registration.update().where(
+        registration.c.organization_id == organization_id, registration.c.registration_id.in_(ids)
+    )
+    return moved.values(device_profile_id=device_profile_id, device_profile_time=time)
 
 
 def page(tx: Transaction, organization_id: str, wanted: RegistrationFilter, page: Range) -> list[Registration]:
@@ -224,6 +273,9 @@ def _in_state(organization_id: str, state: State, wanted: RegistrationFilter, pa
         query = query.where(registration.c.device_id == wanted.device_id)
     if wanted.service_token_id:
         query = query.where(registration.c.service_token_id == wanted.service_token_id)
+    if wanted.device_profile_id:
+        of_profile = profile_column(organization_id, wanted.device_profile_id)
+        query = query.where(registration.c.device_profile_id == of_profile)
     # A user's or a device's are few, and found by that. All others lie in order in indexes, which SQLite takes only
     # when it reads their condition, although it follows from the state.
     are_few = bool(wanted.user_id or wanted.device_id)

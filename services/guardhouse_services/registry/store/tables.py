@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from guardhouse.ids import default_profile_id
 from guardhouse_services.registry.domain import (
     LISTED,
     LIVE,
@@ -109,6 +110,11 @@ registration = sa.Table(
     sa.Column("posture_change_time", sa.BigInteger),
     sa.Column("posture_time", sa.BigInteger),
     sa.Column("expire_after", sa.BigInteger),
+    # Empty: the default profile.
+    sa.Column("device_profile_id", sa.String(40), nullable=False, server_default=""),
+    sa.Column("device_profile_time", sa.BigInteger),
+    sa.Column("network", sa.String(100), nullable=False, server_default=""),
+    sa.Column("managed", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 registration_activity = sa.func.coalesce(registration.c.seen_time, registration.c.create_time)
 
@@ -146,7 +152,7 @@ sa.Index("registration_by_user", _of_organization, registration.c.user_id)
 sa.Index("registration_by_id", registration.c.registration_id)
 _partial("registration_pending", registration.c.deadline, where=is_pending)
 _partial("registration_ended", registration.c.end_time, where=registration.c.end_time.is_not(None))
-# For lists, of everything and of a service token's, which may be many. Few are a user's or a device's.
+# For lists, of everything and of a service token's or a profile's, which may be many. Few are a user's or a device's.
 for _name, _scope, _shown in (
     ("registration", [_of_organization], is_listed),
     (
@@ -154,6 +160,7 @@ for _name, _scope, _shown in (
         [_of_organization, registration.c.service_token_id],
         sa.and_(is_listed, registration.c.service_token_id.is_not(None)),
     ),
+    ("registration_profile", [_of_organization, registration.c.device_profile_id], is_listed),
 ):
     for _order, _value in (("create", registration.c.create_time), ("activity", registration_activity)):
         _columns = (*_scope, registration.c.state, _value, registration.c.registration_id)
@@ -230,6 +237,51 @@ held_registration = sa.Table(
     sa.Column("hold_time", sa.BigInteger, nullable=False),
     sa.Column("done_time", sa.BigInteger),
 )
+device_profile = sa.Table(
+    "device_profile",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("device_profile_id", sa.String(40), primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("description", sa.String(500), nullable=False),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    sa.Column("precedence", sa.Integer),
+    sa.Column("match", sa.Text, nullable=False),
+    sa.Column("settings", sa.JSON, nullable=False),
+    sa.Column("settings_etag", sa.String(16), nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("update_time", sa.BigInteger, nullable=False),
+)
+"""The default profile is here once it has been changed; it alone has no precedence."""
+device_profile_by_precedence = sa.Index(
+    "device_profile_by_precedence", device_profile.c.organization_id, device_profile.c.precedence, unique=True
+)
+
+person = sa.Table(
+    "person",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("user_id", sa.String(40), primary_key=True),
+    sa.Column("email", sa.Text, nullable=False),
+    sa.Column("display_name", sa.Text, nullable=False),
+    sa.Column("groups", sa.JSON, nullable=False),
+    sa.Column("claims", sa.JSON, nullable=False),
+)
+"""What identity says of users, as far as profiles match it."""
+
+profile_matching = sa.Table(
+    "profile_matching",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("request_time", sa.BigInteger, nullable=False),
+    sa.Column("end_time", sa.BigInteger),
+    sa.Column("after_registration_id", sa.String(40), nullable=False),
+    sa.Column("checked", sa.BigInteger, nullable=False),
+    sa.Column("moved", sa.BigInteger, nullable=False),
+)
+"""How far each organization's registrations have been matched anew since its profiles were changed."""
+is_under_way = profile_matching.c.end_time.is_(None)
+_partial("profile_matching_under_way", profile_matching.c.organization_id, where=is_under_way)
 
 fence = sa.Table(
     "fence",
@@ -239,6 +291,11 @@ fence = sa.Table(
     sa.Column("removed_revision", sa.BigInteger, nullable=False),
     sa.Column("revoked_revision", sa.BigInteger, nullable=False),
 )
+
+
+def profile_column(organization_id: str, device_profile_id: str) -> str:
+    """A registration's profile as its row has it."""
+    return "" if device_profile_id == default_profile_id(organization_id) else device_profile_id
 
 
 def to_registration(row: Any) -> Registration:
@@ -264,6 +321,10 @@ def to_registration(row: Any) -> Registration:
         update_time=row.update_time,
         posture=_posture(row) if row.posture_time is not None else None,
         expire_after=row.expire_after,
+        device_profile_id=row.device_profile_id or default_profile_id(row.organization_id),
+        device_profile_time=row.device_profile_time,
+        network=row.network,
+        managed=row.managed,
     )
 
 

@@ -9,10 +9,12 @@ from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.registry.usecases.activity import Activity
 from guardhouse_services.registry.usecases.callers import Callers
+from guardhouse_services.registry.usecases.device_profiles import DeviceProfiles
 from guardhouse_services.registry.usecases.devices import Devices
 from guardhouse_services.registry.usecases.enrollments import Enrollments
 from guardhouse_services.registry.usecases.heartbeats import Heartbeats
 from guardhouse_services.registry.usecases.lifetimes import BREAKER, Lifetimes
+from guardhouse_services.registry.usecases.profile_matching import ProfileMatching
 from guardhouse_services.registry.usecases.proofs import Proofs
 from guardhouse_services.registry.usecases.registrations import Registrations
 from guardhouse_services.registry.usecases.rotations import Rotations
@@ -40,6 +42,8 @@ class Registry:
         self.registrations = Registrations(database)
         self.rotations = Rotations(database, proofs)
         self.devices = Devices(database)
+        self.device_profiles = DeviceProfiles(database, directory)
+        self.profile_matching = ProfileMatching(database)
         self.heartbeats = Heartbeats(clock, database)
         self.lifetimes = Lifetimes(database, directory)
         self.held_actions = Decisions(database, BREAKER, self.lifetimes.carry_out)

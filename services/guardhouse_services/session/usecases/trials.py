@@ -13,8 +13,9 @@ from guardhouse.decisions import (
     check_traffic,
 )
 from guardhouse.errors import InvalidField, PolicyNotFound, RegistrationNotFound
+from guardhouse.expressions import identity_facts
 from guardhouse.policies import PolicyInvalid, PolicySet
-from guardhouse.replica import identity_facts, posture_facts, signs_in
+from guardhouse.replica import posture_facts, signs_in
 from guardhouse_services.directory import Directory
 from guardhouse_services.session.domain.trials import NEW, Finding, Outcome, Posture, Proposal, Somebody, Trial
 from guardhouse_services.session.replica import Replica
