@@ -1,5 +1,7 @@
-"""The registry dies at every step of the saga; on both engines (the failure table of an enrollment)."""
+"""The registry, and ipam, die at every step of the saga; on both engines (the failure table of an enrollment)."""
 
+import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +13,7 @@ import sqlalchemy as sa
 from guardhouse import errors
 from guardhouse.durations import SECOND
 from guardhouse.registry.v1 import registry_pb2
-from guardhouse_services import registry
+from guardhouse_services import ipam, registry
 from guardhouse_services.identity.store.tables import intent
 from guardhouse_services.ipam.store import tables as ipam_store
 from guardhouse_services.leases import LEASE
@@ -27,27 +29,42 @@ ENROLLING = (
     "registry.activated",
 )
 ABORTING = ("registry.aborted", "registry.released")
+IPAM = ("ipam.reserve", "ipam.reserved", "ipam.release", "ipam.follow")
 
 
 def test_every_failpoint_of_the_saga_is_killed() -> None:
     source = (Path(registry.__file__).parent / "usecases" / "enrollments.py").read_text()
     assert set(re.findall(r'failpoint\("([^"]+)"\)', source)) == {*ENROLLING, *ABORTING}
+    sources = "".join(path.read_text() for path in Path(ipam.__file__).parent.rglob("*.py"))
+    assert set(re.findall(r'failpoint\("([^"]+)"\)', sources)) == {*IPAM}
 
 
 @asynccontextmanager
 async def dying(plane: Plane, failpoint: str) -> AsyncIterator[None]:
-    """The registry as a process that kills itself at the failpoint; behind it, one that does not."""
-    await plane.stop("registry")
-    process = await plane.spawn("registry", GUARDHOUSE_FAILPOINTS=f"{failpoint}=kill")
+    """The service of the failpoint as a process that kills itself there; behind it, one that does not."""
+    service = failpoint.partition(".")[0]
+    await plane.stop(service)
+    process = await plane.spawn(service, GUARDHOUSE_FAILPOINTS=f"{failpoint}=kill")
+    await found_by_the_registry(plane, service)
     yield
-    assert process.wait(timeout=10) == -9, f"{failpoint} was not reached"
-    await plane.start("registry")
+    # What it follows is served by this thread.
+    assert await asyncio.to_thread(process.wait, 20) == -9, f"{failpoint} was not reached"
+    await plane.start(service)
     # The dead one's leases have to expire before another replica takes its jobs.
     plane.clock.advance(LEASE / SECOND)
-    for follower in plane.nodes["registry"].effects.values():
+    for follower in plane.nodes[service].effects.values():
         await follower.loaded()
-    await plane.nodes["registry"].loaded()
-    await plane.reachable("registry")
+    await plane.nodes[service].loaded()
+    await plane.reachable(service)
+    await found_by_the_registry(plane, service)
+
+
+async def found_by_the_registry(plane: Plane, service: str) -> None:
+    """Waits until the registry calls a service that was away: that takes it longer than an enrollment waits."""
+    if service in ("identity", "ipam"):
+        channel = plane.nodes["registry"].peers.channel(service)._channel
+        channel.get_state(try_to_connect=True)
+        await channel.channel_ready()
 
 
 async def reserved(plane: Plane) -> tuple[int, int]:
@@ -111,3 +128,42 @@ async def test_nothing_is_left_reserved_65_seconds_after_a_death(plane: Plane, w
         assert len(await world.leases()) == before[1] + became, failpoint
         live = [it for it in await world.live() if it.state == registry_pb2.REGISTRATION_STATE_ACTIVE]
         assert len(live) == len(await world.leases()), failpoint
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_a_death_of_ipam_takes_no_address_and_frees_none(plane: Plane, world: World) -> None:
+    """Rows 3, 7, 9 and 12, seen from ipam: nothing is left reserved, and who asks again has one pair of addresses."""
+    for number, failpoint in enumerate(IPAM):
+        person, machine = f"person{number}", f"machine{number}"
+        is_refused = failpoint == "ipam.release"
+        if is_refused:
+            await world.enroll("holder", machine)
+        async with dying(plane, failpoint):
+            request = await world.request(world.id_token(person), machine)
+            with contextlib.suppress(errors.Unavailable, errors.DeviceHeldByAnotherUser):
+                await world.enrollment.Register(request)
+        plane.clock.advance(60)
+        await resolve(plane)
+        assert await reserved(plane) == (0, 0), failpoint
+        with contextlib.suppress(errors.DeviceHeldByAnotherUser):
+            await world.enrollment.Register(request)
+        live = {(it.registration_id, it.ipv4, it.ipv6) for it in await world.live()}
+        assert len(live) == number + 1, failpoint
+        await resolve(plane)
+        assert {(it.registration_id, it.ipv4, it.ipv6) for it in await world.leases()} == live, failpoint
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_a_deletion_that_ipam_dies_over_lets_the_address_rest_all_the_same(plane: Plane, world: World) -> None:
+    """Row 17: the registry has it durably; the address is still held, and then rests."""
+    made = (await world.enroll("alice")).registration
+    await resolve(plane)
+    async with dying(plane, "ipam.follow"):
+        request = world.batch(registry_pb2.DeleteRegistrationsRequest, made.registration_id)
+        await world.registrations.DeleteRegistrations(request)
+    await resolve(plane)
+    assert await world.leases() == []
+    other = (await world.enroll("bob")).registration
+    assert other.ipv4 != made.ipv4

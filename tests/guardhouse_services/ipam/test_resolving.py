@@ -131,6 +131,20 @@ async def test_an_end_counts_only_when_the_feed_is_applied_up_to_it(world: World
     assert (await world.state(held), await world.state(reserved)) == (State.RESTING, State.RESTING)
 
 
+async def test_a_reservation_that_comes_after_its_tombstone_is_freed_as_well(small: World) -> None:
+    """The failure table's row 9: an intent that was aborted days ago reserves once more, and nobody comes for it."""
+    intent = new(REGISTRATION)
+    await small.release(intent)
+    small.advance(25 * 3600)
+    await small.release(new(REGISTRATION))
+    late = await small.reserve(intent)
+    small.answers(intent, ABORTED)
+    small.advance(65)
+    await small.ipam.resolve_once()
+    assert await small.state(late) is State.RESTING
+    assert (await small.reserve()).ipv4 == late.ipv4
+
+
 @pytest.mark.parametrize("is_held", [True, False])
 async def test_a_lease_that_was_taken_over_unseen_goes_to_its_taker(world: World, is_held: bool) -> None:
     """The change with the deletion was compacted: the snapshot shows only who has the lease now."""
