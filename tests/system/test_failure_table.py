@@ -49,7 +49,11 @@ async def test_while_the_registry_is_down_no_time_frees_an_address(plane: Plane,
     def lost() -> ipam_pb2.ReserveAddressesRequest:
         """Of a coordinator that has died, and its intent with it."""
         now = plane.clock.now()
-        ids = {"intent_id": new_id(REGISTRATION, now), "device_id": new_id(DEVICE, now), "user_id": new_id(USER, now)}
+        ids: Any = {
+            "intent_id": new_id(REGISTRATION, now),
+            "device_id": new_id(DEVICE, now),
+            "user_id": new_id(USER, now),
+        }
         return ipam_pb2.ReserveAddressesRequest(organization_id=plane.organization, **ids)
 
     for _ in range(2):
@@ -57,7 +61,7 @@ async def test_while_the_registry_is_down_no_time_frees_an_address(plane: Plane,
     assert await world.check(made[0].registration_id, policy) == "NO_SESSION_LIMIT"
     await plane.stop("registry")
     plane.clock.advance(600)
-    await plane.nodes["ipam"].servicer.ipam.resolve_once()  # type: ignore[attr-defined]
+    await plane.nodes["ipam"].servicer.ipam.addresses.resolve_once()  # type: ignore[attr-defined]
     assert await reserved(plane) == (0, 2)
     with pytest.raises(errors.SubnetExhausted):
         await ipam.ReserveAddresses(lost())

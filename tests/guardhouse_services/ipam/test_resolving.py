@@ -140,7 +140,7 @@ async def test_a_reservation_that_comes_after_its_tombstone_is_freed_as_well(sma
     late = await small.reserve(intent)
     small.answers(intent, ABORTED)
     small.advance(65)
-    await small.ipam.resolve_once()
+    await small.ipam.addresses.resolve_once()
     assert await small.state(late) is State.RESTING
     assert (await small.reserve()).ipv4 == late.ipv4
 
