@@ -85,7 +85,9 @@ def _revision(organization_id: str) -> sa.Select[Any]:
 @statement
 def _advance(organization_id: str) -> sa.Executable:
     taken = head.update().where(head.c.organization_id == organization_id)
-    return taken.values(revision=head.c.revision + 1).returning(head.c.revision)
+    # With what a revision token needs besides.
+    named = sa.select(epoch.c.epoch).scalar_subquery()
+    return taken.values(revision=head.c.revision + 1).returning(head.c.revision, named.label("epoch"))
 
 
 @upsert
@@ -135,6 +137,7 @@ class Transaction:
         """What comes after everything else, in this transaction."""
         self.service = service
         self._change_type = change_type
+        self._epoch = ""
 
     def advance(self, organization_id: str) -> int:
         """Takes the organization's head and answers the new revision.
@@ -142,8 +145,10 @@ class Transaction:
         Whoever holds the head commits next, so revisions are dense and in commit order. It comes after every other lock
         and read: only the rows that carry the revision follow.
         """
-        taken = _advance(self, organization_id).scalar_one_or_none()
-        if taken is None:
+        row = _advance(self, organization_id).one_or_none()
+        if row is not None:
+            taken, self._epoch = row
+        else:
             taken = _begin(self, organization_id).scalar_one()
         before, _ = self.changed.get(organization_id, (int(taken) - 1, 0))
         self.changed[organization_id] = before, int(taken)
@@ -177,7 +182,7 @@ class Transaction:
         return "" if self.validate_only else revisions.encode(self.service, organization_id, self.epoch(), revision)
 
     def epoch(self) -> str:
-        return str(_epoch(self).scalar_one())
+        return self._epoch or str(_epoch(self).scalar_one())
 
 
 def new_epoch(tx: Transaction) -> None:

@@ -73,9 +73,12 @@ def difference(before: State, after: State) -> str:
 
 def _tables(node: Node) -> Any:
     names = sorted(set(sa.inspect(node.database.engine).get_table_names()) - ASIDE)
+    # What is left of them goes by and by.
+    gone = set(node.directory.deleted())
 
     def read(tx: Transaction) -> dict[str, frozenset[Any]]:
-        return {name: frozenset(map(_plain, tx.execute(sa.text(_query(name))))) for name in names}
+        tables = {name: map(_plain, tx.execute(sa.text(_query(name)))) for name in names}
+        return {name: frozenset(row for row in rows if gone.isdisjoint(row)) for name, rows in tables.items()}
 
     return read
 

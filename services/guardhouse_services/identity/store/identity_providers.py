@@ -7,11 +7,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from guardhouse.errors import IdentityProviderExists, IdentityProviderNotFound
+from guardhouse.errors import IdentityProviderExists, IdentityProviderNotFound, OrganizationNotFound
 from guardhouse_services.database import Transaction, violated
 from guardhouse_services.identity.domain.credentials import IdentityProvider
 from guardhouse_services.identity.domain.scim import MatchAttribute, MatchClaim, ScimSettings, UpdateBehavior
-from guardhouse_services.identity.store.tables import identity_provider, provider_by_issuer
+from guardhouse_services.identity.store.tables import identity_provider, organization, provider_by_issuer
 from guardhouse_services.paging import Page
 from guardhouse_services.statements import statement
 
@@ -100,6 +100,23 @@ def _get(organization_id: str, identity_provider_id: str) -> sa.Select[Any]:
 @statement
 def _get_locked(organization_id: str, identity_provider_id: str) -> sa.Select[Any]:
     return sa.select(identity_provider).where(_key(organization_id, identity_provider_id)).with_for_update()
+
+
+def find_in(tx: Transaction, organization_id: str, issuer: str) -> IdentityProvider | None:
+    """As find, and in one go whether there is such an organization. Raises OrganizationNotFound."""
+    row = _find_in(tx, organization_id, issuer).one_or_none()
+    if row is None:
+        raise OrganizationNotFound(organization_id)
+    return _made(row) if row.identity_provider_id is not None else None
+
+
+@statement
+def _find_in(organization_id: str, issuer: str) -> sa.Select[Any]:
+    its = sa.and_(
+        identity_provider.c.organization_id == organization.c.organization_id, identity_provider.c.issuer == issuer
+    )
+    query = sa.select(identity_provider).select_from(organization.outerjoin(identity_provider, its))
+    return query.where(organization.c.organization_id == organization_id)
 
 
 def find(tx: Transaction, organization_id: str, issuer: str) -> IdentityProvider | None:

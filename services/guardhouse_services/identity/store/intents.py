@@ -188,8 +188,8 @@ def _ask_later(organization_id: str, intent_id: str, ask_time: int) -> sa.Execut
 
 def use_token(tx: Transaction, organization_id: str, token_hash: bytes, use: str) -> None:
     """Uses up an ID token for one request; the same one may use it again (decision 27). Raises IdTokenInvalid."""
-    _use_token(tx, organization_id, token_hash, use, tx.now)
-    if _use_of(tx, organization_id, token_hash).scalar_one() != use:
+    is_new = _use_token(tx, organization_id, token_hash, use, tx.now).one_or_none() is not None
+    if not is_new and _use_of(tx, organization_id, token_hash).scalar_one() != use:
         raise IdTokenInvalid(detail="replayed: the ID token was used for another request")
 
 
@@ -198,7 +198,7 @@ def _use_token(insert: Insert, organization_id: str, token_hash: bytes, use: str
     wanted = insert(used_token).values(
         organization_id=organization_id, token_hash=token_hash, use=use, use_time=use_time
     )
-    return wanted.on_conflict_do_nothing()
+    return wanted.on_conflict_do_nothing().returning(used_token.c.use_time)
 
 
 @statement

@@ -79,11 +79,13 @@ def lock_or_create(tx: Transaction, organization_id: str, person: Person, user_i
     """The person's user, locked, and whether it was made now, with this id."""
     new = User(user_id, person.issuer, person.subject, person.profile)
     values = {"organization_id": organization_id, **_values(new)}
-    is_new = tx.execute(_create(tx.insert), values).one_or_none() is not None
+    if tx.execute(_create(tx.insert), values).one_or_none() is not None:
+        # Nobody else sees the row before the transaction ends.
+        return new, True
     user = find(tx, organization_id, person, lock=True)
     if user is None:
         raise AssertionError("unreachable: nobody deletes users")
-    return user, is_new
+    return user, False
 
 
 @cache

@@ -82,9 +82,14 @@ class Authentications:
             found = _done(tx, call, organization_id, holder)
             return replace(found, revision_token="") if found and validate_only else found
 
-        if (answer := await self._database.read(done)) is not None:
+        def look(tx: Transaction) -> tuple[Recorded | None, IdentityProvider | None]:
+            answer = done(tx)
+            return answer, None if answer else self._verifier.provider(tx, organization_id, credential)
+
+        answer, provider = await self._database.read(look)
+        if answer is not None:
             return answer
-        proof = await self._verifier.prove(organization_id, credential)
+        proof = await self._verifier.verify(provider, credential)
 
         def work(tx: Transaction) -> Recorded:
             if (answer := done(tx)) is not None:
@@ -107,7 +112,7 @@ class Authentications:
                     user.check_not_blocked()
                     if not validate_only:
                         # Whoever asks first decides whether the person may come in: seats come last (decision 3).
-                        seats.take(tx, organization_id, user)
+                        seats.take(tx, organization_id, user, is_new=is_new)
                 provider_id, at = provider.identity_provider_id, min(tx.now, proof.issue_time)
                 # An authentication makes a seat that was only reserved one for good (decision 2).
                 user = user.authenticated(proof.profile, at)

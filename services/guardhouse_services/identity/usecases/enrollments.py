@@ -10,7 +10,7 @@ from guardhouse_services import audit
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import messages, store
-from guardhouse_services.identity.domain.credentials import Credential, Person, ServiceTokenSecret
+from guardhouse_services.identity.domain.credentials import Credential, IdentityProvider, Person, ServiceTokenSecret
 from guardhouse_services.identity.domain.enrollments import Intent, IntentState
 from guardhouse_services.identity.usecases import seats
 from guardhouse_services.identity.usecases.enrollment_policies import admit, as_identity
@@ -37,9 +37,15 @@ class Enrollments:
         EnrollmentAborted for one that is off, OrganizationNotFound, UserBlocked, EnrollmentRefused, SeatsExhausted and
         what verifying the credential raises; nothing has changed then. Who was refused is on record.
         """
-        if (done := await self._database.read(lambda tx: _authorized(tx, organization_id, intent_id))) is not None:
+
+        def look(tx: Transaction) -> tuple[tuple[Intent, str] | None, IdentityProvider | None]:
+            done = _authorized(tx, organization_id, intent_id)
+            return done, None if done else self._verifier.provider(tx, organization_id, credential)
+
+        done, provider = await self._database.read(look)
+        if done is not None:
             return done
-        proof = await self._verifier.prove(organization_id, credential)
+        proof = await self._verifier.verify(provider, credential)
 
         def work(tx: Transaction) -> tuple[Intent, str]:
             if (done := _authorized(tx, organization_id, intent_id)) is not None:
@@ -86,7 +92,7 @@ def _authorize_person(
     # Before the policies: none of them admits whom an administrator has off-boarded.
     user.check_not_blocked()
     policy_id = admit(tx, organization_id, as_identity(person, provider), client)
-    seats.take(tx, organization_id, user)
+    seats.take(tx, organization_id, user, is_new=is_new)
     # A new user is published at once: whoever follows must know the user when the registration arrives. Another one's
     # lock is held, so that a removal is at or before this revision, or comes behind it.
     revision = tx.publish(organization_id, [messages.user_event(user)]) if is_new else tx.revision(organization_id)

@@ -16,9 +16,12 @@ def has_seat(tx: Transaction, organization_id: str, user: User) -> bool:
     return user.seat_time is not None or bool(store.intents.reserved_by(tx, organization_id, [user.user_id]))
 
 
-def take(tx: Transaction, organization_id: str, user: User) -> None:
-    """Counts the user's seat, unless it is counted. Raises SeatsExhausted (decision 3)."""
-    if not has_seat(tx, organization_id, user):
+def take(tx: Transaction, organization_id: str, user: User, *, is_new: bool = False) -> None:
+    """Counts the user's seat, unless it is counted, which nobody's is who was made in this transaction.
+
+    Raises SeatsExhausted (decision 3).
+    """
+    if is_new or not has_seat(tx, organization_id, user):
         store.organizations.take_seat(tx, organization_id)
 
 

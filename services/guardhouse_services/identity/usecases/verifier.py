@@ -38,15 +38,21 @@ class Verifier:
         The token's own claim only chooses among the organization's providers; that provider's keys then verify it.
         Raises OrganizationNotFound, IdTokenInvalid and IdentityProviderUnavailable.
         """
+        provider = await self._database.read(lambda tx: self.provider(tx, organization_id, credential))
+        return await self.verify(provider, credential)
+
+    @staticmethod
+    def provider(tx: Transaction, organization_id: str, credential: Credential) -> IdentityProvider | None:
+        """Whose an ID token claims to be. Raises OrganizationNotFound and IdTokenInvalid."""
+        if not isinstance(credential, IdToken):
+            return None
+        return store.identity_providers.find_in(tx, organization_id, claimed_issuer(credential.compact))
+
+    async def verify(self, provider: IdentityProvider | None, credential: Credential) -> Proof:
+        """The second half of `prove`, for who has read the provider with something else."""
         if not isinstance(credential, IdToken):
             return credential
-        issuer = claimed_issuer(credential.compact)
-
-        def find(tx: Transaction) -> IdentityProvider | None:
-            store.organizations.require(tx, organization_id)
-            return store.identity_providers.find(tx, organization_id, issuer)
-
-        if (provider := await self._database.read(find)) is None:
+        if provider is None:
             raise IdTokenInvalid(detail="the organization has no identity provider with the token's issuer")
         claims = await self._verify_id_token(provider, credential.compact, self._clock.now())
         failpoint("identity.verified")
