@@ -56,17 +56,19 @@ class Pages:
         id_of: Callable[[T], str],
         now: int,
         size_of: Callable[[T], int] | None = None,
+        end: str = "",
     ) -> tuple[Sequence[T], str]:
         """The rows that the page shows and the token behind it, of rows that were read up to one more than its size.
 
-        Of rows whose size in bytes is told, a page shows no more than fit a message.
+        Of rows whose size in bytes is told, a page shows no more than fit a message. Behind rows that do not fill the
+        page the list goes on at the `end`, if there is one.
         """
         shown = rows[: page.size]
         if size_of is not None:
             fitting = sum(filled <= PAGE_BYTES for filled in accumulate(map(size_of, shown)))
             shown = shown[: max(fitting, 1)]
         if len(shown) == len(rows):
-            return rows, ""
+            return rows, self._seal(end, request, now) if end else ""
         return shown, self._seal(id_of(shown[-1]), request, now)
 
     def _seal(self, after: str, request: Message, now: int) -> str:

@@ -35,6 +35,7 @@ from tests.system.contract import Method, comments
 PREFIXES = {
     "organization_id": ORGANIZATION,
     "user_id": USER,
+    "last_seen_user_id": USER,
     "api_key_id": API_KEY,
     "identity_provider_id": IDENTITY_PROVIDER,
     "service_token_id": SERVICE_TOKEN,

@@ -14,7 +14,6 @@ from guardhouse.cli.options import (
     DryRun,
     Etag,
     Limit,
-    OrderBy,
     RegistrationId,
     RegistrationIds,
     SeenAfter,
@@ -29,6 +28,8 @@ from guardhouse.registry.v1 import registry_pb2 as pb
 app = typer.Typer(no_args_is_help=True)
 registrations = typer.Typer(no_args_is_help=True)
 
+_ORDERS = {"id": "device_id", "name": "claims.display_name", "client_version": "claims.client_version"}
+
 
 @app.command("list")
 def list_devices(
@@ -41,9 +42,23 @@ def list_devices(
         Literal["windows", "mac", "linux", "ios", "android", "chromeos"] | None,
         typer.Option(help="Only those that run this."),
     ] = None,
+    search: Annotated[
+        str, typer.Option(help="Only those with this in their name, hardware id, serial number or MAC address.")
+    ] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="KEY:VALUE", help="Only those with this tag; of several, with all.")
+    ] = None,
+    last_seen_user: Annotated[
+        str,
+        typer.Option(help="Only those that this user was last seen on.", autocompletion=ids("users", "email")),
+    ] = "",
+    named: Annotated[list[str] | None, typer.Option("--id", metavar="DEVICE", help="Only these.")] = None,
     seen_after: SeenAfter = None,
     seen_before: SeenBefore = None,
-    order_by: OrderBy = "create_time",
+    order_by: Annotated[
+        Literal["create_time", "seen_time", "id", "name", "client_version"],
+        typer.Option(help="What the list is sorted by."),
+    ] = "create_time",
     descending: Descending = False,
     limit: Limit = None,
 ) -> None:
@@ -53,9 +68,13 @@ def list_devices(
         organization_id=it.organization_id,
         active_registrations=output.value(pb.ActiveRegistrations, active_registrations),
         platform=output.value(pb.Platform, platform or "unspecified"),
+        search=search,
+        tags=tag,
+        last_seen_user_id=last_seen_user,
+        device_ids=named,
         seen_after=seen_after,
         seen_before=seen_before,
-        order_by=order(order_by, descending),
+        order_by=order(_ORDERS.get(order_by, order_by), descending),
     )
     columns = "device_id claims.display_name claims.platform active_registrations create_time seen_time"
     it.show_all(it.client.devices.ListDevices, request, limit, f"{columns} claims.hardware_id")
@@ -133,16 +152,25 @@ def delete_device(ctx: Context, device_id: DeviceId, yes: Yes = False, dry_run: 
 def list_registrations(
     ctx: Context,
     state: Annotated[Literal["active", "revoked", "all"], typer.Option(help="The states to show.")] = "active",
-    user: Annotated[str, typer.Option(help="Only this user's.", autocompletion=ids("users", "email"))] = "",
+    user: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this user's; of several, theirs.", autocompletion=ids("users", "email")),
+    ] = None,
     service_token: Annotated[
         str, typer.Option(help="Only this service token's.", autocompletion=ids("service_tokens"))
     ] = "",
     device: Annotated[
         str, typer.Option(help="Only this device's.", autocompletion=ids("devices", "claims.display_name"))
     ] = "",
+    search: Annotated[
+        str, typer.Option(help="Only those with this in an address, or in what their device is called.")
+    ] = "",
+    named: Annotated[list[str] | None, typer.Option("--id", metavar="REGISTRATION", help="Only these.")] = None,
     seen_after: SeenAfter = None,
     seen_before: SeenBefore = None,
-    order_by: OrderBy = "create_time",
+    order_by: Annotated[
+        Literal["create_time", "seen_time", "id"], typer.Option(help="What the list is sorted by.")
+    ] = "create_time",
     descending: Descending = False,
     limit: Limit = None,
 ) -> None:
@@ -151,12 +179,14 @@ def list_registrations(
     request = pb.ListRegistrationsRequest(
         organization_id=it.organization_id,
         state=output.value(pb.RegistrationFilter, state),
-        user_id=user,
+        user_ids=user,
         service_token_id=service_token,
         device_id=device,
+        search=search,
+        registration_ids=named,
         seen_after=seen_after,
         seen_before=seen_before,
-        order_by=order(order_by, descending),
+        order_by=order("registration_id" if order_by == "id" else order_by, descending),
     )
     columns = "registration_id state ipv4 ipv6 create_time seen_time holder device_id"
     it.show_all(it.client.registrations.ListRegistrations, request, limit, columns)

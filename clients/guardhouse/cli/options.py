@@ -58,8 +58,7 @@ SeenBefore = Annotated[
     Timestamp | None,
     typer.Option(parser=moment, metavar="TIME", help="Last heard of before then: a time, or 24h for a day ago."),
 ]
-OrderBy = Annotated[Literal["create_time", "seen_time"], typer.Option(help="What the list is sorted by.")]
-Descending = Annotated[bool, typer.Option("--desc", help="The newest first.")]
+Descending = Annotated[bool, typer.Option("--desc", help="The last first.")]
 
 UserId = Annotated[str, typer.Argument(metavar="USER", autocompletion=ids("users", "email"))]
 DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", autocompletion=ids("devices", "claims.display_name"))]

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
+from typing import Generic, TypeVar
 
 from guardhouse.decisions import Profile
 from guardhouse.errors import (
@@ -12,6 +13,8 @@ from guardhouse.errors import (
     GuardhouseError,
     UserRemoved,
 )
+
+T = TypeVar("T")
 
 SECOND = 1_000_000
 DEADLINE = 30 * SECOND
@@ -97,6 +100,17 @@ class Device:
     def activity(self) -> int:
         """When it was last heard of or enrolled, for lists."""
         return self.seen_time or self.enroll_time or self.create_time or 0
+
+    def place(self, order: "Order") -> "Cursor":
+        """Where it stands in a list."""
+        values: dict[Order, int | str] = {
+            Order.CREATE: self.create_time or 0,
+            Order.SEEN: self.activity,
+            Order.ID: self.device_id,
+            Order.NAME: self.claims.display_name,
+            Order.VERSION: self.claims.client_version,
+        }
+        return Cursor(values[order], self.device_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +231,15 @@ class Registration:
         """When it has been silent for too long, unless it is heard of until then."""
         return None if self.expire_after is None else self.activity + self.expire_after
 
+    def place(self, order: "Order") -> "Cursor":
+        """Where it stands in a list."""
+        values: dict[Order, int | str] = {
+            Order.CREATE: self.create_time or 0,
+            Order.SEEN: self.activity,
+            Order.ID: self.registration_id,
+        }
+        return Cursor(values[order], self.registration_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
@@ -236,12 +259,30 @@ class Heartbeat:
         return replace(self, posture=posture, **versions)
 
 
+class Order(Enum):
+    """What a list goes by. Rows that are alike in it go by their ids; text goes by its bytes."""
+
+    CREATE = auto()
+    SEEN = auto()
+    ID = auto()
+    NAME = auto()
+    VERSION = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """The last row of the page before: what the list is ordered by, and the id."""
 
-    value: int
+    value: int | str
     row_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[T]):
+    """The rows of a page. With an `end` they do not fill it, and yet are not the last: the list goes on behind that."""
+
+    rows: Sequence[T]
+    end: Cursor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +290,16 @@ class Range:
     """A page of a list: its order, where it goes on, how many rows, and of which activity. None is unbounded."""
 
     limit: int
-    by_activity: bool = False
+    order: Order = Order.CREATE
     descending: bool = False
     after: Cursor | None = None
     seen_after: int | None = None
     seen_before: int | None = None
+
+    @property
+    def skips(self) -> bool:
+        """Whether it leaves rows out that lie between others in its order."""
+        return self.order is not Order.SEEN and (self.seen_after is not None or self.seen_before is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +311,10 @@ class RegistrationFilter:
     service_token_id: str = ""
     device_id: str = ""
     device_profile_id: str = ""
+    ids: Sequence[str] = ()
+    user_ids: Sequence[str] = ()
+    search: str = ""
+    """Is in an address, or in the device's display name, hardware id, serial number or MAC address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +323,12 @@ class DeviceFilter:
 
     active: bool | None
     platform: int = 0
+    ids: Sequence[str] = ()
+    search: str = ""
+    """Is in the display name, hardware id, serial number or MAC address."""
+    tags: Sequence[tuple[str, str]] = ()
+    """All of these."""
+    last_seen_user_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

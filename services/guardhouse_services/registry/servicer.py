@@ -33,9 +33,9 @@ from guardhouse_services.registry.domain import (
     LISTED,
     Claims,
     Cursor,
-    Device,
     DeviceFilter,
     End,
+    Order,
     Range,
     Registration,
     RegistrationFilter,
@@ -57,6 +57,8 @@ from guardhouse_services.registry.usecases.enrollments import Enrollment
 from guardhouse_services.registry.usecases.rotations import Rotation
 
 MAX_BATCH = 1000
+MAX_USERS = 100
+SEARCH_LIMIT = 100
 TEXT_LIMIT = 255
 CREDENTIAL_LIMIT = 16 << 10
 MAX_TAGS = 10
@@ -87,7 +89,14 @@ _ACTIVE: dict[int, bool | None] = {
     pb.ACTIVE_REGISTRATIONS_INCLUDE: None,
     pb.ACTIVE_REGISTRATIONS_EXCLUDE: False,
 }
-_ORDERS = ("create_time", "create_time desc", "seen_time", "seen_time desc")
+_ORDERS = {"create_time": Order.CREATE, "seen_time": Order.SEEN}
+_REGISTRATION_ORDERS = {**_ORDERS, "registration_id": Order.ID}
+_DEVICE_ORDERS = {
+    **_ORDERS,
+    "device_id": Order.ID,
+    "claims.display_name": Order.NAME,
+    "claims.client_version": Order.VERSION,
+}
 _ListRequest = pb.ListRegistrationsRequest | pb.ListDevicesRequest
 
 
@@ -179,11 +188,19 @@ class RegistryServicer:
         now = self._clock.now()
         page = self._pages.read(request, now)
         wanted = RegistrationFilter(
-            _FILTERS[request.state], request.user_id, request.service_token_id, request.device_id
+            _FILTERS[request.state],
+            request.user_id,
+            request.service_token_id,
+            request.device_id,
+            ids=_each(request.registration_ids, REGISTRATION, "registration_ids", MAX_BATCH),
+            user_ids=_each(request.user_ids, USER, "user_ids", MAX_USERS),
+            search=_search(request),
         )
-        asked = _range(request, page)
-        rows = await self.registry.registrations.page(request.organization_id, wanted, asked)
-        shown, token = self._pages.cut(request, page, rows, lambda row: _cursor(row, asked, row.registration_id), now)
+        asked = _range(request, page, _REGISTRATION_ORDERS)
+        found = await self.registry.registrations.page(request.organization_id, wanted, asked)
+        shown, token = self._pages.cut(
+            request, page, found.rows, lambda row: _cursor(row.place(asked.order)), now, end=_cursor(found.end)
+        )
         return pb.ListRegistrationsResponse(registrations=map(to_registration, shown), next_page_token=token)
 
     async def RevokeRegistrations(
@@ -341,10 +358,22 @@ class RegistryServicer:
             checks.choice(request.platform, pb.Platform.values(), "platform")
         now = self._clock.now()
         page = self._pages.read(request, now)
-        wanted = DeviceFilter(_ACTIVE[request.active_registrations], request.platform)
-        asked = _range(request, page)
-        rows = await self.registry.devices.page(request.organization_id, wanted, asked)
-        shown, token = self._pages.cut(request, page, rows, lambda row: _cursor(row, asked, row.device_id), now)
+        checks.count(request.tags, "tags", MAX_TAGS, least=0)
+        if request.last_seen_user_id:
+            check_id(request.last_seen_user_id, USER, "last_seen_user_id")
+        wanted = DeviceFilter(
+            _ACTIVE[request.active_registrations],
+            request.platform,
+            _each(request.device_ids, DEVICE, "device_ids", MAX_BATCH),
+            _search(request),
+            [_tag(tag, f"tags[{at}]") for at, tag in enumerate(request.tags)],
+            request.last_seen_user_id,
+        )
+        asked = _range(request, page, _DEVICE_ORDERS)
+        found = await self.registry.devices.page(request.organization_id, wanted, asked)
+        shown, token = self._pages.cut(
+            request, page, found.rows, lambda row: _cursor(row.place(asked.order)), now, end=_cursor(found.end)
+        )
         return pb.ListDevicesResponse(devices=map(to_device, shown), next_page_token=token)
 
     async def UpdateDevice(self, request: pb.UpdateDeviceRequest, call: Call) -> pb.UpdateDeviceResponse:
@@ -516,8 +545,12 @@ def _keeps(text: str) -> int:
 def _ids(organization_id: str, ids: Sequence[str]) -> list[str]:
     """The ids of a batch, each once."""
     check_id(organization_id, ORGANIZATION, "organization_id")
-    checks.count(ids, "registration_ids", MAX_BATCH)
-    return list(dict.fromkeys(check_id(each, REGISTRATION, f"registration_ids[{at}]") for at, each in enumerate(ids)))
+    return _each(ids, REGISTRATION, "registration_ids", MAX_BATCH, least=1)
+
+
+def _each(ids: Sequence[str], kind: str, field: str, limit: int, *, least: int = 0) -> list[str]:
+    checks.count(ids, field, limit, least=least)
+    return list(dict.fromkeys(check_id(each, kind, f"{field}[{at}]") for at, each in enumerate(ids)))
 
 
 def _check_credential(request: pb.RegisterRequest) -> None:
@@ -570,30 +603,42 @@ def _check_key(request: pb.RegisterRequest | pb.RotateKeyRequest) -> None:
             raise FieldRequired(field)
 
 
-def _range(request: _ListRequest, page: Page) -> Range:
+def _range(request: _ListRequest, page: Page, orders: Mapping[str, Order]) -> Range:
     """One row more than the page shows. Raises InvalidField and PageTokenInvalid."""
-    order = request.order_by
-    if order and order not in _ORDERS:
-        raise InvalidField("order_by", f"order_by is one of {', '.join(_ORDERS)}")
+    by = request.order_by.removesuffix(" desc")
+    if by and by not in orders:
+        raise InvalidField("order_by", f'order_by is one of {", ".join(orders)}, with " desc" behind it or without')
+    order = orders[by] if by else Order.CREATE
     seen_after, seen_before = (
         checks.timestamp(getattr(request, field), field) if request.HasField(field) else None
         for field in ("seen_after", "seen_before")
     )
     if seen_after is not None and seen_before is not None and seen_before <= seen_after:
         raise InvalidField("seen_before", "seen_before must be later than seen_after")
-    by_activity, descending = order.startswith("seen_time"), order.endswith(" desc")
-    return Range(page.size + 1, by_activity, descending, _after(page), seen_after, seen_before)
+    descending = request.order_by.endswith(" desc")
+    return Range(page.size + 1, order, descending, _after(page, order), seen_after, seen_before)
 
 
-def _cursor(row: Registration | Device, page: Range, row_id: str) -> str:
-    return f"{row_id}:{row.activity if page.by_activity else row.create_time}"
+def _search(request: _ListRequest) -> str:
+    return checks.text(request.search, "search", SEARCH_LIMIT, required=False)
 
 
-def _after(page: Page) -> Cursor | None:
+def _tag(tag: str, field: str) -> tuple[str, str]:
+    key, colon, value = tag.partition(":")
+    if not colon or not TAG_KEY.fullmatch(key):
+        raise InvalidField(field, f'{tag[:64]!r} is no tag, such as "site:Ulm"')
+    return key, checks.text(value, field, TAG_LIMIT, required=False)
+
+
+def _cursor(place: Cursor | None) -> str:
+    return f"{place.row_id}:{place.value}" if place is not None else ""
+
+
+def _after(page: Page, order: Order) -> Cursor | None:
     """Raises PageTokenInvalid for a token of the release that went by the id alone."""
     if not page.after:
         return None
-    row_id, _, value = page.after.partition(":")
-    if not value:
+    row_id, colon, value = page.after.partition(":")
+    if not colon:
         raise PageTokenInvalid("page_token", "the page token is of another release; start over")
-    return Cursor(int(value), row_id)
+    return Cursor(int(value) if order in (Order.CREATE, Order.SEEN) else value, row_id)

@@ -9,7 +9,7 @@ import pytest
 from guardhouse.errors import InvalidField, PageTokenInvalid
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import to_timestamp
-from guardhouse_services.registry.domain import SECOND, Cursor, Range, State
+from guardhouse_services.registry.domain import SECOND, Cursor, Order, Range, State
 from guardhouse_services.registry.servicer import RegistryServicer
 from tests.guardhouse_services.registry.world import World, machine, name, user
 
@@ -63,8 +63,8 @@ async def test_lists_go_by_what_was_heard_of_last(world: World) -> None:
     again = await world.enroll(machine(), third.device.claims.hardware_id)
 
     by_activity = [second, third, fourth, first, again]
-    assert await world.listed(page=Range(9, by_activity=True)) == [name(it) for it in by_activity]
-    assert await world.listed(page=Range(9, by_activity=True, descending=True)) == [
+    assert await world.listed(page=Range(9, order=Order.SEEN)) == [name(it) for it in by_activity]
+    assert await world.listed(page=Range(9, order=Order.SEEN, descending=True)) == [
         name(it) for it in reversed(by_activity)
     ]
     assert await world.listed(page=Range(9, seen_after=middle)) == [name(it) for it in (first, fourth, again)]
@@ -75,8 +75,8 @@ async def test_lists_go_by_what_was_heard_of_last(world: World) -> None:
         return [it.device_id for it in await world.listed_devices(None, page)]
 
     in_order = [it.device.device_id for it in (second, fourth, first, third)]
-    assert sorted((await devices(Range(9, by_activity=True)))[2:]) == sorted(in_order[2:])
-    assert (await devices(Range(9, by_activity=True)))[:2] == in_order[:2]
+    assert sorted((await devices(Range(9, order=Order.SEEN)))[2:]) == sorted(in_order[2:])
+    assert (await devices(Range(9, order=Order.SEEN)))[:2] == in_order[:2]
     assert await devices(Range(9, seen_before=middle)) == in_order[:1]
     assert await devices(Range(9, seen_after=middle, seen_before=middle + SECOND)) == in_order[1:2]
 

@@ -483,11 +483,12 @@ class World:
         self, *states: State, page: Range = EVERYTHING, user_id: str = "", token_id: str = "", device_id: str = ""
     ) -> list[str]:
         wanted = RegistrationFilter(states or LISTED, user_id, token_id, device_id)
-        rows = await self.registry.registrations.page(self.organization, wanted, page)
-        return [row.registration_id for row in rows]
+        found = await self.registry.registrations.page(self.organization, wanted, page)
+        return [row.registration_id for row in found.rows]
 
     async def listed_devices(self, active: bool | None, page: Range = EVERYTHING, platform: int = 0) -> list[Device]:
-        return list(await self.registry.devices.page(self.organization, DeviceFilter(active, platform), page))
+        found = await self.registry.devices.page(self.organization, DeviceFilter(active, platform), page)
+        return list(found.rows)
 
     async def rows(self, request_id: str = "") -> list[Registration]:
         """Registrations and intents in any state, of one request or all, by creation."""

@@ -787,6 +787,9 @@ class ListRegistrationsRequest(_message.Message):
     SEEN_AFTER_FIELD_NUMBER: _builtins.int
     SEEN_BEFORE_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     state: Global___RegistrationFilter.ValueType
@@ -802,8 +805,12 @@ class ListRegistrationsRequest(_message.Message):
     service_token_id: _builtins.str
     """Only those of this service token. Empty: all."""
     order_by: _builtins.str
-    """create_time or seen_time, followed by " desc" for the newest first (AIP-132). Empty: create_time.
+    """create_time, seen_time or registration_id, followed by " desc" for the last first (AIP-132). Empty: create_time.
     seen_time changes: by its " desc" one that is heard of between two pages may be on neither.
+    """
+    search: _builtins.str
+    """Only those in which this is a part of an address or, as in ListDevices, of what their device is called; at most 100
+    characters. Empty: all.
     """
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -816,6 +823,14 @@ class ListRegistrationsRequest(_message.Message):
     @_builtins.property
     def seen_before(self) -> _timestamp_pb2.Timestamp:
         """Only those last heard of before this time, which must be later than seen_after."""
+
+    @_builtins.property
+    def registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these: at most 1000. Empty: all."""
+
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only those of these users: at most 100. Empty: all."""
 
     def __init__(
         self,
@@ -831,10 +846,13 @@ class ListRegistrationsRequest(_message.Message):
         seen_after: _timestamp_pb2.Timestamp | None = ...,
         seen_before: _timestamp_pb2.Timestamp | None = ...,
         order_by: _builtins.str = ...,
+        registration_ids: _abc.Iterable[_builtins.str] | None = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        search: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen_after", b"seen_after", "seen_before", b"seen_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "device_id", b"device_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "seen_after", b"seen_after", "seen_before", b"seen_before", "service_token_id", b"service_token_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "device_id", b"device_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "registration_ids", b"registration_ids", "search", b"search", "seen_after", b"seen_after", "seen_before", b"seen_before", "service_token_id", b"service_token_id", "state", b"state", "user_id", b"user_id", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1932,6 +1950,10 @@ class ListDevicesRequest(_message.Message):
     SEEN_AFTER_FIELD_NUMBER: _builtins.int
     SEEN_BEFORE_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_USER_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     active_registrations: Global___ActiveRegistrations.ValueType
@@ -1943,9 +1965,16 @@ class ListDevicesRequest(_message.Message):
     platform: Global___Platform.ValueType
     """Only devices with this platform. Unspecified: all."""
     order_by: _builtins.str
-    """create_time or seen_time, followed by " desc" for the newest first (AIP-132). Empty: create_time.
-    seen_time changes: by its " desc" one that is heard of between two pages may be on neither.
+    """create_time, seen_time, device_id, claims.display_name or claims.client_version, followed by " desc" for the last
+    first (AIP-132); texts by their bytes. Empty: create_time. What changes between two pages, as seen_time does, may be
+    on neither.
     """
+    search: _builtins.str
+    """Only those in which this is a part of the display name, hardware id, serial number or MAC address, whether letters of
+    ASCII are small or large; at most 100 characters. Empty: all.
+    """
+    last_seen_user_id: _builtins.str
+    """Only those on which this user's registration was heard of last. Empty: all."""
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
@@ -1957,6 +1986,14 @@ class ListDevicesRequest(_message.Message):
     @_builtins.property
     def seen_before(self) -> _timestamp_pb2.Timestamp:
         """Only those last heard of before this time, which must be later than seen_after."""
+
+    @_builtins.property
+    def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these: at most 1000. Empty: all."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only those with all of these tags, each "key:value": at most 10. Empty: all."""
 
     def __init__(
         self,
@@ -1970,10 +2007,14 @@ class ListDevicesRequest(_message.Message):
         seen_after: _timestamp_pb2.Timestamp | None = ...,
         seen_before: _timestamp_pb2.Timestamp | None = ...,
         order_by: _builtins.str = ...,
+        device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        search: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        last_seen_user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen_after", b"seen_after", "seen_before", b"seen_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "at_least", b"at_least", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "platform", b"platform", "seen_after", b"seen_after", "seen_before", b"seen_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "at_least", b"at_least", "device_ids", b"device_ids", "last_seen_user_id", b"last_seen_user_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "platform", b"platform", "search", b"search", "seen_after", b"seen_after", "seen_before", b"seen_before", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

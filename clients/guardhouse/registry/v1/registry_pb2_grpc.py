@@ -275,7 +275,8 @@ class RegistrationServiceServicer:
 
     def ListRegistrations(self, request, context):
         """Lists registrations by creation; the active ones unless asked otherwise (decision 15). Callers: ADMIN and AUDITOR
-        keys. Errors: PAGE_TOKEN_INVALID.
+        keys. A page looks at no more than 5,000 registrations for those that are wanted: it may show fewer than page_size, or
+        none, and name a next page (AIP-158). Errors: PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -916,7 +917,8 @@ class DeviceServiceServicer:
 
     def ListDevices(self, request, context):
         """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
-        and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        and AUDITOR keys. A page looks at no more than 5,000 devices for those that are wanted: it may show fewer than
+        page_size, or none, and name a next page (AIP-158). Errors: PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

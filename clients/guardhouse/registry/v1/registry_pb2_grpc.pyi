@@ -150,7 +150,8 @@ class RegistrationServiceStub:
     """Gets a registration. Callers: ADMIN and AUDITOR keys, and the device itself. Errors: REGISTRATION_NOT_FOUND."""
     ListRegistrations: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListRegistrationsRequest, _registry_pb2.ListRegistrationsResponse]
     """Lists registrations by creation; the active ones unless asked otherwise (decision 15). Callers: ADMIN and AUDITOR
-    keys. Errors: PAGE_TOKEN_INVALID.
+    keys. A page looks at no more than 5,000 registrations for those that are wanted: it may show fewer than page_size, or
+    none, and name a next page (AIP-158). Errors: PAGE_TOKEN_INVALID.
     """
     GetRegistrationUsage: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetRegistrationUsageRequest, _registry_pb2.GetRegistrationUsageResponse]
     """Counts the registrations, and the addresses that they hold: those of revoked ones are held until somebody deletes them
@@ -204,7 +205,8 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     """Gets a registration. Callers: ADMIN and AUDITOR keys, and the device itself. Errors: REGISTRATION_NOT_FOUND."""
     ListRegistrations: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRegistrationsRequest, _registry_pb2.ListRegistrationsResponse]  # type: ignore[assignment]
     """Lists registrations by creation; the active ones unless asked otherwise (decision 15). Callers: ADMIN and AUDITOR
-    keys. Errors: PAGE_TOKEN_INVALID.
+    keys. A page looks at no more than 5,000 registrations for those that are wanted: it may show fewer than page_size, or
+    none, and name a next page (AIP-158). Errors: PAGE_TOKEN_INVALID.
     """
     GetRegistrationUsage: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetRegistrationUsageRequest, _registry_pb2.GetRegistrationUsageResponse]  # type: ignore[assignment]
     """Counts the registrations, and the addresses that they hold: those of revoked ones are held until somebody deletes them
@@ -267,7 +269,8 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListRegistrationsResponse, _abc.Awaitable[_registry_pb2.ListRegistrationsResponse]]:
         """Lists registrations by creation; the active ones unless asked otherwise (decision 15). Callers: ADMIN and AUDITOR
-        keys. Errors: PAGE_TOKEN_INVALID.
+        keys. A page looks at no more than 5,000 registrations for those that are wanted: it may show fewer than page_size, or
+        none, and name a next page (AIP-158). Errors: PAGE_TOKEN_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -461,7 +464,8 @@ class DeviceServiceStub:
     """Gets a device. Callers: ADMIN and AUDITOR keys. Errors: DEVICE_NOT_FOUND."""
     ListDevices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDevicesRequest, _registry_pb2.ListDevicesResponse]
     """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
-    and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    and AUDITOR keys. A page looks at no more than 5,000 devices for those that are wanted: it may show fewer than
+    page_size, or none, and name a next page (AIP-158). Errors: PAGE_TOKEN_INVALID.
     """
     UpdateDevice: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateDeviceRequest, _registry_pb2.UpdateDeviceResponse]
     """Changes the tags of a device. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND, ETAG_MISMATCH."""
@@ -484,7 +488,8 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     """Gets a device. Callers: ADMIN and AUDITOR keys. Errors: DEVICE_NOT_FOUND."""
     ListDevices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDevicesRequest, _registry_pb2.ListDevicesResponse]  # type: ignore[assignment]
     """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
-    and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    and AUDITOR keys. A page looks at no more than 5,000 devices for those that are wanted: it may show fewer than
+    page_size, or none, and name a next page (AIP-158). Errors: PAGE_TOKEN_INVALID.
     """
     UpdateDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateDeviceRequest, _registry_pb2.UpdateDeviceResponse]  # type: ignore[assignment]
     """Changes the tags of a device. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND, ETAG_MISMATCH."""
@@ -516,7 +521,8 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListDevicesResponse, _abc.Awaitable[_registry_pb2.ListDevicesResponse]]:
         """Lists devices by creation; those with an active registration unless asked otherwise (decision 15). Callers: ADMIN
-        and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        and AUDITOR keys. A page looks at no more than 5,000 devices for those that are wanted: it may show fewer than
+        page_size, or none, and name a next page (AIP-158). Errors: PAGE_TOKEN_INVALID.
         """
 
     @_abc_1.abstractmethod

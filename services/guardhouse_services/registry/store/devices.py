@@ -1,23 +1,35 @@
 """Devices."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from guardhouse_services.database import Transaction
-from guardhouse_services.registry.domain import LISTED, Device, DeviceFilter, LastSeen, Range, System
+from guardhouse_services.registry.domain import (
+    LISTED,
+    Cursor,
+    Device,
+    DeviceFilter,
+    LastSeen,
+    Listed,
+    Order,
+    Range,
+    System,
+)
+from guardhouse_services.registry.store.lists import contains, in_range, looking, together
 from guardhouse_services.registry.store.tables import (
     device,
     device_activity,
-    in_range,
+    device_name,
+    device_texts,
+    device_version,
     is_active,
     is_enrolled,
     registration,
     registration_activity,
     to_device,
-    together,
 )
 from guardhouse_services.statements import statement
 
@@ -27,8 +39,14 @@ _is_here = sa.and_(
     is_active,
 )
 _count = sa.select(sa.func.count()).where(_is_here).correlate(device).scalar_subquery()
-_has_active = sa.exists().where(_is_here).correlate(device)
 _select = sa.select(device, _count.label("active_registrations"))
+_VALUES = {
+    Order.CREATE: device.c.create_time,
+    Order.SEEN: device_activity,
+    Order.ID: device.c.device_id,
+    Order.NAME: device_name,
+    Order.VERSION: device_version,
+}
 
 
 def find(tx: Transaction, organization_id: str, device_id: str) -> Device | None:
@@ -42,7 +60,7 @@ def _find(organization_id: str, device_id: str) -> sa.Select[Any]:
     return _select.where(device.c.organization_id == organization_id, device.c.device_id == device_id, is_enrolled)
 
 
-def _with_last_seen(tx: Transaction, organization_id: str, devices: list[Device]) -> list[Device]:
+def _with_last_seen(tx: Transaction, organization_id: str, devices: Sequence[Device]) -> list[Device]:
     ids = [it.device_id for it in devices]
     last = {row.device_id: LastSeen(row.registration_id, row.user_id or "") for row in _last(tx, organization_id, ids)}
     return [replace(it, last_seen=last.get(it.device_id, LastSeen())) for it in devices]
@@ -89,14 +107,49 @@ def _lock(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
     return wanted.order_by(device.c.device_id).with_for_update()
 
 
-def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Range) -> list[Device]:
-    query = _select.where(device.c.organization_id == organization_id, is_enrolled)
+def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Range) -> Listed[Device]:
+    everything = sa.select().where(device.c.organization_id == organization_id, is_enrolled)
+    # What is named, and a user's, are few, and found by that.
+    few: list[sa.ColumnElement[bool]] = []
+    rare: list[sa.ColumnElement[bool]] = []
+    if wanted.ids:
+        few.append(device.c.device_id.in_(wanted.ids))
+    if wanted.last_seen_user_id:
+        few.append(_seen_with(wanted.last_seen_user_id))
     if wanted.active is not None:
-        query = query.where(_has_active if wanted.active else ~_has_active)
+        # A count, and not whether there is one: PostgreSQL would rather join all registrations than ask for a few rows.
+        rare.append(_count > 0 if wanted.active else _count == 0)
     if wanted.platform:
-        query = query.where(device.c.platform == wanted.platform)
-    parts = in_range(query, page, device.c.create_time, device_activity, device.c.device_id)
-    return _with_last_seen(tx, organization_id, [to_device(row) for row in tx.execute(together(parts, page))])
+        rare.append(device.c.platform == wanted.platform)
+    if wanted.search:
+        rare.append(contains(wanted.search, *device_texts))
+    rare += [device.c.tags[key].as_string() == value for key, value in wanted.tags]
+    chosen = _select.where(device.c.organization_id == organization_id, is_enrolled, *few, *rare)
+
+    def read(page: Range, upto: Cursor | None = None) -> list[Device]:
+        parts = in_range(chosen, page, _VALUES, device.c.device_id, upto, by_index=not few)
+        return [to_device(row) for row in tx.execute(together(parts, page))]
+
+    def walk(page: Range) -> sa.Select[Any]:
+        return together(in_range(everything, page, _VALUES, device.c.device_id), page)
+
+    found = Listed(read(page)) if few or not (rare or page.skips) else looking(tx, page, walk, read)
+    return replace(found, rows=_with_last_seen(tx, organization_id, found.rows))
+
+
+def _seen_with(user_id: str) -> sa.ColumnElement[bool]:
+    """Whether the registration that was heard of last on the device is the user's, who has one there."""
+    of_device = sa.and_(
+        registration.c.organization_id == device.c.organization_id,
+        registration.c.device_id == device.c.device_id,
+        registration.c.state.in_(LISTED),
+    )
+    theirs = sa.select(registration.c.device_id).where(
+        registration.c.organization_id == device.c.organization_id, registration.c.user_id == user_id
+    )
+    newest_first = (registration_activity.desc(), registration.c.registration_id.desc())
+    last = sa.select(registration.c.user_id).where(of_device).order_by(*newest_first).limit(1)
+    return sa.and_(device.c.device_id.in_(theirs), last.correlate(device).scalar_subquery() == user_id)
 
 
 def tag(tx: Transaction, organization_id: str, device_id: str, tags: Mapping[str, str]) -> None:

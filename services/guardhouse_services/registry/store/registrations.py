@@ -9,9 +9,21 @@ from sqlalchemy.exc import IntegrityError
 from guardhouse.errors import Conflict
 from guardhouse_services.database import Transaction
 from guardhouse_services.paging import Page
-from guardhouse_services.registry.domain import LISTED, LIVE, Range, Registration, RegistrationFilter, State
+from guardhouse_services.registry.domain import (
+    LISTED,
+    LIVE,
+    Cursor,
+    Listed,
+    Order,
+    Range,
+    Registration,
+    RegistrationFilter,
+    State,
+)
+from guardhouse_services.registry.store.lists import contains, in_range, looking, together
 from guardhouse_services.registry.store.tables import (
-    in_range,
+    device,
+    device_texts,
     is_active,
     is_listed,
     is_live,
@@ -21,7 +33,6 @@ from guardhouse_services.registry.store.tables import (
     registration_activity,
     spelled,
     to_registration,
-    together,
 )
 from guardhouse_services.statements import statement
 
@@ -259,27 +270,71 @@ def _set_profile(organization_id: str, ids: list[str], device_profile_id: str, t
     return moved.values(device_profile_id=device_profile_id, device_profile_time=time)
 
 
-def page(tx: Transaction, organization_id: str, wanted: RegistrationFilter, page: Range) -> list[Registration]:
-    # Each state has its own stretch of the indexes.
-    parts = [part for state in wanted.states for part in _in_state(organization_id, state, wanted, page)]
-    return [to_registration(row) for row in tx.execute(together(parts, page))]
-
-
-def _in_state(organization_id: str, state: State, wanted: RegistrationFilter, page: Range) -> list[sa.Select[Any]]:
-    query = sa.select(registration).where(registration.c.organization_id == organization_id, spelled(state))
-    if wanted.user_id:
-        query = query.where(registration.c.user_id == wanted.user_id)
-    if wanted.device_id:
-        query = query.where(registration.c.device_id == wanted.device_id)
+def page(tx: Transaction, organization_id: str, wanted: RegistrationFilter, page: Range) -> Listed[Registration]:
+    few = _few(wanted)
+    some: list[sa.ColumnElement[bool]] = []
+    rare: list[sa.ColumnElement[bool]] = []
     if wanted.service_token_id:
-        query = query.where(registration.c.service_token_id == wanted.service_token_id)
+        some.append(registration.c.service_token_id == wanted.service_token_id)
     if wanted.device_profile_id:
         of_profile = profile_column(organization_id, wanted.device_profile_id)
-        query = query.where(registration.c.device_profile_id == of_profile)
-    # A user's or a device's are few, and found by that. All others lie in order in indexes, which SQLite takes only
-    # when it reads their condition, although it follows from the state.
-    are_few = bool(wanted.user_id or wanted.device_id)
-    if not are_few:
-        query = query.where(is_listed)
-    create_time, row_id = registration.c.create_time, registration.c.registration_id
-    return in_range(query, page, create_time, registration_activity, row_id, by_index=not are_few)
+        some.append(registration.c.device_profile_id == of_profile)
+    if wanted.search:
+        rare.append(contains(wanted.search, registration.c.ipv4, registration.c.ipv6) | _of_device_with(wanted.search))
+    if page.order is Order.ID and not few:
+        # By their ids all lie in one order, whatever the state; not by an index of the listed ones only.
+        rare += [registration.c.state.in_(wanted.states), *some]
+        stretches: list[list[sa.ColumnElement[bool]]] = [[]]
+    else:
+        # Each state has its own stretch of the indexes, which SQLite takes only when it reads their condition, although
+        # it follows from the state. A user's or a device's are few, and found by that.
+        stretches = [[spelled(state), *some, *few, *([] if few else [is_listed])] for state in wanted.states]
+
+    def select(page: Range, what: sa.Select[Any], *where: Any, upto: Cursor | None = None) -> sa.Select[Any]:
+        of_organization = what.where(registration.c.organization_id == organization_id, *where)
+        parts = [
+            part
+            for stretch in stretches
+            for part in in_range(
+                of_organization.where(*stretch), page, _VALUES, registration.c.registration_id, upto, by_index=not few
+            )
+        ]
+        return together(parts, page)
+
+    def read(page: Range, upto: Cursor | None = None) -> list[Registration]:
+        return [to_registration(row) for row in tx.execute(select(page, sa.select(registration), *rare, upto=upto))]
+
+    if few or not (rare or page.skips):
+        return Listed(read(page))
+    return looking(tx, page, lambda page: select(page, sa.select()), read)
+
+
+def _few(wanted: RegistrationFilter) -> list[sa.ColumnElement[bool]]:
+    """What leaves few registrations, which are found by it."""
+    few: list[sa.ColumnElement[bool]] = []
+    if wanted.ids:
+        few.append(registration.c.registration_id.in_(wanted.ids))
+    if wanted.user_ids:
+        few.append(registration.c.user_id.in_(wanted.user_ids))
+    if wanted.user_id:
+        few.append(registration.c.user_id == wanted.user_id)
+    if wanted.device_id:
+        few.append(registration.c.device_id == wanted.device_id)
+    return few
+
+
+def _of_device_with(search: str) -> sa.ColumnElement[bool]:
+    # A count, and not whether there is one: PostgreSQL would rather search all devices than those of a few rows.
+    found = sa.select(sa.func.count()).where(
+        device.c.organization_id == registration.c.organization_id,
+        device.c.device_id == registration.c.device_id,
+        contains(search, *device_texts),
+    )
+    return found.correlate(registration).scalar_subquery() > 0
+
+
+_VALUES = {
+    Order.CREATE: registration.c.create_time,
+    Order.SEEN: registration_activity,
+    Order.ID: registration.c.registration_id,
+}

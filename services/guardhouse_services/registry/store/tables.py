@@ -1,6 +1,5 @@
 """The tables of the registry, and rows as domain values."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +16,6 @@ from guardhouse_services.registry.domain import (
     Lease,
     Posture,
     PostureChecks,
-    Range,
     Registration,
     State,
 )
@@ -69,6 +67,8 @@ device = sa.Table(
 )
 device_by_hardware = sa.Index("device_by_hardware", device.c.organization_id, device.c.hardware_id, unique=True)
 
+device_texts = [device.c[name] for name in ("display_name", "hardware_id", "serial_number", "mac_address")]
+"""What a search looks through."""
 device_activity = sa.func.coalesce(device.c.seen_time, device.c.enroll_time, device.c.create_time)
 is_enrolled = device.c.create_time.is_not(None)
 _never_enrolled = device.c.create_time.is_(None)
@@ -357,40 +357,3 @@ def to_device(row: Any) -> Device:
 
 def claims_values(claims: Claims) -> dict[str, Any]:
     return {name: getattr(claims, name) for name in Claims.__slots__}
-
-
-def in_range(
-    query: sa.Select[Any], page: Range, create_time: Any, activity: Any, row_id: Any, *, by_index: bool = True
-) -> list[sa.Select[Any]]:
-    """The rows of a page, in its order, as one or two statements to be put together by `together`.
-
-    By an index, what is behind a cursor is read as the rest of those that share its value, and those beyond it: each is
-    a stretch of that index on both engines, however many share a minute.
-    """
-    value = activity if page.by_activity else create_time
-    if page.seen_after is not None:
-        query = query.where(activity >= page.seen_after)
-    if page.seen_before is not None:
-        query = query.where(activity < page.seen_before)
-    query = query.add_columns(value.label("value"), row_id.label("row_id")).limit(page.limit)
-    in_order, last = query.order_by(*_ordered(page, value, row_id)), page.after
-    if last is None:
-        return [in_order]
-    if not by_index:
-        here, there = sa.tuple_(value, row_id), sa.tuple_(last.value, last.row_id)
-        return [in_order.where(here < there if page.descending else here > there)]
-    among = query.where(value == last.value, row_id < last.row_id if page.descending else row_id > last.row_id)
-    beyond = in_order.where(value < last.value if page.descending else value > last.value)
-    return [among.order_by(*_ordered(page, row_id)), beyond]
-
-
-def together(parts: Sequence[sa.Select[Any]], page: Range) -> sa.Select[Any]:
-    """One statement, which sees each row once even while it changes from one part to another."""
-    if len(parts) == 1:
-        return parts[0]
-    whole = sa.union_all(*(sa.select(part.subquery()) for part in parts)).subquery()
-    return sa.select(whole).order_by(*_ordered(page, whole.c.value, whole.c.row_id)).limit(page.limit)
-
-
-def _ordered(page: Range, *columns: Any) -> list[Any]:
-    return [column.desc() if page.descending else column.asc() for column in columns]

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from guardhouse.clock import Clock
@@ -12,7 +13,7 @@ from guardhouse.times import from_timestamp, to_timestamp
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import HOUR, LISTED, MINUTE, Cursor, Range, Registration, RegistrationFilter
+from guardhouse_services.registry.domain import HOUR, LISTED, MINUTE, Order, Range, Registration, RegistrationFilter
 
 if TYPE_CHECKING:
     from guardhouse.identity.v1.identity_pb2_grpc import AuthenticationServiceAsyncStub
@@ -57,20 +58,21 @@ class Activity:
         since = from_timestamp(known.watermark_time) - OVERLAP if known.HasField("watermark_time") else None
         wanted, last = RegistrationFilter(LISTED), None
         while True:
-            page = Range(BATCH, by_activity=True, seen_after=since, after=last)
-            found = await self._database.read(
+            page = Range(BATCH, Order.SEEN, seen_after=since, after=last)
+            listed = await self._database.read(
                 lambda tx: store.registrations.page(tx, organization_id, wanted, page)  # noqa: B023
             )
+            found = listed.rows
             request = identity_pb2.ReportActivityRequest(organization_id=organization_id, activity=_of_users(found))
             if len(found) < BATCH:
                 request.watermark_time.CopyFrom(to_timestamp(upto))
             await self._identity.ReportActivity(request)
             if len(found) < BATCH:
                 return
-            last = Cursor(found[-1].activity, found[-1].registration_id)
+            last = found[-1].place(Order.SEEN)
 
 
-def _of_users(registrations: list[Registration]) -> list[identity_pb2.UserActivity]:
+def _of_users(registrations: Sequence[Registration]) -> list[identity_pb2.UserActivity]:
     times: dict[str, int] = {}
     for it in registrations:
         if user_id := it.holder.user_id:

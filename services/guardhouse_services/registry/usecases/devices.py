@@ -1,6 +1,6 @@
 """Devices: showing, revoking and deleting them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from guardhouse.errors import DeviceNotFound
@@ -8,7 +8,7 @@ from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import Device, DeviceFilter, Range, State
+from guardhouse_services.registry.domain import Device, DeviceFilter, Listed, Range, State
 from guardhouse_services.registry.messages import device_etag, to_event
 
 
@@ -34,7 +34,7 @@ class Devices:
             raise DeviceNotFound(device_id)
         return found
 
-    async def page(self, organization_id: str, wanted: DeviceFilter, page: Range) -> Sequence[Device]:
+    async def page(self, organization_id: str, wanted: DeviceFilter, page: Range) -> Listed[Device]:
         return await self._database.read(lambda tx: store.devices.page(tx, organization_id, wanted, page))
 
     async def update(

@@ -8,7 +8,7 @@ from guardhouse_services import requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import LISTED, Range, Registration, RegistrationFilter, State, held
+from guardhouse_services.registry.domain import LISTED, Listed, Range, Registration, RegistrationFilter, State, held
 from guardhouse_services.registry.messages import to_event
 
 Outcome = Registration | GuardhouseError
@@ -38,7 +38,7 @@ class Registrations:
             raise RegistrationNotFound(registration_id)
         return found
 
-    async def page(self, organization_id: str, wanted: RegistrationFilter, page: Range) -> Sequence[Registration]:
+    async def page(self, organization_id: str, wanted: RegistrationFilter, page: Range) -> Listed[Registration]:
         return await self._database.read(lambda tx: store.registrations.page(tx, organization_id, wanted, page))
 
     async def revoke(

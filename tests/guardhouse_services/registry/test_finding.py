@@ -1,0 +1,276 @@
+"""What lists go by and what is found in them, on both engines alike, and how far a page looks for it (AIP-158)."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from guardhouse.errors import InvalidField
+from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse.times import to_timestamp
+from guardhouse_services.registry.domain import LISTED, SECOND, Device, State
+from guardhouse_services.registry.servicer import RegistryServicer
+from guardhouse_services.registry.store import lists
+from guardhouse_services.registry.usecases.enrollments import Enrolled
+from tests.guardhouse_services.registry.world import World, machine, name, user
+
+NAMES = ("Zoe's Mac", "ada", "Ada", "\u00c4da", "ada-2", "ada_2", "a%a", "\U0001f512", "ad/a", "z")
+VERSIONS = ("2025.2", "2025.10", "10.0", "")
+DEVICE_ORDERS = ("create_time", "seen_time", "device_id", "claims.display_name", "claims.client_version")
+INCLUDE = pb.ACTIVE_REGISTRATIONS_INCLUDE
+ALL = pb.REGISTRATION_FILTER_ALL
+
+
+async def enroll(world: World, holder: str = "", **claims: Any) -> Enrolled:
+    attempt = await world.attempt(holder, claims.get("hardware_id", ""))
+    return await world.register(replace(attempt, claims=replace(attempt.claims, **claims)))
+
+
+async def populate(world: World) -> list[Enrolled]:
+    """Devices that share names, versions, tags and minutes; some were heard of, some are revoked."""
+    chance, token, made = random.Random(7), machine(), []
+    for number in range(24):
+        holder = token if number % 4 == 0 else user()
+        made.append(
+            await enroll(
+                world,
+                holder,
+                display_name=NAMES[number % len(NAMES)],
+                client_version=chance.choice(VERSIONS),
+                serial_number=f"SN-{number:03}",
+                platform=1 + number % 3,
+            )
+        )
+        if number % 3 == 0:
+            world.clock.advance(60)
+        tags = {"site": chance.choice(("Ulm", "Bonn")), "floor": str(number % 2)}
+        await world.registry.devices.update(world.call(), world.organization, made[-1].device.device_id, tags)
+    world.clock.advance(600)
+    await world.beat(*made[::5])
+    await world.revoke(*(name(it) for it in made[::6]))
+    return made
+
+
+async def devices(servicer: RegistryServicer, world: World, size: int = 0, **asked: Any) -> list[str]:
+    """The ids of every page."""
+    request = pb.ListDevicesRequest(organization_id=world.organization, page_size=size, **asked)
+    found: list[str] = []
+    while True:
+        page = await servicer.ListDevices(request, world.call())
+        assert len(page.devices) <= (size or 50)
+        found += [it.device_id for it in page.devices]
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return found
+
+
+async def registrations(servicer: RegistryServicer, world: World, size: int = 0, **asked: Any) -> list[str]:
+    request = pb.ListRegistrationsRequest(organization_id=world.organization, page_size=size, **asked)
+    found: list[str] = []
+    while True:
+        page = await servicer.ListRegistrations(request, world.call())
+        found += [it.registration_id for it in page.registrations]
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return found
+
+
+def in_order(rows: Sequence[Device], order_by: str) -> list[str]:
+    """As a list must show them; text by its bytes."""
+    by, _, desc = order_by.partition(" ")
+
+    def key(it: Device) -> tuple[Any, str]:
+        values: dict[str, Any] = {
+            "create_time": it.create_time,
+            "seen_time": it.activity,
+            "device_id": it.device_id,
+            "claims.display_name": it.claims.display_name.encode(),
+            "claims.client_version": it.claims.client_version.encode(),
+        }
+        return values[by], it.device_id
+
+    return [it.device_id for it in sorted(rows, key=key, reverse=bool(desc))]
+
+
+async def test_devices_come_in_every_order_on_both_engines_alike(world: World, servicer: RegistryServicer) -> None:
+    await populate(world)
+    rows = await world.listed_devices(None)
+    for order_by in (*DEVICE_ORDERS, *(f"{order} desc" for order in DEVICE_ORDERS)):
+        wanted = in_order(rows, order_by)
+        for size in (0, 1, 5):
+            found = await devices(servicer, world, size, order_by=order_by, active_registrations=INCLUDE)
+            assert found == wanted, (order_by, size)
+
+
+async def test_registrations_come_by_their_ids(world: World, servicer: RegistryServicer) -> None:
+    """Whatever their state and their holder."""
+    made = await populate(world)
+    token = made[0].registration.holder.service_token_id
+    rows = [row for row in await world.rows() if row.state in LISTED]
+    for states, filters in (((State.ACTIVE,), {}), (LISTED, {"state": ALL}), (LISTED, {"state": ALL, "token": token})):
+        of_token = {"service_token_id": filters.pop("token")} if "token" in filters else {}
+        wanted = sorted(
+            it.registration_id
+            for it in rows
+            if it.state in states and (not of_token or it.holder.service_token_id == token)
+        )
+        for size, descending in ((0, False), (4, False), (3, True)):
+            order_by = "registration_id desc" if descending else "registration_id"
+            found = await registrations(servicer, world, size, order_by=order_by, **filters, **of_token)
+            assert found == (wanted[::-1] if descending else wanted)
+
+
+@pytest.mark.parametrize("order_by", ["active_registrations", "last_seen_user.email", "user.email", "user.name"])
+async def test_an_order_that_no_index_has_is_refused(world: World, servicer: RegistryServicer, order_by: str) -> None:
+    for call in (devices, registrations):
+        with pytest.raises(InvalidField, match="order_by is one of") as caught:
+            await call(servicer, world, order_by=order_by)
+        assert caught.value.field == "order_by"
+
+
+@pytest.mark.parametrize(
+    ("search", "names"),
+    [
+        ("ada", {"ada", "Ada", "ada-2", "ada_2"}),
+        ("ADA_", {"ada_2"}),
+        ("%", {"a%a"}),
+        ("/", {"ad/a"}),
+        ("\u00c4d", {"\u00c4da"}),
+        ("\u00e4d", set()),
+        ("\U0001f512", {"\U0001f512"}),
+        ("'s m", {"Zoe's Mac"}),
+        ("sn-01", {NAMES[number % len(NAMES)] for number in range(10, 20)}),
+        ("nobody", set()),
+    ],
+)
+async def test_a_search_finds_a_part_of_what_a_device_is_called(
+    world: World, servicer: RegistryServicer, search: str, names: set[str]
+) -> None:
+    """Letters of ASCII are alike, others are not, and nothing in it is a pattern."""
+    await populate(world)
+    rows = {it.device_id: it.claims.display_name for it in await world.listed_devices(None)}
+    found = await devices(servicer, world, search=search, active_registrations=INCLUDE)
+    assert {rows[it] for it in found} == names
+    of_devices = await registrations(servicer, world, search=search, state=ALL)
+    device_of = {row.registration_id: row.device_id for row in await world.rows()}
+    assert sorted(device_of[it] for it in of_devices) == sorted(found)
+
+
+async def test_a_search_finds_a_part_of_anything_else_that_names_it(world: World, servicer: RegistryServicer) -> None:
+    """A hardware id, a MAC address; and of a registration an address."""
+    it = await enroll(world, hardware_id="4C4C4544", mac_address="02:42:AC:11:00:02", display_name="x")
+    await enroll(world, hardware_id="other", display_name="y")
+    for search in ("4c4544", "02:42:ac:11"):
+        assert await devices(servicer, world, search=search) == [it.device.device_id]
+        assert await registrations(servicer, world, search=search) == [name(it)]
+    for search in (it.registration.lease.ipv4, it.registration.lease.ipv6):
+        assert await registrations(servicer, world, search=search) == [name(it)]
+        assert await devices(servicer, world, search=search) == []
+
+
+async def test_devices_are_found_by_all_of_their_tags(world: World, servicer: RegistryServicer) -> None:
+    await populate(world)
+    rows = await world.listed_devices(None)
+    tagged = rows[0].device_id
+    await world.registry.devices.update(world.call(), world.organization, tagged, {"a.b/c": 'say "x": \u00fc'})
+    assert await devices(servicer, world, tags=['a.b/c:say "x": \u00fc'], active_registrations=INCLUDE) == [tagged]
+    for tags in (["site:Ulm"], ["site:Ulm", "floor:1"], ["site:Ulm", "site:Bonn"], ["site:ulm"], ["none:"]):
+        wanted = [
+            it.device_id
+            for it in await world.listed_devices(None)
+            if all(it.tags.get(tag.partition(":")[0]) == tag.partition(":")[2] for tag in tags)
+        ]
+        assert await devices(servicer, world, tags=tags, active_registrations=INCLUDE) == wanted, tags
+
+
+async def test_what_is_named_is_found_in_any_order(world: World, servicer: RegistryServicer) -> None:
+    """Ids, users, and the user of whom a device was heard last, each with the other filters."""
+    made = await populate(world)
+    rows = await world.listed_devices(None)
+    ids = [it.device.device_id for it in made[3:9]]
+    users = [it.registration.holder.user_id for it in made if it.registration.holder.user_id][:7]
+    for order_by in (*DEVICE_ORDERS, "claims.display_name desc"):
+        wanted = in_order([it for it in rows if it.device_id in ids], order_by)
+        asked: dict[str, Any] = {"device_ids": [*ids, ids[0]], "order_by": order_by, "active_registrations": INCLUDE}
+        assert await devices(servicer, world, 2, **asked) == wanted
+    of_users = [it for it in made if it.registration.holder.user_id in users]
+    for order_by in ("create_time", "seen_time", "registration_id"):
+        found = await registrations(servicer, world, 3, user_ids=users, state=ALL, order_by=order_by)
+        assert sorted(found) == sorted(map(name, of_users))
+    active = [name(it) for it in of_users if (await world.find(name(it))).state == State.ACTIVE]
+    assert await registrations(servicer, world, registration_ids=[name(it) for it in of_users]) == active
+    one = of_users[0]
+    assert await registrations(servicer, world, user_ids=users, user_id=users[-1], state=ALL) == [name(of_users[-1])]
+    (seen,) = await devices(servicer, world, last_seen_user_id=users[0], active_registrations=INCLUDE)
+    assert seen == one.device.device_id
+    later = await world.enroll(machine(), one.device.claims.hardware_id)
+    assert later.device.device_id == one.device.device_id
+    assert await devices(servicer, world, last_seen_user_id=users[0], active_registrations=INCLUDE) == []
+    assert await devices(servicer, world, last_seen_user_id=user(), active_registrations=INCLUDE) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_page_looks_only_so_far_and_the_list_is_whole_all_the_same(
+    world: World, servicer: RegistryServicer, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages may be short or empty, and together they are what an unbounded one shows, whatever is asked for."""
+    await populate(world)
+    chance = random.Random(seed)
+    now = world.clock.now()
+    for _ in range(12):
+        by, direction = chance.choice(DEVICE_ORDERS), chance.choice(("", " desc"))
+        asked: dict[str, Any] = {"order_by": f"{by}{direction}"}
+        for filters in (
+            {"search": chance.choice(("ada", "SN-0", "x"))},
+            {"tags": ["site:Ulm"]},
+            {"platform": chance.choice((pb.PLATFORM_WINDOWS, pb.PLATFORM_MAC))},
+            {"seen_after": to_timestamp(now - 600 * SECOND)},
+        ):
+            asked |= chance.choice((filters, {}))
+        asked["active_registrations"] = chance.choice((0, INCLUDE, pb.ACTIVE_REGISTRATIONS_EXCLUDE))
+        size = chance.choice((1, 2, 5))
+        monkeypatch.setattr(lists, "LOOK", 10**6)
+        whole = await devices(servicer, world, **asked)
+        monkeypatch.setattr(lists, "LOOK", 1)
+        assert await devices(servicer, world, size, **asked) == whole, asked
+        of_registrations: dict[str, Any] = {key: asked[key] for key in ("search", "seen_after") if key in asked}
+        of_registrations["order_by"] = f"{chance.choice(('create_time', 'seen_time', 'registration_id'))}{direction}"
+        of_registrations["state"] = chance.choice((ALL, pb.REGISTRATION_FILTER_REVOKED))
+        monkeypatch.setattr(lists, "LOOK", 10**6)
+        whole = await registrations(servicer, world, **of_registrations)
+        monkeypatch.setattr(lists, "LOOK", 1)
+        assert await registrations(servicer, world, size, **of_registrations) == whole, of_registrations
+
+
+async def test_a_page_that_looked_far_enough_is_short_and_names_the_next(
+    world: World, servicer: RegistryServicer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "LOOK", 4)
+    made = await populate(world)
+    last = made[-1].device
+    request = pb.ListDevicesRequest(
+        organization_id=world.organization, page_size=1, device_ids=[], search=last.claims.serial_number
+    )
+    first = await servicer.ListDevices(request, world.call())
+    assert (list(first.devices), bool(first.next_page_token)) == ([], True)
+    assert await devices(servicer, world, 1, search=last.claims.serial_number) == [last.device_id]
+
+
+async def test_what_cannot_be_looked_for_names_the_field(world: World, servicer: RegistryServicer) -> None:
+    for call, field, asked in (
+        (devices, "search", {"search": "x" * 101}),
+        (registrations, "search", {"search": "a\nb"}),
+        (devices, "tags[1]", {"tags": ["a:b", "c"]}),
+        (devices, "tags[0]", {"tags": ["a b:c"]}),
+        (devices, "tags", {"tags": ["a:b"] * 11}),
+        (devices, "device_ids[0]", {"device_ids": [user()]}),
+        (devices, "last_seen_user_id", {"last_seen_user_id": machine()}),
+        (registrations, "registration_ids[0]", {"registration_ids": [user()]}),
+        (registrations, "user_ids[1]", {"user_ids": [user(), machine()]}),
+        (registrations, "user_ids", {"user_ids": [user()] * 101}),
+    ):
+        with pytest.raises(InvalidField) as caught:
+            await call(servicer, world, **asked)
+        assert caught.value.field == field
