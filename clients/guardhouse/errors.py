@@ -68,6 +68,10 @@ class ProofInvalid(InvalidField):
     reason = "PROOF_INVALID"
 
 
+class OverrideCodeInvalid(InvalidField):
+    reason = "OVERRIDE_CODE_INVALID"
+
+
 class ChallengeInvalid(InvalidField):
     reason = "CHALLENGE_INVALID"
 

@@ -409,6 +409,16 @@ class Seeds:
     async def _Heartbeat(self, request: registry.HeartbeatRequest) -> None:
         request.posture.CopyFrom(registry.DevicePosture(passed=["disk"], failed=["firewall"]))
 
+    async def _CheckOverrideCode(self, request: registry.CheckOverrideCodeRequest) -> Valid:
+        """Of a device that has not tried as many yet as it may."""
+        made = await self._new_registration()
+        request.registration_id = made.registration.registration_id
+        about = {"organization_id": request.organization_id, "registration_id": request.registration_id}
+        registrations = self.plane.stub(registry_rpc.RegistrationServiceStub)
+        shown = await registrations.GetOverrideCodes(registry.GetOverrideCodesRequest(**about))
+        request.code = shown.override_codes[-1].code
+        return Caller(made.token), request
+
     async def _PreviewRegistrationExpiration(self, request: registry.PreviewRegistrationExpirationRequest) -> None:
         request.delete_revoked_after = "720h"
 

@@ -104,6 +104,12 @@ class Cases:
     async def challenge_invalid(self) -> Outcome:
         return await self.call("registry.EnrollmentService.Register", challenge="1.made-up")
 
+    async def override_code_invalid(self) -> Outcome:
+        method = METHODS["registry.RegistrationService.CheckOverrideCode"]
+        caller, request = await self.seeds.valid(method)
+        request.code = f"{(int(request.code) + 1) % 10**7:07}"
+        return await self.send(method.name, request, caller)
+
     async def page_token_invalid(self) -> Outcome:
         return await self.call("identity.UserService.ListUsers", page_token="x")
 

@@ -118,6 +118,22 @@ def heartbeat(
     it.done(device.client.registrations.Heartbeat(request), f"{device.registration_id} was heard of")
 
 
+@app.command("check-override")
+def check_override(
+    ctx: Context,
+    code: Annotated[str, typer.Argument(metavar="CODE", help="What an administrator has read out.")],
+    folder: Kept = None,
+    which: Which = "",
+) -> None:
+    """Ask whether an override code is good, and until when."""
+    it = ctx.obj
+    device = _device(it, folder, which)
+    request = pb.CheckOverrideCodeRequest(
+        organization_id=device.organization_id, registration_id=device.registration_id, code=code
+    )
+    it.show(device.client.registrations.CheckOverrideCode(request))
+
+
 @app.command("rotate-key")
 def rotate_key(
     ctx: Context,

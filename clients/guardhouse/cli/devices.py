@@ -200,6 +200,26 @@ def show_registration(ctx: Context, registration_id: RegistrationId) -> None:
     it.show(it.client.registrations.GetRegistration(request))
 
 
+@registrations.command("keys")
+def list_registration_keys(ctx: Context, registration_id: RegistrationId, limit: Limit = None) -> None:
+    """List the keys that a registration has had; the last one is the present one."""
+    it = ctx.obj
+    request = pb.ListRegistrationKeysRequest(organization_id=it.organization_id, registration_id=registration_id)
+    it.show_all(it.client.registrations.ListRegistrationKeys, request, limit, "key_type public_key begin_time end_time")
+
+
+@registrations.command("override-codes")
+def show_override_codes(ctx: Context, registration_id: RegistrationId) -> None:
+    """Show the codes that switch a device's client off for a while, for whoever sits at it. It is on record."""
+    it = ctx.obj
+    request = pb.GetOverrideCodesRequest(organization_id=it.organization_id, registration_id=registration_id)
+    response = it.client.registrations.GetOverrideCodes(request)
+    if it.as_json:
+        output.print_json(response)
+    else:
+        output.print_table(response.override_codes, "hours code expire_time")
+
+
 @registrations.command("usage")
 def show_registration_usage(ctx: Context) -> None:
     """Count the registrations, and the addresses that active and revoked ones hold."""

@@ -50,6 +50,7 @@ NEXT: Final = {
     "LIST_IN_USE": "take it out of the policies first: guardhouse policies update",
     "LIST_NOT_FOUND": "see guardhouse lists list",
     "ORGANIZATION_NOT_FOUND": "see guardhouse organizations list",
+    "OVERRIDE_CODE_INVALID": "an admin reads one out: guardhouse registrations override-codes ID",
     "PAGE_TOKEN_INVALID": "run the command again: the list starts anew",
     "POLICY_NOT_FOUND": "see guardhouse policies list",
     "PRECEDENCE_TAKEN": "choose another --precedence; see guardhouse policies list, or enrollment-policies list",

@@ -360,6 +360,31 @@ class Fence:
             raise EnrollmentAborted("the user's registrations were revoked while enrolling; try again")
 
 
+@dataclass(frozen=True, slots=True)
+class FormerKey:
+    """A key that a registration had. They are numbered from 1, the oldest first."""
+
+    number: int
+    key_type: int
+    public_key: bytes
+    begin_time: int
+    end_time: int
+
+
+OVERRIDE_HOURS = (1, 3, 6, 12, 24)
+"""How long override codes hold, counted from the beginning of the hour in which they are made."""
+OVERRIDE_DIGITS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideCode:
+    """A code that is good until its time, as often as one likes."""
+
+    hours: int
+    code: str
+    expire_time: int
+
+
 class End(StrEnum):
     """Why a registration ends by itself, as the breaker names who asks for it."""
 

@@ -13,6 +13,7 @@ from guardhouse_services.breaker.domain import HeldAction
 from guardhouse_services.registry.domain import (
     Claims,
     Device,
+    FormerKey,
     Matching,
     Posture,
     PostureChecks,
@@ -126,6 +127,23 @@ def to_result(registration_id: str, outcome: Registration | GuardhouseError) -> 
     reason = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{outcome.reason}")
     error = results_pb2.ItemError(reason=reason, message=outcome.message)
     return pb.RegistrationResult(registration_id=registration_id, error=error)
+
+
+def to_key(value: FormerKey) -> pb.RegistrationKey:
+    return pb.RegistrationKey(
+        key_type=value.key_type,  # type: ignore[arg-type]  # stored as the enum's number
+        public_key=value.public_key,
+        begin_time=to_timestamp(value.begin_time),
+        end_time=to_timestamp(value.end_time),
+    )
+
+
+def to_present_key(value: Registration, since: int) -> pb.RegistrationKey:
+    return pb.RegistrationKey(
+        key_type=value.key_type,  # type: ignore[arg-type]  # stored as the enum's number
+        public_key=value.public_key,
+        begin_time=to_timestamp(since),
+    )
 
 
 def to_held_action(value: HeldAction) -> pb.HeldAction:

@@ -31,6 +31,7 @@ from guardhouse_services.proxies import client
 from guardhouse_services.registry import reading
 from guardhouse_services.registry.domain import (
     LISTED,
+    OVERRIDE_DIGITS,
     Claims,
     Cursor,
     DeviceFilter,
@@ -47,7 +48,9 @@ from guardhouse_services.registry.messages import (
     to_device,
     to_device_profile,
     to_held_action,
+    to_key,
     to_matching,
+    to_present_key,
     to_registration,
     to_result,
     to_step,
@@ -290,6 +293,44 @@ class RegistryServicer:
             ),
         )
         return pb.RotateKeyResponse(registration=to_registration(rotated), revision_token=token)
+
+    async def ListRegistrationKeys(
+        self, request: pb.ListRegistrationKeysRequest, _call: Call
+    ) -> pb.ListRegistrationKeysResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.registration_id, REGISTRATION, "registration_id")
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found, former, since = await self.registry.registrations.keys(
+            request.organization_id, request.registration_id, int(page.after or 0), page.size + 1
+        )
+        keys = [(it.number, to_key(it)) for it in former]
+        if len(former) <= page.size:
+            keys.append((0, to_present_key(found, since)))
+        shown, token = self._pages.cut(request, page, keys, lambda it: str(it[0]), now)
+        return pb.ListRegistrationKeysResponse(registration_keys=[key for _, key in shown], next_page_token=token)
+
+    async def GetOverrideCodes(self, request: pb.GetOverrideCodesRequest, call: Call) -> pb.GetOverrideCodesResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.registration_id, REGISTRATION, "registration_id")
+        codes = await self.registry.override_codes.get(call, request.organization_id, request.registration_id)
+        return pb.GetOverrideCodesResponse(
+            override_codes=[
+                pb.OverrideCode(hours=it.hours, code=it.code, expire_time=to_timestamp(it.expire_time)) for it in codes
+            ]
+        )
+
+    async def CheckOverrideCode(self, request: pb.CheckOverrideCodeRequest, call: Call) -> pb.CheckOverrideCodeResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.registration_id, REGISTRATION, "registration_id")
+        if not request.code:
+            raise FieldRequired("code")
+        if not re.fullmatch(rf"[0-9]{{{OVERRIDE_DIGITS}}}", request.code):
+            raise InvalidField("code", f"an override code has {OVERRIDE_DIGITS} digits")
+        found = await self.registry.override_codes.check(
+            call, request.organization_id, request.registration_id, request.code
+        )
+        return pb.CheckOverrideCodeResponse(hours=found.hours, expire_time=to_timestamp(found.expire_time))
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, _call: Call) -> pb.HeartbeatResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")

@@ -115,6 +115,18 @@ async def test_a_machine_lives_by_what_enrolling_has_kept(
     await run_plane("device rotate-key --key-type secp256r1")
     (after,) = await world.live()
     assert after.key_type == registry.KEY_TYPE_SECP256R1
+    listed = (await run_plane(f"registrations keys {registration_id} --json")).stdout
+    assert [it["key_type"] for it in json.loads(listed)["registration_keys"]] == [
+        *["KEY_TYPE_CURVE25519"] * 2,
+        "KEY_TYPE_SECP256R1",
+    ]
+
+    shown = (await run_plane(f"registrations override-codes {registration_id}")).stdout.splitlines()
+    hours, code = shown[-1].split()[:2]
+    assert (len(shown), hours) == (6, "24")
+    assert "hours" in (await run_plane(f"device check-override {code}")).stdout
+    wrong = f"{(int(code) + 1) % 10**7:07}"
+    assert "OVERRIDE_CODE_INVALID" in (await run_plane(f"device check-override {wrong}", exit_code=1)).stderr
 
     assert f"{registration_id} deleted" in (await run_plane("device leave --yes")).stdout
     assert not await world.live()

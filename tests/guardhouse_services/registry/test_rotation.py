@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +18,11 @@ from guardhouse.errors import (
     RegistrationRevoked,
     RequestIdReused,
 )
+from guardhouse.ids import REGISTRATION
+from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse.times import from_timestamp
 from guardhouse_services.registry.domain import State
+from guardhouse_services.registry.servicer import RegistryServicer
 from tests.guardhouse_services.registry.world import World, machine, name, new, user
 
 TYPES = (keys.CURVE25519, keys.SECP256R1)
@@ -41,14 +46,90 @@ async def test_a_rotation_changes_the_key_and_nothing_else(
     assert (await world.registry.callers.device(enrolled.token)).id == name(enrolled)
 
 
-async def test_a_replaced_key_is_nobodys(world: World) -> None:
-    """I-09: it may be registered anew, and the new one may not."""
-    old, new_key = keys.CURVE25519.new_private_key(), keys.CURVE25519.new_private_key()
-    enrolled = await world.enroll(private=old)
-    await world.rotate(enrolled, private=new_key)
+@pytest.mark.parametrize("after", TYPES, ids=lambda it: it.name)
+@pytest.mark.parametrize("before", TYPES, ids=lambda it: it.name)
+async def test_a_replaced_key_is_nobodys_any_more(world: World, before: keys.KeyType, after: keys.KeyType) -> None:
+    """Decision 21, I-09: it may have leaked, so nobody gets it again, in whichever organization."""
+    old, new_key = before.new_private_key(), after.new_private_key()
+    enrolled, other = await world.enroll(private=old, key_type=before), await world.enroll()
+    await world.rotate(enrolled, private=new_key, key_type=after)
+    elsewhere = await world.add_organization()
+    for private, key_type in ((old, before), (new_key, after)):
+        with pytest.raises(KeyAlreadyRegistered):
+            await world.enroll(private=private, key_type=key_type)
+        with pytest.raises(KeyAlreadyRegistered):
+            await world.enroll(private=private, key_type=key_type, organization_id=elsewhere)
+        with pytest.raises(KeyAlreadyRegistered):
+            await world.rotate(other, private=private, key_type=key_type)
     with pytest.raises(KeyAlreadyRegistered):
-        await world.enroll(private=new_key)
-    await world.enroll(private=old)
+        await world.rotate(enrolled, current=after.public_key(new_key), private=old, key_type=before)
+    assert (await world.find(name(enrolled))).public_key == after.public_key(new_key)
+    assert len(await world.rows()) == 2
+
+
+async def test_the_keys_of_a_registration_are_listed(world: World, servicer: RegistryServicer) -> None:
+    """Decision 21: of either kind, since when and until when, page by page; the present one comes last."""
+    world.clock.stop()
+    enrolled, before = await world.enroll(), world.clock.now()
+    had = [(pb.KEY_TYPE_CURVE25519, enrolled.registration.public_key, before)]
+    for key_type in (keys.SECP256R1, keys.SECP256R1, keys.CURVE25519):
+        world.clock.advance(60)
+        rotated = await world.rotate(enrolled, current=had[-1][1], key_type=key_type)
+        had.append((key_type.number, rotated.public_key, world.clock.now()))
+    request = pb.ListRegistrationKeysRequest(
+        organization_id=world.organization, registration_id=name(enrolled), page_size=2
+    )
+    shown: list[pb.RegistrationKey] = []
+    while True:
+        answer = await servicer.ListRegistrationKeys(request, world.call())
+        shown += answer.registration_keys
+        request.page_token = answer.next_page_token
+        if not request.page_token:
+            break
+    assert [(it.key_type, it.public_key, from_timestamp(it.begin_time)) for it in shown] == had
+    assert [from_timestamp(it.end_time) for it in shown[:-1]] == [begin for _, _, begin in had[1:]]
+    assert not shown[-1].HasField("end_time")
+    for page_size in (3, 4):
+        request.page_size, request.page_token = page_size, ""
+        answer = await servicer.ListRegistrationKeys(request, world.call())
+        assert (list(answer.registration_keys), bool(answer.next_page_token)) == (shown[:page_size], page_size == 3)
+    request.registration_id = new(REGISTRATION)
+    with pytest.raises(RegistrationNotFound):
+        await servicer.ListRegistrationKeys(request, world.call())
+
+
+async def test_so_many_former_keys_are_kept_and_go_with_their_registration(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is unbounded: the oldest is forgotten, and all are when the registration is."""
+    monkeypatch.setattr("guardhouse_services.registry.store.former_keys.KEPT", 2)
+    private = [keys.CURVE25519.new_private_key() for _ in range(4)]
+    public = [keys.CURVE25519.public_key(it) for it in private]
+    enrolled = await world.enroll(private=private[0])
+    for before, after in pairwise(range(4)):
+        await world.rotate(enrolled, current=public[before], private=private[after])
+    _, former, _ = await world.registry.registrations.keys(world.organization, name(enrolled), 0, 10)
+    assert [it.public_key for it in former] == public[1:3]
+    await world.enroll(private=private[0])
+    with pytest.raises(KeyAlreadyRegistered):
+        await world.enroll(private=private[1])
+    await world.delete(name(enrolled))
+    with pytest.raises(KeyAlreadyRegistered):
+        await world.enroll(private=private[1])
+    world.clock.advance(26 * 3600)
+    await world.registry.enrollments.sweep_once()
+    await world.enroll(private=private[1])
+
+
+async def test_of_eight_who_want_a_key_that_is_being_replaced_nobody_gets_it(world: World) -> None:
+    """I-09: whether they come before or behind the rotation."""
+    private = keys.CURVE25519.new_private_key()
+    enrolled = await world.enroll(private=private)
+    wanted = [await world.attempt(private=private) for _ in range(8)]
+    rotation = world.registry.rotations.rotate(*world.rotation(enrolled))
+    results = await asyncio.gather(rotation, *map(world.register, wanted), return_exceptions=True)
+    assert [type(it) for it in results[1:]] == [KeyAlreadyRegistered] * 8
+    assert len(await world.listed()) == 1
 
 
 @pytest.mark.parametrize("state", [State.PENDING, State.ACTIVE, State.REVOKED])

@@ -36,6 +36,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: a public key is malformed, not canonical, of low order, or the server's own. Metadata: field."""
     ERROR_REASON_PROOF_INVALID: _ErrorReason.ValueType  # 6
     """INVALID_ARGUMENT: the proof does not show possession of the private key. Metadata: field."""
+    ERROR_REASON_OVERRIDE_CODE_INVALID: _ErrorReason.ValueType  # 11
+    """INVALID_ARGUMENT: the override code is none of the registration, or has expired. Metadata: field."""
     ERROR_REASON_CHALLENGE_INVALID: _ErrorReason.ValueType  # 7
     """INVALID_ARGUMENT: the challenge is malformed, expired or made for another organization. Metadata: field."""
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 8
@@ -187,6 +189,8 @@ ERROR_REASON_KEY_INVALID: ErrorReason.ValueType  # 5
 """INVALID_ARGUMENT: a public key is malformed, not canonical, of low order, or the server's own. Metadata: field."""
 ERROR_REASON_PROOF_INVALID: ErrorReason.ValueType  # 6
 """INVALID_ARGUMENT: the proof does not show possession of the private key. Metadata: field."""
+ERROR_REASON_OVERRIDE_CODE_INVALID: ErrorReason.ValueType  # 11
+"""INVALID_ARGUMENT: the override code is none of the registration, or has expired. Metadata: field."""
 ERROR_REASON_CHALLENGE_INVALID: ErrorReason.ValueType  # 7
 """INVALID_ARGUMENT: the challenge is malformed, expired or made for another organization. Metadata: field."""
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 8

@@ -1617,6 +1617,252 @@ class RotateKeyResponse(_message.Message):
 Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
 
 @_typing.final
+class ListRegistrationKeysRequest(_message.Message):
+    """See RegistrationService.ListRegistrationKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "registration_id", b"registration_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRegistrationKeysRequest: _TypeAlias = ListRegistrationKeysRequest  # noqa: Y015
+
+@_typing.final
+class RegistrationKey(_message.Message):
+    """A key that a registration has or had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_TYPE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    key_type: Global___KeyType.ValueType
+    """Its kind."""
+    public_key: _builtins.bytes
+    """The key, in its canonical form."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when the registration has or had it."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was replaced. Absent: it is the present one."""
+
+    def __init__(
+        self,
+        *,
+        key_type: Global___KeyType.ValueType = ...,
+        public_key: _builtins.bytes = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time", "key_type", b"key_type", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistrationKey: _TypeAlias = RegistrationKey  # noqa: Y015
+
+@_typing.final
+class ListRegistrationKeysResponse(_message.Message):
+    """See RegistrationService.ListRegistrationKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATION_KEYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def registration_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistrationKey]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        registration_keys: _abc.Iterable[Global___RegistrationKey] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "registration_keys", b"registration_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRegistrationKeysResponse: _TypeAlias = ListRegistrationKeysResponse  # noqa: Y015
+
+@_typing.final
+class GetOverrideCodesRequest(_message.Message):
+    """See RegistrationService.GetOverrideCodes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "registration_id", b"registration_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOverrideCodesRequest: _TypeAlias = GetOverrideCodesRequest  # noqa: Y015
+
+@_typing.final
+class OverrideCode(_message.Message):
+    """A code by which a client may be switched off for a while."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOURS_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    hours: _builtins.int
+    """How many hours it holds: 1, 3, 6, 12 or 24, counted from the beginning of the present hour."""
+    code: _builtins.str
+    """7 digits."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it holds."""
+
+    def __init__(
+        self,
+        *,
+        hours: _builtins.int = ...,
+        code: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "expire_time", b"expire_time", "hours", b"hours"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverrideCode: _TypeAlias = OverrideCode  # noqa: Y015
+
+@_typing.final
+class GetOverrideCodesResponse(_message.Message):
+    """See RegistrationService.GetOverrideCodes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_CODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def override_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OverrideCode]:
+        """One for each number of hours, the least first."""
+
+    def __init__(
+        self,
+        *,
+        override_codes: _abc.Iterable[Global___OverrideCode] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override_codes", b"override_codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOverrideCodesResponse: _TypeAlias = GetOverrideCodesResponse  # noqa: Y015
+
+@_typing.final
+class CheckOverrideCodeRequest(_message.Message):
+    """See RegistrationService.CheckOverrideCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """Required: the caller's own."""
+    code: _builtins.str
+    """Required: 7 digits."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "organization_id", b"organization_id", "registration_id", b"registration_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckOverrideCodeRequest: _TypeAlias = CheckOverrideCodeRequest  # noqa: Y015
+
+@_typing.final
+class CheckOverrideCodeResponse(_message.Message):
+    """See RegistrationService.CheckOverrideCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOURS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    hours: _builtins.int
+    """How many hours the code was made for."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the client may be off."""
+
+    def __init__(
+        self,
+        *,
+        hours: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "hours", b"hours"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckOverrideCodeResponse: _TypeAlias = CheckOverrideCodeResponse  # noqa: Y015
+
+@_typing.final
 class HeartbeatRequest(_message.Message):
     """See RegistrationService.Heartbeat."""
 

@@ -250,6 +250,21 @@ class RegistrationServiceStub:
                 request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyResponse.FromString,
                 _registered_method=True)
+        self.ListRegistrationKeys = channel.unary_unary(
+                '/guardhouse.registry.v1.RegistrationService/ListRegistrationKeys',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationKeysRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationKeysResponse.FromString,
+                _registered_method=True)
+        self.GetOverrideCodes = channel.unary_unary(
+                '/guardhouse.registry.v1.RegistrationService/GetOverrideCodes',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetOverrideCodesRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetOverrideCodesResponse.FromString,
+                _registered_method=True)
+        self.CheckOverrideCode = channel.unary_unary(
+                '/guardhouse.registry.v1.RegistrationService/CheckOverrideCode',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.CheckOverrideCodeRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.CheckOverrideCodeResponse.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/guardhouse.registry.v1.RegistrationService/Heartbeat',
                 request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.HeartbeatRequest.SerializeToString,
@@ -337,6 +352,34 @@ class RegistrationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRegistrationKeys(self, request, context):
+        """Lists the keys that a registration has had, the oldest first, and the present one last (decision 21). The newest 1000
+        former ones are kept, for as long as the registration is; so long nobody may register one of them again. Callers: ADMIN
+        and AUDITOR keys, and the device itself. Errors: REGISTRATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOverrideCodes(self, request, context):
+        """Shows the codes by which whoever sits at the device may switch its client off for 1, 3, 6, 12 or 24 hours although its
+        profile locks the switch. They are new at the beginning of each hour. A code is good, as often as one likes, until so
+        many hours after the beginning of the hour in which it was shown. Every call is on record. Callers: ADMIN keys; each may
+        ask 60 times at once, and every two seconds. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckOverrideCode(self, request, context):
+        """Says whether an override code is good, and until when. Every call is on record, and a wrong code with its reason.
+        Callers: the device itself; it may try 10 at once, and 10 in an hour.
+        Errors: OVERRIDE_CODE_INVALID, REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Heartbeat(self, request, context):
         """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
         record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
@@ -398,6 +441,21 @@ def add_RegistrationServiceServicer_to_server(servicer, server):
                     servicer.RotateKey,
                     request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyRequest.FromString,
                     response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'ListRegistrationKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRegistrationKeys,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationKeysRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationKeysResponse.SerializeToString,
+            ),
+            'GetOverrideCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOverrideCodes,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetOverrideCodesRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetOverrideCodesResponse.SerializeToString,
+            ),
+            'CheckOverrideCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckOverrideCode,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.CheckOverrideCodeRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.CheckOverrideCodeResponse.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
@@ -627,6 +685,87 @@ class RegistrationService:
             '/guardhouse.registry.v1.RegistrationService/RotateKey',
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyRequest.SerializeToString,
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRegistrationKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.RegistrationService/ListRegistrationKeys',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationKeysRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListRegistrationKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOverrideCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.RegistrationService/GetOverrideCodes',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetOverrideCodesRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.GetOverrideCodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckOverrideCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.RegistrationService/CheckOverrideCode',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.CheckOverrideCodeRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.CheckOverrideCodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -184,6 +184,22 @@ class RegistrationServiceStub:
     Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
     KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
     """
+    ListRegistrationKeys: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListRegistrationKeysRequest, _registry_pb2.ListRegistrationKeysResponse]
+    """Lists the keys that a registration has had, the oldest first, and the present one last (decision 21). The newest 1000
+    former ones are kept, for as long as the registration is; so long nobody may register one of them again. Callers: ADMIN
+    and AUDITOR keys, and the device itself. Errors: REGISTRATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+    """
+    GetOverrideCodes: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetOverrideCodesRequest, _registry_pb2.GetOverrideCodesResponse]
+    """Shows the codes by which whoever sits at the device may switch its client off for 1, 3, 6, 12 or 24 hours although its
+    profile locks the switch. They are new at the beginning of each hour. A code is good, as often as one likes, until so
+    many hours after the beginning of the hour in which it was shown. Every call is on record. Callers: ADMIN keys; each may
+    ask 60 times at once, and every two seconds. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED.
+    """
+    CheckOverrideCode: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CheckOverrideCodeRequest, _registry_pb2.CheckOverrideCodeResponse]
+    """Says whether an override code is good, and until when. Every call is on record, and a wrong code with its reason.
+    Callers: the device itself; it may try 10 at once, and 10 in an hour.
+    Errors: OVERRIDE_CODE_INVALID, REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED.
+    """
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]
     """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
     record: heartbeats are written together within the minute, whose resolution seen_time has. Who follows the feed is
@@ -238,6 +254,22 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     call for a key that has been replaced since is refused.
     Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
     KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
+    """
+    ListRegistrationKeys: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRegistrationKeysRequest, _registry_pb2.ListRegistrationKeysResponse]  # type: ignore[assignment]
+    """Lists the keys that a registration has had, the oldest first, and the present one last (decision 21). The newest 1000
+    former ones are kept, for as long as the registration is; so long nobody may register one of them again. Callers: ADMIN
+    and AUDITOR keys, and the device itself. Errors: REGISTRATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+    """
+    GetOverrideCodes: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetOverrideCodesRequest, _registry_pb2.GetOverrideCodesResponse]  # type: ignore[assignment]
+    """Shows the codes by which whoever sits at the device may switch its client off for 1, 3, 6, 12 or 24 hours although its
+    profile locks the switch. They are new at the beginning of each hour. A code is good, as often as one likes, until so
+    many hours after the beginning of the hour in which it was shown. Every call is on record. Callers: ADMIN keys; each may
+    ask 60 times at once, and every two seconds. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED.
+    """
+    CheckOverrideCode: _aio.UnaryUnaryMultiCallable[_registry_pb2.CheckOverrideCodeRequest, _registry_pb2.CheckOverrideCodeResponse]  # type: ignore[assignment]
+    """Says whether an override code is good, and until when. Every call is on record, and a wrong code with its reason.
+    Callers: the device itself; it may try 10 at once, and 10 in an hour.
+    Errors: OVERRIDE_CODE_INVALID, REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED.
     """
     Heartbeat: _aio.UnaryUnaryMultiCallable[_registry_pb2.HeartbeatRequest, _registry_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Says that the device lives, what it runs, and what its posture checks came to. The answer does not wait for the
@@ -338,6 +370,40 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         call for a key that has been replaced since is refused.
         Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
         KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRegistrationKeys(
+        self,
+        request: _registry_pb2.ListRegistrationKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListRegistrationKeysResponse, _abc.Awaitable[_registry_pb2.ListRegistrationKeysResponse]]:
+        """Lists the keys that a registration has had, the oldest first, and the present one last (decision 21). The newest 1000
+        former ones are kept, for as long as the registration is; so long nobody may register one of them again. Callers: ADMIN
+        and AUDITOR keys, and the device itself. Errors: REGISTRATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOverrideCodes(
+        self,
+        request: _registry_pb2.GetOverrideCodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetOverrideCodesResponse, _abc.Awaitable[_registry_pb2.GetOverrideCodesResponse]]:
+        """Shows the codes by which whoever sits at the device may switch its client off for 1, 3, 6, 12 or 24 hours although its
+        profile locks the switch. They are new at the beginning of each hour. A code is good, as often as one likes, until so
+        many hours after the beginning of the hour in which it was shown. Every call is on record. Callers: ADMIN keys; each may
+        ask 60 times at once, and every two seconds. Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckOverrideCode(
+        self,
+        request: _registry_pb2.CheckOverrideCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CheckOverrideCodeResponse, _abc.Awaitable[_registry_pb2.CheckOverrideCodeResponse]]:
+        """Says whether an override code is good, and until when. Every call is on record, and a wrong code with its reason.
+        Callers: the device itself; it may try 10 at once, and 10 in an hour.
+        Errors: OVERRIDE_CODE_INVALID, REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED.
         """
 
     @_abc_1.abstractmethod

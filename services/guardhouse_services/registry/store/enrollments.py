@@ -19,6 +19,7 @@ from guardhouse_services.registry.domain import (
     Registration,
     State,
 )
+from guardhouse_services.registry.store import former_keys
 from guardhouse_services.registry.store.tables import (
     claims_values,
     device,
@@ -257,15 +258,18 @@ def _abort_overdue(now: int) -> sa.Executable:
 
 def forget_ended(tx: Transaction, limit: int = 1000) -> None:
     """Drops what ended long ago, and devices on which no enrollment ever succeeded."""
-    _forget_registrations(tx, tx.now - KEEP_ENDED, limit)
+    if old := [(row.organization_id, row.registration_id) for row in _ended(tx, tx.now - KEEP_ENDED, limit)]:
+        former_keys.forget(tx, old)
+        tx.execute(registration.delete().where(sa.tuple_(*_KEY).in_(old)))
     _forget_devices(tx, limit)
 
 
+_KEY = (registration.c.organization_id, registration.c.registration_id)
+
+
 @statement
-def _forget_registrations(ended: int, limit: int) -> sa.Executable:
-    key = (registration.c.organization_id, registration.c.registration_id)
-    old = sa.select(*key).where(registration.c.end_time <= ended).limit(limit)
-    return registration.delete().where(sa.tuple_(*key).in_(old))
+def _ended(ended: int, limit: int) -> sa.Select[Any]:
+    return sa.select(*_KEY).where(registration.c.end_time <= ended).limit(limit)
 
 
 @statement

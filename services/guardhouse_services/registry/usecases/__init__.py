@@ -14,6 +14,7 @@ from guardhouse_services.registry.usecases.devices import Devices
 from guardhouse_services.registry.usecases.enrollments import Enrollments
 from guardhouse_services.registry.usecases.heartbeats import Heartbeats
 from guardhouse_services.registry.usecases.lifetimes import BREAKER, Lifetimes
+from guardhouse_services.registry.usecases.override_codes import OverrideCodes
 from guardhouse_services.registry.usecases.profile_matching import ProfileMatching
 from guardhouse_services.registry.usecases.proofs import Proofs
 from guardhouse_services.registry.usecases.registrations import Registrations
@@ -47,5 +48,6 @@ class Registry:
         self.heartbeats = Heartbeats(clock, database)
         self.lifetimes = Lifetimes(database, directory)
         self.held_actions = Decisions(database, BREAKER, self.lifetimes.carry_out)
+        self.override_codes = OverrideCodes(clock, database, master_key)
         self.callers = Callers(database)
         self.activity = Activity(clock, database, directory, identity)

@@ -50,6 +50,7 @@ from guardhouse_services.registry.domain import (
 )
 from guardhouse_services.registry.messages import from_identity, to_event, to_identity
 from guardhouse_services.registry.usecases.proofs import Proofs
+from guardhouse_services.registry.usecases.rotations import check_never_held
 
 if TYPE_CHECKING:
     from guardhouse.identity.v1.identity_pb2_grpc import AuthenticationServiceAsyncStub
@@ -209,6 +210,7 @@ class Enrollments:
             deadline=tx.now + DEADLINE,
         )
         store.enrollments.insert_intent(tx, intent)
+        check_never_held(tx, intent.public_key)
         failpoint("registry.begin")
         return Begun(intent, None if device_id == new_device_id else self._occupant(tx, intent))
 

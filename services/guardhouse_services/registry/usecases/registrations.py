@@ -8,7 +8,16 @@ from guardhouse_services import requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import LISTED, Listed, Range, Registration, RegistrationFilter, State, held
+from guardhouse_services.registry.domain import (
+    LISTED,
+    FormerKey,
+    Listed,
+    Range,
+    Registration,
+    RegistrationFilter,
+    State,
+    held,
+)
 from guardhouse_services.registry.messages import to_event
 
 Outcome = Registration | GuardhouseError
@@ -37,6 +46,24 @@ class Registrations:
         if found is None or found.state not in LISTED:
             raise RegistrationNotFound(registration_id)
         return found
+
+    async def keys(
+        self, organization_id: str, registration_id: str, after: int, limit: int
+    ) -> tuple[Registration, list[FormerKey], int]:
+        """The registration, its former keys behind this number, and since when it has the present one.
+
+        Raises RegistrationNotFound.
+        """
+
+        def read(tx: Transaction) -> tuple[Registration, list[FormerKey], int]:
+            found = store.registrations.find(tx, organization_id, registration_id)
+            if found is None or found.state not in LISTED:
+                raise RegistrationNotFound(registration_id)
+            newest = store.former_keys.newest(tx, organization_id, registration_id)
+            since = newest.end_time if newest else found.create_time or 0
+            return found, store.former_keys.page(tx, organization_id, registration_id, after, limit), since
+
+        return await self._database.read(read)
 
     async def page(self, organization_id: str, wanted: RegistrationFilter, page: Range) -> Listed[Registration]:
         return await self._database.read(lambda tx: store.registrations.page(tx, organization_id, wanted, page))

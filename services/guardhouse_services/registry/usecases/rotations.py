@@ -15,6 +15,15 @@ from guardhouse_services.registry.messages import to_event
 from guardhouse_services.registry.usecases.proofs import Proofs
 
 
+def check_never_held(tx: Transaction, public_key: bytes) -> None:
+    """Raises KeyAlreadyRegistered for a key that a registration had before: what was replaced may have leaked.
+
+    Asked once the key is held, so that nobody can hold it and replace it in between.
+    """
+    if store.former_keys.is_former(tx, public_key):
+        raise KeyAlreadyRegistered("a registration had this public key before and replaced it; make a fresh one")
+
+
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """What a device asks for: the key that it replaces, and the one that comes."""
@@ -77,6 +86,8 @@ class Rotations:
             rotated = store.registrations.rotate(
                 tx, organization_id, registration_id, wanted.key_type, wanted.public_key
             )
+            store.former_keys.retire(tx, present)
+            check_never_held(tx, wanted.public_key)
             requests.record(tx, call, registration_id)
             revision = tx.publish(organization_id, [to_event(rotated)])
             failpoint("registry.rotate")
