@@ -142,7 +142,7 @@ def delete_device(ctx: Context, device_id: DeviceId, yes: Yes = False, dry_run: 
     request = pb.DeleteDeviceRequest(organization_id=it.organization_id, device_id=device_id)
 
     def would(response: pb.DeleteDeviceResponse) -> str:
-        return f"This deletes the device with {_gone(response.registrations_deleted, response.addresses_released)}"
+        return f"This deletes the device with {_gone(response.registrations_deleted, response)}"
 
     response = it.destroy(it.client.devices.DeleteDevice, request, would, yes, dry_run)
     it.done(response, f"{device_id} deleted; registrations that went with it: {response.registrations_deleted}")
@@ -301,12 +301,13 @@ def _would_delete(response: pb.DeleteRegistrationsResponse) -> str:
     found = sum(result.HasField("registration") for result in response.results)
     missing = len(response.results) - found
     rest = f" {missing} of those that are named cannot be deleted." if missing else ""
-    return f"This deletes {_gone(found, response.addresses_released)}{rest}"
+    return f"This deletes {_gone(found, response)}{rest}"
 
 
-def _gone(registrations_deleted: int, addresses_released: int) -> str:
-    addresses = count(addresses_released, "address")
-    return f"{count(registrations_deleted, 'registration')} for good and releases {addresses}."
+def _gone(registrations: int, response: pb.DeleteDeviceResponse | pb.DeleteRegistrationsResponse) -> str:
+    addresses = count(response.addresses_released, "address")
+    seats = f" The seats of {count(response.users, 'user')} stay." if response.users else ""
+    return f"{count(registrations, 'registration')} for good and releases {addresses}.{seats}"
 
 
 def _held(addresses: int) -> str:

@@ -1,6 +1,6 @@
 """What the registry knows, and the rules that need nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum, auto
 from typing import Generic, TypeVar
@@ -257,6 +257,11 @@ class Heartbeat:
         versions = {name: getattr(self, name) or getattr(before, name) for name in ("os_version", "client_version")}
         posture = before.posture if self.posture is None else self.posture.after(before.posture)
         return replace(self, posture=posture, **versions)
+
+
+def count_users(registrations: Iterable[Registration]) -> int:
+    """How many users these are of: each has a seat, whatever the number of registrations (decision 2)."""
+    return len({it.holder.user_id for it in registrations} - {""})
 
 
 class Order(Enum):

@@ -41,6 +41,7 @@ from guardhouse_services.registry.domain import (
     Registration,
     RegistrationFilter,
     State,
+    count_users,
 )
 from guardhouse_services.registry.messages import (
     from_claims,
@@ -213,11 +214,13 @@ class RegistryServicer:
         batch = await self.registry.registrations.revoke(
             call, request.organization_id, ids, validate_only=request.validate_only
         )
-        held = sum(isinstance(it, Registration) and it.state in LISTED for _, it in batch.outcomes)
+        held = [it for _, it in batch.outcomes if isinstance(it, Registration) and it.state in LISTED]
         return pb.RevokeRegistrationsResponse(
             results=[to_result(*outcome) for outcome in batch.outcomes],
-            addresses_held=FAMILIES * held,
+            addresses_held=FAMILIES * len(held),
             revision_token=batch.revision_token,
+            registrations_revoked=len(held),
+            users=count_users(held),
         )
 
     async def UnrevokeRegistrations(
@@ -237,10 +240,13 @@ class RegistryServicer:
         batch = await self.registry.registrations.delete(
             call, request.organization_id, ids, validate_only=request.validate_only
         )
+        gone = [it for _, it in batch.outcomes if isinstance(it, Registration)]
         return pb.DeleteRegistrationsResponse(
             results=[to_result(*outcome) for outcome in batch.outcomes],
-            addresses_released=FAMILIES * sum(isinstance(it, Registration) for _, it in batch.outcomes),
+            addresses_released=FAMILIES * len(gone),
             revision_token=batch.revision_token,
+            registrations_deleted=len(gone),
+            users=count_users(gone),
         )
 
     async def GetRegistrationUsage(
@@ -437,16 +443,20 @@ class RegistryServicer:
             registrations_revoked=done.revoked,
             addresses_held=FAMILIES * done.held,
             revision_token=done.revision_token,
+            users=done.users,
         )
 
     async def DeleteDevice(self, request: pb.DeleteDeviceRequest, call: Call) -> pb.DeleteDeviceResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.device_id, DEVICE, "device_id")
-        deleted, token = await self.registry.devices.delete(
+        done = await self.registry.devices.delete(
             call, request.organization_id, request.device_id, validate_only=request.validate_only
         )
         return pb.DeleteDeviceResponse(
-            registrations_deleted=deleted, revision_token=token, addresses_released=FAMILIES * deleted
+            registrations_deleted=done.deleted,
+            revision_token=done.revision_token,
+            addresses_released=FAMILIES * done.deleted,
+            users=done.users,
         )
 
     # DeviceProfileService

@@ -153,8 +153,8 @@ REHEARSALS: list[tuple[str, Message, str]] = [
     ),
     (
         "devices delete X",
-        registry.DeleteDeviceResponse(registrations_deleted=1, addresses_released=2),
-        "This deletes the device with 1 registration for good and releases 2 addresses.",
+        registry.DeleteDeviceResponse(registrations_deleted=1, addresses_released=2, users=1),
+        "This deletes the device with 1 registration for good and releases 2 addresses. The seats of 1 user stay.",
     ),
     (
         "registrations delete reg_0 reg_1 reg_2 reg_9",

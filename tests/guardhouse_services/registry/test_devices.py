@@ -1,5 +1,7 @@
 """Devices and what becomes of them, on both engines (decisions 14, 15 and 16, I-03, I-12)."""
 
+from typing import Any
+
 import pytest
 
 from guardhouse.errors import (
@@ -10,9 +12,20 @@ from guardhouse.errors import (
     SubnetExhausted,
 )
 from guardhouse.ids import DEVICE
+from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services.registry.domain import KEEP_ENDED, SECOND, State
+from guardhouse_services.registry.servicer import RegistryServicer
 from guardhouse_services.requests import KEEP
-from tests.guardhouse_services.registry.world import World, acts_and_then, machine, name, new, refuses, user
+from tests.guardhouse_services.registry.world import (
+    World,
+    acts_and_then,
+    insert_many,
+    machine,
+    name,
+    new,
+    refuses,
+    user,
+)
 
 HOUR = 3600
 
@@ -28,6 +41,45 @@ async def test_a_deleted_device_takes_all_its_registrations_and_no_other(world: 
     assert await world.states(revoked, mine, token, elsewhere) == ["DELETED"] * 3 + ["ACTIVE"]
     assert sorted((await world.changes())[-1]) == sorted(("deleted", name(it)) for it in (revoked, mine, token))
     assert [it.device_id for it in await world.devices()] == [elsewhere.device.device_id]
+
+
+async def test_a_device_with_many_registrations_goes_in_changes_of_500(world: World) -> None:
+    """Decision 16, I-20: in one transaction, and none of its changes is larger than a follower takes."""
+    device_id = (await world.enroll(user(), "laptop")).device.device_id
+    await insert_many(world, 1000, device_id)
+    before = len(await world.changes())
+    rehearsal = await world.registry.devices.delete(world.call(), world.organization, device_id, validate_only=True)
+    assert (rehearsal.deleted, rehearsal.users, rehearsal.revision_token) == (1001, 1, "")
+    assert len(await world.changes()) == before
+    assert await world.delete_device(device_id) == 1001
+    changes = (await world.changes())[before:]
+    assert [len(each) for each in changes] == [500, 500, 1]
+    assert len({registration_id for each in changes for _, registration_id in each}) == 1001
+
+
+async def test_what_a_deletion_leaves_is_counted_by_user(world: World, servicer: RegistryServicer) -> None:
+    """Decision 16: registrations, their addresses, and the users among their holders, whose seats stay."""
+    holder = user()
+    mine = [await world.enroll(holder, it) for it in ("laptop", "phone")]
+    others = [await world.enroll(user(), "desktop"), await world.enroll(machine(), "laptop")]
+    about: dict[str, Any] = {
+        "organization_id": world.organization,
+        "registration_ids": [name(it) for it in (*mine, *others)],
+    }
+    revoked = await servicer.RevokeRegistrations(pb.RevokeRegistrationsRequest(**about), world.call())
+    assert (revoked.registrations_revoked, revoked.addresses_held, revoked.users) == (4, 8, 2)
+    laptop: dict[str, Any] = {"organization_id": world.organization, "device_id": mine[0].device.device_id}
+    of_device = await servicer.RevokeDevice(pb.RevokeDeviceRequest(**laptop), world.call())
+    assert (of_device.registrations_revoked, of_device.addresses_held, of_device.users) == (0, 4, 1)
+    for validate_only in (True, False):
+        request = pb.DeleteDeviceRequest(**laptop, validate_only=validate_only)
+        gone = await servicer.DeleteDevice(request, world.call())
+        assert (gone.registrations_deleted, gone.addresses_released, gone.users) == (2, 4, 1)
+    for validate_only in (True, False):
+        rest = pb.DeleteRegistrationsRequest(**about, validate_only=validate_only)
+        deleted = await servicer.DeleteRegistrations(rest, world.call())
+        assert (deleted.registrations_deleted, deleted.addresses_released, deleted.users) == (2, 4, 2)
+    assert len(world.identity.seats) == 3
 
 
 async def test_a_second_deletion_finds_nothing(world: World) -> None:

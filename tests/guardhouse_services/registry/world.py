@@ -468,8 +468,8 @@ class World:
         return done.revoked, done.held
 
     async def delete_device(self, device_id: str, call: Call | None = None) -> int:
-        deleted, _ = await self.registry.devices.delete(call or self.call(), self.organization, device_id)
-        return deleted
+        done = await self.registry.devices.delete(call or self.call(), self.organization, device_id)
+        return done.deleted
 
     async def follow(self, *events: identity_pb2.Event) -> None:
         await self.database.write(lambda tx: follow_identity(tx, self.organization, events))
@@ -630,9 +630,10 @@ def brief(event: pb.Event) -> tuple[str, str]:
     return pb.RegistrationState.Name(made.state).removeprefix("REGISTRATION_STATE_").lower(), made.registration_id
 
 
-async def insert_many(world: World, count: int) -> list[str]:
+async def insert_many(world: World, count: int, device_id: str = "") -> list[str]:
     """Registrations of service tokens on a device, all at once; the feed has them too."""
-    device_id, now = new_id(DEVICE, world.clock.now()), world.clock.now()
+    now = world.clock.now()
+    device_id = device_id or new_id(DEVICE, now)
     first = (await world.enroll(machine())).registration
     made = [
         replace(

@@ -1379,10 +1379,16 @@ class RevokeRegistrationsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     ADDRESSES_HELD_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_REVOKED_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
     addresses_held: _builtins.int
     """The addresses that these registrations keep. Deleting them instead would free these."""
     revision_token: _builtins.str
     """See the package."""
+    registrations_revoked: _builtins.int
+    """How many of them are revoked now."""
+    users: _builtins.int
+    """How many users they are of, who all keep their seats."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistrationResult]:
         """One for each id, in order."""
@@ -1393,10 +1399,12 @@ class RevokeRegistrationsResponse(_message.Message):
         results: _abc.Iterable[Global___RegistrationResult] | None = ...,
         addresses_held: _builtins.int = ...,
         revision_token: _builtins.str = ...,
+        registrations_revoked: _builtins.int = ...,
+        users: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_held", b"addresses_held", "results", b"results", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_held", b"addresses_held", "registrations_revoked", b"registrations_revoked", "results", b"results", "revision_token", b"revision_token", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1511,10 +1519,16 @@ class DeleteRegistrationsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
     ADDRESSES_RELEASED_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_DELETED_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
     revision_token: _builtins.str
     """See the package."""
     addresses_released: _builtins.int
     """The addresses, of both families, that are released."""
+    registrations_deleted: _builtins.int
+    """How many are deleted."""
+    users: _builtins.int
+    """How many users they were of, who all keep their seats."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistrationResult]:
         """One for each id, in order."""
@@ -1525,10 +1539,12 @@ class DeleteRegistrationsResponse(_message.Message):
         results: _abc.Iterable[Global___RegistrationResult] | None = ...,
         revision_token: _builtins.str = ...,
         addresses_released: _builtins.int = ...,
+        registrations_deleted: _builtins.int = ...,
+        users: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_released", b"addresses_released", "results", b"results", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_released", b"addresses_released", "registrations_deleted", b"registrations_deleted", "results", b"results", "revision_token", b"revision_token", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2403,22 +2419,26 @@ class RevokeDeviceResponse(_message.Message):
     REGISTRATIONS_REVOKED_FIELD_NUMBER: _builtins.int
     ADDRESSES_HELD_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
     registrations_revoked: _builtins.int
     """The registrations that were active."""
     addresses_held: _builtins.int
     """The addresses, of both families, that the device's revoked registrations hold. Deleting them would free these."""
     revision_token: _builtins.str
     """See the package."""
+    users: _builtins.int
+    """How many users the device's revoked registrations are of, who all keep their seats."""
     def __init__(
         self,
         *,
         registrations_revoked: _builtins.int = ...,
         addresses_held: _builtins.int = ...,
         revision_token: _builtins.str = ...,
+        users: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_held", b"addresses_held", "registrations_revoked", b"registrations_revoked", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_held", b"addresses_held", "registrations_revoked", b"registrations_revoked", "revision_token", b"revision_token", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2467,22 +2487,26 @@ class DeleteDeviceResponse(_message.Message):
     REGISTRATIONS_DELETED_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
     ADDRESSES_RELEASED_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
     registrations_deleted: _builtins.int
     """The registrations that went with it."""
     revision_token: _builtins.str
     """See the package."""
     addresses_released: _builtins.int
     """The addresses, of both families, that are released."""
+    users: _builtins.int
+    """How many users the registrations were of, who all keep their seats."""
     def __init__(
         self,
         *,
         registrations_deleted: _builtins.int = ...,
         revision_token: _builtins.str = ...,
         addresses_released: _builtins.int = ...,
+        users: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_released", b"addresses_released", "registrations_deleted", b"registrations_deleted", "revision_token", b"revision_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_released", b"addresses_released", "registrations_deleted", b"registrations_deleted", "revision_token", b"revision_token", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,16 +8,26 @@ from guardhouse_services import etags, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import Device, DeviceFilter, Listed, Range, State
+from guardhouse_services.registry.domain import Device, DeviceFilter, Listed, Range, State, count_users
 from guardhouse_services.registry.messages import device_etag, to_event
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """How many registrations were active, and how many revoked ones the device has now."""
+    """How many registrations were active, and how many revoked ones the device has now, of how many users."""
 
     revoked: int
     held: int
+    users: int
+    revision_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """How many registrations went with a device, of how many users."""
+
+    deleted: int
+    users: int
     revision_token: str
 
 
@@ -67,42 +77,42 @@ class Devices:
             done = requests.find(tx, call.key)
             if done is not None:
                 token = tx.token(organization_id, tx.revision(organization_id))
-                return Revocation(int(done["revoked"]), int(done["held"]), token)
+                return Revocation(int(done["revoked"]), int(done["held"]), int(done.get("users", 0)), token)
             if not store.devices.lock(tx, organization_id, [device_id]):
                 raise DeviceNotFound(device_id)
             present = store.registrations.lock_on_device(tx, organization_id, device_id)
             active = [it.registration_id for it in present.values() if it.state == State.ACTIVE]
             changed = store.registrations.revoke(tx, organization_id, active)
             ids = [it.registration_id for it in changed]
-            requests.record(tx, call, device_id, *ids, revoked=len(changed), held=len(present))
+            users = count_users(present.values())
+            requests.record(tx, call, device_id, *ids, revoked=len(changed), held=len(present), users=users)
             revision = (
                 tx.publish(organization_id, [to_event(it) for it in changed])
                 if changed
                 else tx.revision(organization_id)
             )
-            return Revocation(len(changed), len(present), tx.token(organization_id, revision))
+            return Revocation(len(changed), len(present), users, tx.token(organization_id, revision))
 
         return await self._database.write(revoke, validate_only=validate_only)
 
     async def delete(
         self, call: Call, organization_id: str, device_id: str, *, validate_only: bool = False
-    ) -> tuple[int, str]:
-        """Deletes the device with its registrations, and aborts its enrollments under way.
+    ) -> Deletion:
+        """Deletes the device with its registrations, and aborts its enrollments under way. Raises DeviceNotFound."""
 
-        How many registrations went with it, and the revision token. Raises DeviceNotFound.
-        """
-
-        def delete(tx: Transaction) -> tuple[int, str]:
+        def delete(tx: Transaction) -> Deletion:
             done = requests.find(tx, call.key)
             if done is not None:
-                return int(done["deleted"]), tx.token(organization_id, tx.revision(organization_id))
+                token = tx.token(organization_id, tx.revision(organization_id))
+                return Deletion(int(done["deleted"]), int(done.get("users", 0)), token)
             if not store.devices.delete(tx, organization_id, device_id):
                 raise DeviceNotFound(device_id)
             store.enrollments.abort_on_device(tx, organization_id, device_id)
             present = store.registrations.lock_on_device(tx, organization_id, device_id)
             gone = store.registrations.delete(tx, organization_id, present)
-            requests.record(tx, call, device_id, *(it.registration_id for it in gone), deleted=len(gone))
+            users, ids = count_users(gone), [it.registration_id for it in gone]
+            requests.record(tx, call, device_id, *ids, deleted=len(gone), users=users)
             revision = tx.publish(organization_id, [to_event(it) for it in gone])
-            return len(gone), tx.token(organization_id, revision)
+            return Deletion(len(gone), users, tx.token(organization_id, revision))
 
         return await self._database.write(delete, validate_only=validate_only)
