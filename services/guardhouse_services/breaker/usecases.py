@@ -14,6 +14,7 @@ from guardhouse_services.access import Call
 from guardhouse_services.breaker.domain import WINDOW, HeldAction, HeldState, is_mass
 from guardhouse_services.breaker.store import HeldActions
 from guardhouse_services.database import Database, Transaction
+from guardhouse_services.failpoint import failpoint
 from guardhouse_services.paging import Page
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class Decisions:
                     raise HeldActionDecided(f"the action was {before} before", held_action_id=held_action_id)
                 return held, tx.token(organization_id, tx.revision(organization_id))
             self._store.move(tx, organization_id, held_action_id, decision)
+            failpoint(f"{tx.service}.decide")
             decided = replace(held, state=decision, decide_time=tx.now)
             return decided, tx.token(organization_id, tx.publish(organization_id, []))
 
@@ -148,4 +150,5 @@ class Decisions:
             self._store.finish(tx, organization_id, held_action_id, list(left), receipt)
 
         self._carry_out(tx, organization_id, held, left, done)
+        failpoint(f"{tx.service}.carry_out")
         return len(left)

@@ -12,6 +12,7 @@ from guardhouse.registry.v1 import registry_pb2
 from guardhouse.times import from_timestamp
 from guardhouse_services import audit
 from guardhouse_services.database import Transaction
+from guardhouse_services.failpoint import failpoint
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.enrollments import Registration
 from guardhouse_services.identity.usecases import seats
@@ -33,6 +34,7 @@ def follow_registry(tx: Transaction, organization_id: str, events: Sequence[regi
         news += _registered(tx, organization_id, records)
     if deleted:
         news += _followed(tx, organization_id, gone(tx, organization_id, deleted))
+        failpoint("identity.follow")
     _hand_over(tx, organization_id, {*records, *deleted})
     if news:
         publish(tx, organization_id, news)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from guardhouse.ids import REMOVAL, new_id
 from guardhouse_services.database import Transaction
+from guardhouse_services.failpoint import failpoint
 from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.enrollments import IntentState
 from guardhouse_services.identity.domain.seats import FreeCause
@@ -37,6 +38,7 @@ def finish(
     tx: Transaction, organization_id: str, users: Sequence[User], removal_id: str, *, block: bool = False
 ) -> tuple[list[User], str]:
     """Tells everybody: sessions end, and the registrations go. The users, blocked if wanted, and the revision token."""
+    failpoint("identity.removing")
     revision = tx.advance(organization_id)
     removed = [
         replace(user.removed(revision, removal_id), block_time=tx.now if block else user.block_time) for user in users

@@ -7,6 +7,7 @@ from guardhouse.errors import UserNotFound, UserNotOffboarded
 from guardhouse_services import requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
+from guardhouse_services.failpoint import failpoint
 from guardhouse_services.identity import messages, store
 from guardhouse_services.identity.domain.users import Removal, User
 from guardhouse_services.identity.usecases import history, removing
@@ -111,7 +112,9 @@ class Users:
             (blocked,), token = removing.finish(tx, organization_id, [user], removal.removal_id, block=True)
             return blocked, removal, token
 
-        return await self._database.write(work, validate_only=validate_only)
+        done = await self._database.write(work, validate_only=validate_only)
+        failpoint("identity.removed")
+        return done
 
     async def reinstate(
         self, call: Call, organization_id: str, user_id: str, *, validate_only: bool = False

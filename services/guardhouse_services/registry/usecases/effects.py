@@ -6,6 +6,7 @@ from dataclasses import replace
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse_services import audit
 from guardhouse_services.database import Transaction
+from guardhouse_services.failpoint import failpoint
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import LISTED, Fence, Registration, State
 from guardhouse_services.registry.messages import to_event
@@ -44,6 +45,7 @@ def follow_identity(tx: Transaction, organization_id: str, events: Sequence[iden
             store.fences.raise_to(tx, organization_id, user_id, known)
             changed += store.registrations.revoke(tx, organization_id, active)
     if changed:
+        failpoint("registry.follow")
         ids = [it.registration_id for it in changed]
         audit.note_entry(tx, audit.Entry(organization_id, "job:follow identity", "", ids))
         tx.publish(organization_id, [to_event(it) for it in changed])
