@@ -195,6 +195,10 @@ class AddressNotFound(NotFound):
     reason, key, noun = "ADDRESS_NOT_FOUND", "address", "holder of address"
 
 
+class PinNotFound(NotFound):
+    reason, key, noun = "PIN_NOT_FOUND", "pin_id", "pin"
+
+
 class PolicyNotFound(NotFound):
     reason, key, noun = "POLICY_NOT_FOUND", "policy_id", "policy"
 
@@ -229,6 +233,10 @@ class IdentityProviderExists(AlreadyExists):
     reason = "IDENTITY_PROVIDER_EXISTS"
 
 
+class PinExists(AlreadyExists):
+    reason = "PIN_EXISTS"
+
+
 class PrecedenceTaken(AlreadyExists):
     reason = "PRECEDENCE_TAKEN"
 
@@ -249,6 +257,10 @@ class SeatLimitBelowUse(FailedPrecondition):
 
 class ServiceTokenInUse(FailedPrecondition):
     reason = "SERVICE_TOKEN_IN_USE"
+
+
+class AddressHeld(FailedPrecondition):
+    reason = "ADDRESS_HELD"
 
 
 class DeviceHeldByAnotherUser(FailedPrecondition):

@@ -1,5 +1,6 @@
 """A valid request of every method, about things that exist in a plane."""
 
+import ipaddress
 import itertools
 import uuid
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,8 @@ from guardhouse.common.v1.feed_pb2 import Start
 from guardhouse.enrollment import make_rotation
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
-from guardhouse.ids import REGISTRATION, USER, new_id
+from guardhouse.ids import DEVICE, REGISTRATION, USER, new_id
+from guardhouse.ipam.v1 import ipam_pb2 as ipam
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.registry.v1 import registry_pb2_grpc as registry_rpc
 from guardhouse.session.v1 import session_pb2 as session
@@ -69,6 +71,7 @@ class Seeds:
         ids["api_key_id"] = await self._new_api_key()
         ids["enrollment_policy_id"] = await self._new_enrollment_policy()
         ids["identity_provider_id"] = await self._new_identity_provider()
+        ids["pin_id"] = await self._new_pin(1)
         ids["rule_group_id"] = await self._new_rule_group()
         ids["device_profile_id"] = await self._new_device_profile()
         ids["held_action_id"] = await self._new_held_action()
@@ -450,6 +453,36 @@ class Seeds:
     async def _LookupAddress(self, request: Any) -> None:
         request.address = self.address
         request.time.CopyFrom(self._later(60))
+
+    async def _PinAddress(self, request: Any) -> None:
+        """For one more device each time."""
+        await self._unpin_others()
+        request.network = self._rarely_given_out(3)
+        request.ClearField("service_token_id")
+        request.user_id = self.ids["user_id"]
+        request.device_id = new_id(DEVICE, self.plane.clock.now())
+
+    async def _unpin_others(self) -> None:
+        """Gives back what earlier requests pinned."""
+        addresses, organization_id = self.world.addresses, self.ids["organization_id"]
+        listing = ipam.ListPinsRequest(organization_id=organization_id, page_size=1000)
+        for pin in (await addresses.ListPins(listing)).pins:
+            if pin.pin_id != self.ids["pin_id"]:
+                unpin = ipam.UnpinAddressRequest(organization_id=organization_id, pin_id=pin.pin_id)
+                await addresses.UnpinAddress(unpin)
+
+    def _rarely_given_out(self, place: int) -> str:
+        """An address at the end of the subnet."""
+        return str(ipaddress.ip_network(self.plane.settings.ipv4_subnet)[-1 - place])
+
+    async def _new_pin(self, place: int) -> str:
+        request = ipam.PinAddressRequest(organization_id=self.ids["organization_id"])
+        request.network = self._rarely_given_out(place)
+        return str((await self.world.addresses.PinAddress(request)).pin.pin_id)
+
+    async def _UnpinAddress(self, request: Any) -> None:
+        await self._unpin_others()
+        request.pin_id = await self._new_pin(2)
 
     async def _ListAddressHistory(self, request: Any) -> None:
         request.network = self.address

@@ -205,6 +205,9 @@ class Cases:
     async def address_not_found(self) -> Outcome:
         return await self.call("ipam.AddressService.LookupAddress", address="192.0.2.1")
 
+    async def pin_not_found(self) -> Outcome:
+        return await self.call("ipam.AddressService.UnpinAddress", pin_id=f"pin_{UNKNOWN}")
+
     async def policy_not_found(self) -> Outcome:
         return await self.call("session.PolicyService.GetPolicy", policy_id=f"pol_{UNKNOWN}")
 
@@ -241,6 +244,13 @@ class Cases:
         assert (await self.send(name, again)).code == "OK"
         again.request_id += "2"
         return await self.send(name, again)
+
+    async def pin_exists(self) -> Outcome:
+        name = "ipam.AddressService.PinAddress"
+        _, request = await self.seeds.valid(METHODS[name])
+        assert (await self.send(name, request)).code == "OK"
+        request.request_id = "another"
+        return await self.send(name, request)
 
     async def list_exists(self) -> Outcome:
         name = "session.ListService.CreateList"
@@ -315,6 +325,10 @@ class Cases:
         assert (await self.send(name, request)).code == "OK"
         name = "identity.RuleGroupService.DeleteRuleGroup"
         return await self.call(name, rule_group_id=self.seeds.ids["rule_group_id"])
+
+    async def address_held(self) -> Outcome:
+        made = (await self.world.enroll("erin")).registration
+        return await self.call("ipam.AddressService.PinAddress", network=made.ipv4)
 
     async def list_in_use(self) -> Outcome:
         ids = self.seeds.ids

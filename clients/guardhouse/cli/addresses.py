@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context
 from guardhouse.cli.options import Limit, moment
 from guardhouse.ipam.v1 import ipam_pb2 as pb
@@ -47,3 +48,49 @@ def show_history(
     request = pb.ListAddressHistoryRequest(organization_id=it.organization_id, network=network, time=at)
     columns = "ipv4 ipv6 hold_time release_time registration_id holder device_id"
     it.show_all(it.client.addresses.ListAddressHistory, request, limit, columns)
+
+
+@app.command("pins")
+def list_pins(ctx: Context, limit: Limit = None) -> None:
+    """List what is kept for somebody, and what nobody is given."""
+    it = ctx.obj
+    request = pb.ListPinsRequest(organization_id=it.organization_id)
+    it.show_all(it.client.addresses.ListPins, request, limit, "pin_id network holder device_id description create_time")
+
+
+@app.command("pin")
+def pin_address(
+    ctx: Context,
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="An address; to exclude many 100.96.4.0/24.")],
+    user: Annotated[str, typer.Option(metavar="USER", autocompletion=ids("users", "email"), help="For whom.")] = "",
+    service_token: Annotated[
+        str, typer.Option(metavar="TOKEN", autocompletion=ids("service_tokens"), help="Or for which machine.")
+    ] = "",
+    device: Annotated[
+        str,
+        typer.Option(metavar="DEVICE", autocompletion=ids("devices", "claims.display_name"), help="On which device."),
+    ] = "",
+    description: Annotated[str, typer.Option(help="For people.")] = "",
+) -> None:
+    """Keep an address for somebody on a device; without anybody, from everybody."""
+    it = ctx.obj
+    if user and service_token:
+        raise typer.BadParameter("say one of --user and --service-token")
+    request = pb.PinAddressRequest(
+        organization_id=it.organization_id, network=network, device_id=device, description=description
+    )
+    if user:
+        request.user_id = user
+    if service_token:
+        request.service_token_id = service_token
+    it.show(it.client.addresses.PinAddress(request))
+
+
+@app.command("unpin")
+def unpin_address(
+    ctx: Context, pin_id: Annotated[str, typer.Argument(metavar="PIN", autocompletion=ids("addresses", "network"))]
+) -> None:
+    """Let everybody have again what was pinned."""
+    it = ctx.obj
+    request = pb.UnpinAddressRequest(organization_id=it.organization_id, pin_id=pin_id)
+    it.done(it.client.addresses.UnpinAddress(request), f"{pin_id} unpinned")

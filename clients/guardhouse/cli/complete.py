@@ -10,6 +10,7 @@ from guardhouse.cli import output
 from guardhouse.cli.invocation import Invocation
 from guardhouse.cli.problems import KNOWN
 from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.ipam.v1 import ipam_pb2 as ipam
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
 
@@ -32,6 +33,7 @@ _REQUESTS: Final[dict[str, Callable[..., Message]]] = {
         state=registry.REGISTRATION_FILTER_ALL, **fields
     ),
     "device_profiles": registry.ListDeviceProfilesRequest,
+    "addresses": ipam.ListPinsRequest,
     "policies": session.ListPoliciesRequest,
     "lists": session.ListListsRequest,
     "applications": session.ListApplicationsRequest,

@@ -7,6 +7,7 @@ from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.times import from_timestamp, optional_timestamp
 from guardhouse_services.ipam.domain.leases import Exists, Gone, Holding, Lease
+from guardhouse_services.ipam.domain.pins import Pin
 
 
 def to_lease(value: Holding) -> pb.Lease:
@@ -19,10 +20,29 @@ def to_lease(value: Holding) -> pb.Lease:
         hold_time=optional_timestamp(value.hold_time),
         release_time=optional_timestamp(value.release_time),
     )
-    if value.holder_id.startswith(f"{USER}_"):
-        message.user_id = value.holder_id
+    _set_holder(message, value.holder_id)
+    return message
+
+
+def _set_holder(message: pb.Lease | pb.Pin, holder_id: str) -> None:
+    if holder_id.startswith(f"{USER}_"):
+        message.user_id = holder_id
     else:
-        message.service_token_id = value.holder_id
+        message.service_token_id = holder_id
+
+
+def to_pin(value: Pin) -> pb.Pin:
+    first, last = (ipaddress.IPv4Address(each) for each in (value.first_ipv4, value.last_ipv4))
+    (network,) = ipaddress.summarize_address_range(first, last)
+    message = pb.Pin(
+        pin_id=value.pin_id,
+        network=str(first) if first == last else str(network),
+        device_id=value.device_id or "",
+        description=value.description,
+        create_time=optional_timestamp(value.create_time),
+    )
+    if value.holder_id is not None:
+        _set_holder(message, value.holder_id)
     return message
 
 

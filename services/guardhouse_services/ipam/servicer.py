@@ -5,7 +5,7 @@ from typing import Any
 
 from guardhouse.clock import Clock
 from guardhouse.errors import FieldRequired
-from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, check_id
+from guardhouse.ids import DEVICE, ORGANIZATION, PIN, REGISTRATION, SERVICE_TOKEN, USER, check_id
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse_services import checks
 from guardhouse_services.access import Call
@@ -13,9 +13,11 @@ from guardhouse_services.audit import Audit
 from guardhouse_services.calls import Stream
 from guardhouse_services.feed import Feed
 from guardhouse_services.ipam.domain.leases import FOREVER, Holding, Place
-from guardhouse_services.ipam.messages import to_lease, to_reservation
+from guardhouse_services.ipam.messages import to_lease, to_pin, to_reservation
 from guardhouse_services.ipam.usecases import Ipam
 from guardhouse_services.paging import Page, Pages
+
+DESCRIPTION = 500
 
 
 class IpamServicer:
@@ -32,13 +34,7 @@ class IpamServicer:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.intent_id, REGISTRATION, "intent_id")
         check_id(request.device_id, DEVICE, "device_id")
-        match request.WhichOneof("holder"):
-            case "user_id":
-                holder_id = check_id(request.user_id, USER, "user_id")
-            case "service_token_id":
-                holder_id = check_id(request.service_token_id, SERVICE_TOKEN, "service_token_id")
-            case _:
-                raise FieldRequired("user_id", "user_id or service_token_id is required")
+        holder_id = _holder(request)
         lease = await self.ipam.addresses.reserve_addresses(
             call, request.organization_id, request.intent_id, request.device_id, holder_id
         )
@@ -81,6 +77,36 @@ class IpamServicer:
         shown, token = self._pages.cut(request, page, found, lambda each: each.lease_id, now)
         return pb.ListAddressesResponse(leases=map(to_lease, shown), next_page_token=token)
 
+    async def PinAddress(self, request: pb.PinAddressRequest, call: Call) -> pb.PinAddressResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        checks.request_id(request.request_id)
+        network = checks.network(request.network, "network")
+        description = checks.text(request.description, "description", DESCRIPTION, required=False)
+        device_id, holder_id = "", ""
+        if request.WhichOneof("holder") is not None:
+            device_id, holder_id = check_id(request.device_id, DEVICE, "device_id"), _holder(request)
+        elif request.device_id:
+            raise FieldRequired(
+                "user_id", "a pin for a device is for somebody: user_id or service_token_id is required"
+            )
+        made = await self.ipam.pins.pin(call, request.organization_id, network, device_id, holder_id, description)
+        return pb.PinAddressResponse(pin=to_pin(made))
+
+    async def UnpinAddress(self, request: pb.UnpinAddressRequest, call: Call) -> pb.UnpinAddressResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        checks.request_id(request.request_id)
+        check_id(request.pin_id, PIN, "pin_id")
+        await self.ipam.pins.unpin(call, request.organization_id, request.pin_id)
+        return pb.UnpinAddressResponse()
+
+    async def ListPins(self, request: pb.ListPinsRequest, _call: Call) -> pb.ListPinsResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        found = await self.ipam.pins.list(request.organization_id, page)
+        shown, token = self._pages.cut(request, page, found, lambda each: each.pin_id, now)
+        return pb.ListPinsResponse(pins=map(to_pin, shown), next_page_token=token)
+
     async def ListAuditRecords(self, request: pb.ListAuditRecordsRequest, call: Call) -> pb.ListAuditRecordsResponse:
         answer: pb.ListAuditRecordsResponse = await self._audit.list_records(request)
         return answer
@@ -93,6 +119,15 @@ class IpamServicer:
 
     async def Watch(self, requests: AsyncIterator[Any], stream: Stream) -> None:
         await self._feed.serve(requests, stream)
+
+
+def _holder(request: pb.ReserveAddressesRequest | pb.PinAddressRequest) -> str:
+    match request.WhichOneof("holder"):
+        case "user_id":
+            return check_id(request.user_id, USER, "user_id")
+        case "service_token_id":
+            return check_id(request.service_token_id, SERVICE_TOKEN, "service_token_id")
+    raise FieldRequired("user_id", "user_id or service_token_id is required")
 
 
 def _after(shown: Holding) -> str:

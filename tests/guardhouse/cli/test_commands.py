@@ -108,6 +108,9 @@ METHODS = {
     "ipam.AddressService.LookupAddress": "addresses show",
     "ipam.AddressService.ListAddresses": "addresses list",
     "ipam.AddressService.ListAddressHistory": "addresses history",
+    "ipam.AddressService.PinAddress": "addresses pin",
+    "ipam.AddressService.UnpinAddress": "addresses unpin",
+    "ipam.AddressService.ListPins": "addresses pins",
     "ipam.AuditService.ListAuditRecords": "audit tail",
     "ipam.AuditService.GetAuditCheckpoint": "audit checkpoint",
     "session.PolicyService.CreatePolicy": "policies create",
@@ -996,6 +999,24 @@ COMMANDS: list[tuple[str, Message]] = [
         "addresses history 100.96.4.0/24 --at 2026-09-21T14:13:20+0000 --limit 7",
         ipam.ListAddressHistoryRequest(organization_id=ORGANIZATION, network="100.96.4.0/24", time=NOON, page_size=7),
     ),
+    (
+        "addresses pin 100.96.0.9 --user usr_1 --device dev_1 --description printer",
+        ipam.PinAddressRequest(
+            organization_id=ORGANIZATION,
+            network="100.96.0.9",
+            user_id="usr_1",
+            device_id="dev_1",
+            description="printer",
+        ),
+    ),
+    (
+        "addresses pin 100.96.0.9 --service-token svt_1 --device dev_1",
+        ipam.PinAddressRequest(
+            organization_id=ORGANIZATION, network="100.96.0.9", service_token_id="svt_1", device_id="dev_1"
+        ),
+    ),
+    ("addresses unpin pin_1", ipam.UnpinAddressRequest(organization_id=ORGANIZATION, pin_id="pin_1")),
+    ("addresses pins --limit 7", ipam.ListPinsRequest(organization_id=ORGANIZATION, page_size=7)),
     (f"policies show {POLICY}", session.GetPolicyRequest(organization_id=ORGANIZATION, policy_id=POLICY)),
     (
         "policies create Wiki --filter http --timeout 8h --description internal --disabled",

@@ -3,7 +3,7 @@
 import pytest
 
 from guardhouse.errors import EnrollmentAborted, SubnetExhausted
-from guardhouse.ids import DEVICE, REGISTRATION, USER
+from guardhouse.ids import DEVICE, PIN, REGISTRATION, USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse_services.audit import Audit
@@ -22,6 +22,8 @@ MUTATIONS = {
         lambda request, answer: [answer.lease_id, request.intent_id], actor=lambda *_: "service:registry"
     ),
     "ReleaseAddresses": Expected(lambda request, _: [request.intent_id], actor=lambda *_: "service:registry"),
+    "PinAddress": Expected(lambda _, answer: [answer.pin.pin_id], change=lambda it: setattr(it, "description", "x")),
+    "UnpinAddress": Expected(lambda request, _: [request.pin_id], change=lambda it: setattr(it, "pin_id", new(PIN))),
 }
 
 
@@ -52,6 +54,10 @@ async def story(world: World) -> Story:
     assert held is not None
     await world.change(world.record(request.intent_id, held))
     yield pb.ReleaseAddressesRequest(organization_id=world.organization, intent_id=new(REGISTRATION))
+    pinned = yield pb.PinAddressRequest(
+        organization_id=world.organization, network="100.96.7.7", device_id=new(DEVICE), user_id=new(USER)
+    )
+    yield pb.UnpinAddressRequest(organization_id=world.organization, pin_id=pinned.pin.pin_id)
 
 
 async def test_every_mutation_has_one_effect_one_answer_and_one_record(world: World, desk: Desk) -> None:

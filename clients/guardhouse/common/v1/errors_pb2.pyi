@@ -84,6 +84,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such device profile in the organization. Metadata: device_profile_id."""
     ERROR_REASON_ADDRESS_NOT_FOUND: _ErrorReason.ValueType  # 49
     """NOT_FOUND: nobody holds the address. Metadata: address."""
+    ERROR_REASON_PIN_NOT_FOUND: _ErrorReason.ValueType  # 160
+    """NOT_FOUND: no such pin in the organization. Metadata: pin_id."""
     ERROR_REASON_POLICY_NOT_FOUND: _ErrorReason.ValueType  # 50
     """NOT_FOUND: no such policy in the organization. Metadata: policy_id."""
     ERROR_REASON_LIST_NOT_FOUND: _ErrorReason.ValueType  # 51
@@ -100,12 +102,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: the organization has an identity provider with this issuer. Metadata: issuer."""
     ERROR_REASON_PRECEDENCE_TAKEN: _ErrorReason.ValueType  # 62
     """ALREADY_EXISTS: another policy or profile of the organization has this precedence. Metadata: precedence."""
+    ERROR_REASON_PIN_EXISTS: _ErrorReason.ValueType  # 161
+    """ALREADY_EXISTS: another pin covers an address of this one, or is of the same holder and device. Metadata: pin_id."""
     ERROR_REASON_LIST_EXISTS: _ErrorReason.ValueType  # 63
     """ALREADY_EXISTS: another list of the organization has this name. Metadata: name."""
     ERROR_REASON_SEAT_LIMIT_BELOW_USE: _ErrorReason.ValueType  # 70
     """FAILED_PRECONDITION: the seat limit would be below the seats in use. Metadata: used."""
     ERROR_REASON_SERVICE_TOKEN_IN_USE: _ErrorReason.ValueType  # 71
     """FAILED_PRECONDITION: enrollment policies name the service token. Metadata: enrollment_policy_ids."""
+    ERROR_REASON_ADDRESS_HELD: _ErrorReason.ValueType  # 162
+    """FAILED_PRECONDITION: somebody else holds the address that is to be pinned. Metadata: registration_id."""
     ERROR_REASON_DEVICE_HELD_BY_ANOTHER_USER: _ErrorReason.ValueType  # 72
     """FAILED_PRECONDITION: another user's active registration holds the device. Metadata: device_id."""
     ERROR_REASON_DEVICE_HELD_BY_ANOTHER_REGISTRATION: _ErrorReason.ValueType  # 73
@@ -237,6 +243,8 @@ ERROR_REASON_DEVICE_PROFILE_NOT_FOUND: ErrorReason.ValueType  # 200
 """NOT_FOUND: no such device profile in the organization. Metadata: device_profile_id."""
 ERROR_REASON_ADDRESS_NOT_FOUND: ErrorReason.ValueType  # 49
 """NOT_FOUND: nobody holds the address. Metadata: address."""
+ERROR_REASON_PIN_NOT_FOUND: ErrorReason.ValueType  # 160
+"""NOT_FOUND: no such pin in the organization. Metadata: pin_id."""
 ERROR_REASON_POLICY_NOT_FOUND: ErrorReason.ValueType  # 50
 """NOT_FOUND: no such policy in the organization. Metadata: policy_id."""
 ERROR_REASON_LIST_NOT_FOUND: ErrorReason.ValueType  # 51
@@ -253,12 +261,16 @@ ERROR_REASON_IDENTITY_PROVIDER_EXISTS: ErrorReason.ValueType  # 61
 """ALREADY_EXISTS: the organization has an identity provider with this issuer. Metadata: issuer."""
 ERROR_REASON_PRECEDENCE_TAKEN: ErrorReason.ValueType  # 62
 """ALREADY_EXISTS: another policy or profile of the organization has this precedence. Metadata: precedence."""
+ERROR_REASON_PIN_EXISTS: ErrorReason.ValueType  # 161
+"""ALREADY_EXISTS: another pin covers an address of this one, or is of the same holder and device. Metadata: pin_id."""
 ERROR_REASON_LIST_EXISTS: ErrorReason.ValueType  # 63
 """ALREADY_EXISTS: another list of the organization has this name. Metadata: name."""
 ERROR_REASON_SEAT_LIMIT_BELOW_USE: ErrorReason.ValueType  # 70
 """FAILED_PRECONDITION: the seat limit would be below the seats in use. Metadata: used."""
 ERROR_REASON_SERVICE_TOKEN_IN_USE: ErrorReason.ValueType  # 71
 """FAILED_PRECONDITION: enrollment policies name the service token. Metadata: enrollment_policy_ids."""
+ERROR_REASON_ADDRESS_HELD: ErrorReason.ValueType  # 162
+"""FAILED_PRECONDITION: somebody else holds the address that is to be pinned. Metadata: registration_id."""
 ERROR_REASON_DEVICE_HELD_BY_ANOTHER_USER: ErrorReason.ValueType  # 72
 """FAILED_PRECONDITION: another user's active registration holds the device. Metadata: device_id."""
 ERROR_REASON_DEVICE_HELD_BY_ANOTHER_REGISTRATION: ErrorReason.ValueType  # 73

@@ -60,6 +60,21 @@ class AddressServiceStub:
                 request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesResponse.FromString,
                 _registered_method=True)
+        self.PinAddress = channel.unary_unary(
+                '/guardhouse.ipam.v1.AddressService/PinAddress',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.PinAddressRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.PinAddressResponse.FromString,
+                _registered_method=True)
+        self.UnpinAddress = channel.unary_unary(
+                '/guardhouse.ipam.v1.AddressService/UnpinAddress',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UnpinAddressRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UnpinAddressResponse.FromString,
+                _registered_method=True)
+        self.ListPins = channel.unary_unary(
+                '/guardhouse.ipam.v1.AddressService/ListPins',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListPinsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListPinsResponse.FromString,
+                _registered_method=True)
 
 
 class AddressServiceServicer:
@@ -107,6 +122,33 @@ class AddressServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PinAddress(self, request, context):
+        """Keeps an address for a user or a service token on a device: nobody else ever gets it, and they get it with their
+        next enrollment there, whatever subnet an IP profile chooses, unless somebody else had it within the quarantine. It
+        says nothing of whether they exist. Without a holder it excludes a network of up to 4,096 addresses: nobody gets
+        them from now on, and those that are held stay so until they are given back. An organization has at most 500 pins.
+        Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, PIN_EXISTS, ADDRESS_HELD,
+        LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinAddress(self, request, context):
+        """Lets everybody have again what was pinned; who holds it goes on holding it. Callers: ADMIN keys. Idempotent by
+        request_id. Errors: ORGANIZATION_NOT_FOUND, PIN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPins(self, request, context):
+        """Lists the pins and exclusions, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AddressServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -134,6 +176,21 @@ def add_AddressServiceServicer_to_server(servicer, server):
                     servicer.ListAddresses,
                     request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesRequest.FromString,
                     response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesResponse.SerializeToString,
+            ),
+            'PinAddress': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinAddress,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.PinAddressRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.PinAddressResponse.SerializeToString,
+            ),
+            'UnpinAddress': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinAddress,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UnpinAddressRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UnpinAddressResponse.SerializeToString,
+            ),
+            'ListPins': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPins,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListPinsRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListPinsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -272,6 +329,87 @@ class AddressService:
             '/guardhouse.ipam.v1.AddressService/ListAddresses',
             guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesRequest.SerializeToString,
             guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinAddress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.AddressService/PinAddress',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.PinAddressRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.PinAddressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinAddress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.AddressService/UnpinAddress',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UnpinAddressRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UnpinAddressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.AddressService/ListPins',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListPinsRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListPinsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ Who holds which virtual address.
 
 Fields that mean the same everywhere:
   organization_id  the organization that the call is about; a key of another one answers ACCESS_DENIED
+  request_id       1 to 64 printable characters, unique per caller; a repeated call with the same body has one effect
   revision_token   the change's place in history; send it as at_least to be answered at least that fresh
   page_size        at most 1000; 0 means 50 (AIP-158)
 Any method may answer CREDENTIALS_MISSING, CREDENTIALS_INVALID, ACCESS_DENIED, FIELD_REQUIRED, FIELD_INVALID,
@@ -64,6 +65,20 @@ class AddressServiceStub:
     """
     ListAddresses: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressesRequest, _ipam_pb2.ListAddressesResponse]
     """Lists the leases that are held, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    PinAddress: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.PinAddressRequest, _ipam_pb2.PinAddressResponse]
+    """Keeps an address for a user or a service token on a device: nobody else ever gets it, and they get it with their
+    next enrollment there, whatever subnet an IP profile chooses, unless somebody else had it within the quarantine. It
+    says nothing of whether they exist. Without a holder it excludes a network of up to 4,096 addresses: nobody gets
+    them from now on, and those that are held stay so until they are given back. An organization has at most 500 pins.
+    Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, PIN_EXISTS, ADDRESS_HELD,
+    LIMIT_REACHED.
+    """
+    UnpinAddress: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.UnpinAddressRequest, _ipam_pb2.UnpinAddressResponse]
+    """Lets everybody have again what was pinned; who holds it goes on holding it. Callers: ADMIN keys. Idempotent by
+    request_id. Errors: ORGANIZATION_NOT_FOUND, PIN_NOT_FOUND.
+    """
+    ListPins: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListPinsRequest, _ipam_pb2.ListPinsResponse]
+    """Lists the pins and exclusions, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
 
 @_typing.type_check_only
 class AddressServiceAsyncStub(AddressServiceStub):
@@ -90,6 +105,20 @@ class AddressServiceAsyncStub(AddressServiceStub):
     """
     ListAddresses: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressesRequest, _ipam_pb2.ListAddressesResponse]  # type: ignore[assignment]
     """Lists the leases that are held, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    PinAddress: _aio.UnaryUnaryMultiCallable[_ipam_pb2.PinAddressRequest, _ipam_pb2.PinAddressResponse]  # type: ignore[assignment]
+    """Keeps an address for a user or a service token on a device: nobody else ever gets it, and they get it with their
+    next enrollment there, whatever subnet an IP profile chooses, unless somebody else had it within the quarantine. It
+    says nothing of whether they exist. Without a holder it excludes a network of up to 4,096 addresses: nobody gets
+    them from now on, and those that are held stay so until they are given back. An organization has at most 500 pins.
+    Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, PIN_EXISTS, ADDRESS_HELD,
+    LIMIT_REACHED.
+    """
+    UnpinAddress: _aio.UnaryUnaryMultiCallable[_ipam_pb2.UnpinAddressRequest, _ipam_pb2.UnpinAddressResponse]  # type: ignore[assignment]
+    """Lets everybody have again what was pinned; who holds it goes on holding it. Callers: ADMIN keys. Idempotent by
+    request_id. Errors: ORGANIZATION_NOT_FOUND, PIN_NOT_FOUND.
+    """
+    ListPins: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListPinsRequest, _ipam_pb2.ListPinsResponse]  # type: ignore[assignment]
+    """Lists the pins and exclusions, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
 
 class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
     """Virtual addresses: every registration holds one IPv4 and one IPv6 address from activation to deletion (decision 23)."""
@@ -143,6 +172,38 @@ class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ListAddressesResponse, _abc.Awaitable[_ipam_pb2.ListAddressesResponse]]:
         """Lists the leases that are held, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+
+    @_abc_1.abstractmethod
+    def PinAddress(
+        self,
+        request: _ipam_pb2.PinAddressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.PinAddressResponse, _abc.Awaitable[_ipam_pb2.PinAddressResponse]]:
+        """Keeps an address for a user or a service token on a device: nobody else ever gets it, and they get it with their
+        next enrollment there, whatever subnet an IP profile chooses, unless somebody else had it within the quarantine. It
+        says nothing of whether they exist. Without a holder it excludes a network of up to 4,096 addresses: nobody gets
+        them from now on, and those that are held stay so until they are given back. An organization has at most 500 pins.
+        Callers: ADMIN keys. Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, PIN_EXISTS, ADDRESS_HELD,
+        LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def UnpinAddress(
+        self,
+        request: _ipam_pb2.UnpinAddressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.UnpinAddressResponse, _abc.Awaitable[_ipam_pb2.UnpinAddressResponse]]:
+        """Lets everybody have again what was pinned; who holds it goes on holding it. Callers: ADMIN keys. Idempotent by
+        request_id. Errors: ORGANIZATION_NOT_FOUND, PIN_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPins(
+        self,
+        request: _ipam_pb2.ListPinsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ListPinsResponse, _abc.Awaitable[_ipam_pb2.ListPinsResponse]]:
+        """Lists the pins and exclusions, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
 
 def add_AddressServiceServicer_to_server(servicer: AddressServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -74,6 +74,11 @@ class Subnet:
     def network(self) -> ipaddress.IPv4Network:
         return ipaddress.IPv4Network(self.ipv4)
 
+    def contains(self, first: int, last: int) -> bool:
+        """Whether the addresses from the first to the last are of its network."""
+        network = self.network
+        return int(network.network_address) <= first <= last <= int(network.broadcast_address)
+
     @property
     def is_used_up(self) -> bool:
         """Whether every address was given out once. The last of the network is for broadcast."""

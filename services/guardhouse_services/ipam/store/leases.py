@@ -91,6 +91,17 @@ def rested(organization_id: str, number: int, rested_time: int, before: int) -> 
     return resting.order_by(lease.c.subnet, lease.c.rest_time).limit(1)
 
 
+def find_rested(tx: Transaction, organization_id: str, number: int, rested_time: int, before: int) -> Lease | None:
+    """The pair of the subnet that has rested longest, of those that began to between the two times."""
+    row = _find_rested(tx, organization_id, number, rested_time, before).one_or_none()
+    return _lease(row) if row else None
+
+
+@statement
+def _find_rested(organization_id: str, number: int, rested_time: int, before: int) -> sa.Select[Any]:
+    return rested(organization_id, number, rested_time, before)
+
+
 def _is_buried(organization_id: str, intent_id: str | None) -> sa.Select[Any]:
     columns: list[Any] = [sa.literal_column("'buried'"), *(sa.null() for _ in lease.c)]
     buried = (tombstone.c.organization_id == organization_id, tombstone.c.intent_id == intent_id)
@@ -157,8 +168,29 @@ def _claimed(organization_id: str, ids: Sequence[str]) -> sa.Select[Any]:
     return _leases(organization_id, lease.c.claim_id.in_(ids))
 
 
+def find_pair(tx: Transaction, organization_id: str, ipv4: int) -> Lease | None:
+    """What became of the pair last; None if it was never given out."""
+    found = find_pairs(tx, organization_id, ipv4, ipv4)
+    return found[0] if found else None
+
+
+def find_pairs(tx: Transaction, organization_id: str, first: int, last: int) -> list[Lease]:
+    """The pairs between two addresses that were given out at least once."""
+    return [_lease(row) for row in _find_pairs(tx, organization_id, first, last)]
+
+
+@statement
+def _find_pairs(organization_id: str, first: int, last: int) -> sa.Select[Any]:
+    return _leases(organization_id, lease.c.ipv4 >= first, lease.c.ipv4 <= last)
+
+
 def add_lease(tx: Transaction, organization_id: str, made: Lease) -> None:
-    tx.execute(_ADD_LEASE, {"organization_id": organization_id, **asdict(made)})
+    add_leases(tx, organization_id, [made])
+
+
+def add_leases(tx: Transaction, organization_id: str, made: Sequence[Lease]) -> None:
+    if made:
+        tx.execute(_ADD_LEASE, [{"organization_id": organization_id, **asdict(each)} for each in made])
 
 
 _ADD_LEASE = lease.insert()

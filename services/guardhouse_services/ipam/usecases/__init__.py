@@ -5,6 +5,7 @@ from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.ipam.usecases.addresses import Addresses, ResolveIntent
 from guardhouse_services.ipam.usecases.effects import apply, missing, seen, snapshot
+from guardhouse_services.ipam.usecases.pins import AddressPins
 
 __all__ = ["Ipam", "apply", "missing", "seen", "snapshot"]
 
@@ -23,3 +24,4 @@ class Ipam:
         resolve_intent: ResolveIntent,
     ) -> None:
         self.addresses = Addresses(clock, database, directory, network, quarantine, history, resolve_intent)
+        self.pins = AddressPins(database, directory, network)

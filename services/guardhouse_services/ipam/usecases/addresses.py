@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from guardhouse import ids
@@ -30,6 +30,7 @@ from guardhouse_services.ipam.domain.leases import (
     Place,
     State,
 )
+from guardhouse_services.ipam.domain.pins import Pins
 from guardhouse_services.ipam.domain.subnets import Network, Space, Subnet, first_subnet, new_space, pairs_of
 from guardhouse_services.ipam.usecases.effects import note, write
 from guardhouse_services.paging import Page
@@ -99,7 +100,10 @@ class Addresses:
                 raise EnrollmentAborted("what this enrollment reserved was given back; start a new one")
             if found.intent is not None:
                 return found.intent
-            made = _allocate(tx, organization_id, space, subnet, wanted, found, rested_before)
+            pins = Pins(store.pins.all_of(tx, organization_id))
+            made = _pinned(tx, organization_id, space, subnets, wanted, pins, rested_before)
+            if made is None:
+                made = _allocate(tx, organization_id, space, subnet, wanted, found, pins, rested_before)
             audit.note(tx, call, made.lease_id, intent_id)
             return made
 
@@ -259,6 +263,38 @@ def opened(tx: Transaction, organization_id: str, network: str) -> tuple[Space, 
     return space, subnets
 
 
+def _pinned(
+    tx: Transaction,
+    organization_id: str,
+    space: Space,
+    subnets: Sequence[Subnet],
+    wanted: Lease,
+    pins: Pins,
+    rested_before: int,
+) -> Lease | None:
+    """Gives the lease the pair that is pinned to its holder on the device, whatever subnet it is of.
+
+    None: there is none, or it is held, or whoever had it before may not be forgotten yet.
+    """
+    pin = pins.of(wanted.device_id, wanted.holder_id)
+    if pin is None:
+        return None
+    subnet = next((each for each in subnets if each.contains(pin.first_ipv4, pin.last_ipv4)), None)
+    if subnet is None:
+        return None
+    made = replace(wanted, ipv4=pin.first_ipv4, ipv6=space.ipv6_of(pin.first_ipv4), subnet=subnet.number)
+    pair = store.leases.find_pair(tx, organization_id, pin.first_ipv4)
+    if pair is None:
+        store.leases.add_lease(tx, organization_id, made)
+        return made
+    was_theirs = (pair.device_id, pair.holder_id) == (wanted.device_id, wanted.holder_id)
+    if pair.rest_time is None or (pair.rest_time > rested_before and not was_theirs):
+        return None
+    made = replace(made, release_time=pair.release_time)
+    store.leases.save_leases(tx, organization_id, [made])
+    return made
+
+
 def _allocate(
     tx: Transaction,
     organization_id: str,
@@ -266,6 +302,7 @@ def _allocate(
     subnet: Subnet,
     wanted: Lease,
     found: store.leases.Prospect,
+    pins: Pins,
     rested_before: int,
 ) -> Lease:
     """Gives the lease its pair: the holder's own, or the one that has rested longest, or one never given out.
@@ -273,8 +310,15 @@ def _allocate(
     Rested pairs go before new ones so that no more addresses are ever in use than were needed at once: the table and
     its indexes stay as small, and a network that is used up behaves like one that is not.
     """
-    pair = found.own or found.rested
-    if found.own is None:
+    own = found.own if found.own and not pins.covering(found.own.ipv4) else None
+    pair = own or found.rested
+    while pair is not None and pins.covering(pair.ipv4):
+        # It is kept, and the next search begins behind it.
+        behind = (pair.rest_time or 0) + 1
+        pair = store.leases.find_rested(tx, organization_id, subnet.number, behind, rested_before)
+    if pair is None:
+        subnet = replace(subnet, next_ipv4=_never_given_out(tx, organization_id, subnet, pins))
+    if own is None:
         if pair is None and subnet.is_used_up:
             message = f"every address of {subnet.ipv4} is in use or resting; delete registrations that are not used"
             raise SubnetExhausted(message, subnet=subnet.ipv4)
@@ -290,3 +334,14 @@ def _allocate(
         made = replace(wanted, ipv4=pair.ipv4, ipv6=pair.ipv6, release_time=pair.release_time)
         store.leases.save_leases(tx, organization_id, [made])
     return made
+
+
+def _never_given_out(tx: Transaction, organization_id: str, subnet: Subnet, pins: Pins) -> int:
+    """The lowest address from the mark on that nobody had and no pin keeps.
+
+    Somebody had one beyond the mark if it was pinned to them.
+    """
+    ipv4 = pins.behind(subnet.next_ipv4)
+    while store.leases.find_pair(tx, organization_id, ipv4) is not None:
+        ipv4 = pins.behind(ipv4 + 1)
+    return ipv4
