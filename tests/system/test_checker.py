@@ -457,7 +457,7 @@ async def test_a_gateway_is_shown_no_secret_and_no_other_organization(plane: Pla
     made = await world.enroll("alice")
     own = plane.organization
     secrets = {
-        "registry": [hash_secret(made.token), made.registration.public_key],
+        "registry": [hash_secret(made.token)],
         "identity": [hash_secret(key), "_".join(key.split("_")[:3]).removeprefix("ghk_").encode()],
         "session": [],
     }

@@ -48,6 +48,7 @@ COMMANDS = {
     "check": Place("checks", "check", "Decide whether a registration may use what a policy covers."),
     "checks": Place("checks", "app", "Decide on traffic, or on many at once."),
     "explain": Place("explain", "app", "Say why, and what would change it."),
+    "gateway": Place("gateway", "app", "What admits devices to a network, here, by what the registry says."),
     "audit": Place("audit", "app", "Who did what to which object, and whether the log is what was written."),
     "login": Place("login", "login", "Sign in and print the ID token, for scripts."),
     "enroll": Place(

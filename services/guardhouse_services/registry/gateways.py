@@ -1,13 +1,20 @@
-"""What a gateway sees of the feed: what it decides by, and nothing else. What is not named here does not go out."""
+"""What a gateway sees of the feed: what it decides by, and nothing else. What is not named here does not go out.
+
+Public keys are among it: a WireGuard gateway admits whoever proves to hold one. They are public, whatever their kind,
+and let nobody in; what a caller is recognised by at our own services, the hash of its token, is not shown.
+"""
 
 from guardhouse.registry.v1 import registry_pb2 as pb
 
-FIELDS = ("registration_id", "device_id", "user_id", "service_token_id", "state", "ipv4", "ipv6")
+FIELDS = (
+    *("registration_id", "device_id", "user_id", "service_token_id", "state"),
+    *("key_type", "public_key", "ipv4", "ipv6"),
+)
 PROFILE_FIELDS = ("device_profile_id", "name", "default", "settings")
 
 
 def show(event: pb.Event, _organization_id: str) -> pb.Event | None:
-    """The event as a gateway sees it; None is not at all. No hash of a token, and no key."""
+    """The event as a gateway sees it; None is not at all. No hash of a token."""
     match event.WhichOneof("kind"):
         case "registration":
             record, of = event.registration, event.registration.registration

@@ -153,6 +153,7 @@ BESIDES = {
     *("status", "audit verify", "explain check", "explain traffic", "device show", "device reauthenticate"),
     "scim update",
     *("policies set-timeout", "policies import", "policies export", "login", "mdm check", "mdm render"),
+    "gateway wireguard",
 }
 """Commands of several methods, or of one that has its own command as well."""
 

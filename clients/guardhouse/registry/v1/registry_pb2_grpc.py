@@ -1735,7 +1735,7 @@ class RegistryFeedServiceServicer:
         The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
 
         A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
-        a decision needs: neither keys nor hashes of tokens. The stream ends with the key.
+        it decides by and whom it admits: public keys, but no hashes of tokens. The stream ends with the key.
         Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

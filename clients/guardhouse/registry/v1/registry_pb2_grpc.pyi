@@ -846,7 +846,7 @@ class RegistryFeedServiceStub:
     The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
 
     A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
-    a decision needs: neither keys nor hashes of tokens. The stream ends with the key.
+    it decides by and whom it admits: public keys, but no hashes of tokens. The stream ends with the key.
     Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
     """
 
@@ -860,7 +860,7 @@ class RegistryFeedServiceAsyncStub(RegistryFeedServiceStub):
     The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
 
     A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
-    a decision needs: neither keys nor hashes of tokens. The stream ends with the key.
+    it decides by and whom it admits: public keys, but no hashes of tokens. The stream ends with the key.
     Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
     """
 
@@ -877,7 +877,7 @@ class RegistryFeedServiceServicer(metaclass=_abc_1.ABCMeta):
         The server answers, for each organization, a snapshot and then every change once, in commit order (see feed.proto).
 
         A gateway's key follows its own organization only, which it names in Start.organization_ids, and is shown only what
-        a decision needs: neither keys nor hashes of tokens. The stream ends with the key.
+        it decides by and whom it admits: public keys, but no hashes of tokens. The stream ends with the key.
         Callers: services, and GATEWAY keys of one organization. Errors: FOLLOWER_TOO_SLOW.
         """
 

@@ -1,0 +1,1 @@
+"""A gateway that makes what the registry says physical: whoever is not active is no peer."""

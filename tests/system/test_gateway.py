@@ -1,0 +1,260 @@
+"""A WireGuard gateway beside a real plane: whoever is not active is no peer, whatever happens meanwhile."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from guardhouse import keys
+from guardhouse.common.v1.access_pb2 import ROLE_GATEWAY
+from guardhouse.durations import MINUTE, SECOND
+from guardhouse.enrollment import make_request
+from guardhouse.gateway import wireguard
+from guardhouse.gateway.uapi import Interface
+from guardhouse.gateway.wireguard import Gateway, WhenStale
+from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
+from guardhouse.profile import Profile
+from guardhouse.registry.v1 import registry_pb2
+from tests.plane import Plane
+from tests.system.people import World
+from tests.wireguard import FakeInterface, wireguard_go
+
+pytestmark = pytest.mark.timeout(120)
+
+# Who follows a feed does not see what the service keeps its data in.
+ON_ONE = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+async def world(plane: Plane) -> World:
+    return World(plane, plane.organization)
+
+
+@pytest.fixture
+async def key(plane: Plane) -> str:
+    made = await plane.stub(identity_pb2_grpc.ApiKeyServiceStub).CreateApiKey(
+        identity_pb2.CreateApiKeyRequest(
+            organization_id=plane.organization, api_key=identity_pb2.ApiKey(display_name="edge", role=ROLE_GATEWAY)
+        )
+    )
+    return str(made.secret)
+
+
+@pytest.fixture
+async def fake(tmp_path: Path) -> AsyncIterator[FakeInterface]:
+    (tmp_path / "wg").mkdir()
+    async with FakeInterface(tmp_path / "wg") as fake:
+        yield fake
+
+
+@contextlib.asynccontextmanager
+async def running(gateway: Gateway) -> AsyncIterator[Gateway]:
+    task = asyncio.create_task(gateway.run())
+    yield gateway
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def gateway_of(plane: Plane, key: str, interface: Interface, when_stale: WhenStale = "remove") -> Gateway:
+    profile = Profile(
+        registry=f"127.0.0.1:{plane.settings.public_port('registry')}",
+        ca=plane.settings.tls_path / "ca.crt",
+        organization_id=plane.organization,
+        key=key,
+    )
+    return Gateway(profile, interface, plane.clock, 30 * SECOND, when_stale)
+
+
+def on(fake: FakeInterface) -> Interface:
+    return Interface(fake.name, fake.path.parent)
+
+
+async def become(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Waits until something is so."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # nobody says when
+            await asyncio.sleep(0.01)
+
+
+def peer_of(enrolled: registry_pb2.RegisterResponse) -> tuple[str, set[str]]:
+    """Its key in hex, and its addresses."""
+    of = enrolled.registration
+    return of.public_key.hex(), {f"{of.ipv4}/32", f"{of.ipv6}/128"}
+
+
+async def test_the_peers_are_the_active_registrations(
+    plane: Plane, world: World, key: str, fake: FakeInterface
+) -> None:
+    """Decisions 16, 17 and 21: whoever is revoked, deleted or removed is no peer any more, and nobody else notices."""
+    alice, bob = await world.enroll("alice"), await world.enroll("bob")
+    expected = dict([peer_of(alice), peer_of(bob)])
+    # Another program's, and one of ours with somebody else's address.
+    fake.peers = {"ab" * 32: {"10.0.0.1/32"}, peer_of(alice)[0]: {f"{bob.registration.ipv4}/32"}}
+    async with running(gateway_of(plane, key, on(fake))) as gateway:
+        await become(lambda: fake.peers == expected)
+        carol = await world.enroll("carol")
+        expected |= dict([peer_of(carol)])
+        await become(lambda: fake.peers == expected)
+        sets, looks = len(fake.sets), gateway.looks
+        await world.registrations.RevokeRegistrations(
+            world.batch(registry_pb2.RevokeRegistrationsRequest, alice.registration.registration_id)
+        )
+        without = {name: ips for name, ips in expected.items() if name != peer_of(alice)[0]}
+        await become(lambda: fake.peers == without)
+        assert fake.sets[sets:] == [["set=1", f"public_key={peer_of(alice)[0]}", "remove=true"]]
+        await world.registrations.UnrevokeRegistrations(
+            world.batch(registry_pb2.UnrevokeRegistrationsRequest, alice.registration.registration_id)
+        )
+        await become(lambda: fake.peers == expected)
+        await world.registrations.DeleteRegistrations(
+            world.batch(registry_pb2.DeleteRegistrationsRequest, alice.registration.registration_id)
+        )
+        await become(lambda: fake.peers == without)
+        await world.remove(bob.registration.user_id)
+        await become(lambda: fake.peers == dict([peer_of(carol)]))
+        # None of it took a look at the whole.
+        assert gateway.looks == looks
+
+
+async def test_a_key_that_is_replaced_is_replaced_in_one_operation(
+    plane: Plane, world: World, key: str, fake: FakeInterface
+) -> None:
+    """Decision 21, and decision 18: who enrolls again takes the addresses along. There is no moment with two keys."""
+    first = await world.enroll("alice")
+    async with running(gateway_of(plane, key, on(fake))):
+        await become(lambda: fake.peers == dict([peer_of(first)]))
+        sets = len(fake.sets)
+        again = await world.enroll("alice")
+        assert peer_of(again)[1] == peer_of(first)[1]
+        await become(lambda: fake.peers == dict([peer_of(again)]))
+        assert len(fake.sets) == sets + 1
+
+
+@ON_ONE
+async def test_a_key_that_wireguard_cannot_use_makes_no_peer(
+    plane: Plane, world: World, key: str, fake: FakeInterface
+) -> None:
+    """Decision 21: P-256 keys are of other tunnels."""
+    info = await world.enrollment.GetEnrollmentInfo(
+        registry_pb2.GetEnrollmentInfoRequest(organization_id=plane.organization)
+    )
+    device = registry_pb2.DeviceClaims(hardware_id="phone", platform=registry_pb2.PLATFORM_IOS)
+    kind = keys.SECP256R1
+    request = make_request(
+        info,
+        plane.organization,
+        world.id_token("alice"),
+        device,
+        kind.new_private_key(),
+        "r1",
+        key_type=kind,
+    )
+    await world.enrollment.Register(request)
+    bob = await world.enroll("bob")
+    async with running(gateway_of(plane, key, on(fake))):
+        await become(lambda: bool(fake.peers))
+        assert fake.peers == dict([peer_of(bob)])
+
+
+@ON_ONE
+async def test_an_interface_that_was_away_gets_the_whole(
+    plane: Plane, world: World, key: str, fake: FakeInterface, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its process may end and another begin with nothing; what happened meanwhile is in what it is given."""
+    alice = await world.enroll("alice")
+    async with running(gateway_of(plane, key, on(fake))) as gateway:
+        await become(lambda: bool(fake.peers))
+        await fake.__aexit__()
+        before = gateway.applied
+        bob = await world.enroll("bob")
+        await become(lambda: "there is no interface wg0" in caplog.text)
+        # It has not applied what it could not send.
+        assert gateway.applied == before
+        fake.peers = {}
+        async with fake:
+            await become(lambda: fake.peers == dict([peer_of(alice), peer_of(bob)]))
+            await become(lambda: gateway.applied != before)
+        assert caplog.text.count("there is no interface wg0") == 1
+
+
+@ON_ONE
+async def test_what_another_program_changes_is_put_right(
+    plane: Plane, world: World, key: str, fake: FakeInterface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next look at the whole, which comes every minute whether anything happens or not."""
+    alice, bob = await world.enroll("alice"), await world.enroll("bob")
+    expected = dict([peer_of(alice), peer_of(bob)])
+    monkeypatch.setattr(wireguard, "LOOK", MINUTE // 200)
+    async with running(gateway_of(plane, key, on(fake))) as gateway:
+        await become(lambda: fake.peers == expected)
+        fake.peers = {"ab" * 32: {"0.0.0.0/0"}, peer_of(bob)[0]: {peer_of(alice)[1].pop()}}
+        await become(lambda: fake.peers == expected)
+        sets, looks = len(fake.sets), gateway.looks
+        await become(lambda: gateway.looks > looks + 1)
+        assert len(fake.sets) == sets
+
+
+@ON_ONE
+@pytest.mark.parametrize("when_stale", ["remove", "keep"])
+async def test_a_gateway_that_is_cut_off_admits_for_as_long_as_it_may(
+    plane: Plane, world: World, key: str, fake: FakeInterface, when_stale: WhenStale
+) -> None:
+    """I-16: past its staleness bound it admits nobody, unless it is told to go on; then it follows again."""
+    alice = await world.enroll("alice")
+    async with running(gateway_of(plane, key, on(fake), when_stale=when_stale)):
+        await become(lambda: bool(fake.peers))
+        await plane.stop("registry")
+        plane.clock.advance(20)
+        await asyncio.sleep(2.5)
+        assert fake.peers == dict([peer_of(alice)])
+        plane.clock.advance(20)
+        if when_stale == "remove":
+            await become(lambda: not fake.peers)
+        else:
+            await asyncio.sleep(2.5)
+            assert fake.peers == dict([peer_of(alice)])
+        await plane.start("registry")
+        await plane.reachable("registry")
+        bob = await world.enroll("bob")
+        await become(lambda: fake.peers == dict([peer_of(alice), peer_of(bob)]))
+
+
+@ON_ONE
+async def test_a_gateway_that_never_heard_of_the_registry_admits_nobody(
+    plane: Plane, key: str, fake: FakeInterface
+) -> None:
+    """I-16: what an older process has left in the interface may go on for as long as it may, and no longer."""
+    await plane.stop("registry")
+    fake.peers = {"ab" * 32: {"100.96.0.1/32"}}
+    async with running(gateway_of(plane, key, on(fake))):
+        await become(lambda: fake.gets > 1)
+        assert fake.peers
+        plane.clock.advance(31)
+        await become(lambda: not fake.peers)
+
+
+async def test_a_real_interface_has_the_active_registrations(plane: Plane, world: World, key: str) -> None:
+    """Decision 16, with wireguard-go."""
+    name = f"ghg{os.getpid() % 100000}"
+    with wireguard_go(name) as folder:
+        interface = Interface(name, folder)
+
+        async def has(*enrolled: registry_pb2.RegisterResponse) -> None:
+            expected = dict(map(peer_of, enrolled))
+            async with asyncio.timeout(20):
+                while {it.hex(): set(at.allowed_ips) for it, at in (await interface.get()).items()} != expected:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+        alice, bob = await world.enroll("alice"), await world.enroll("bob")
+        async with running(gateway_of(plane, key, interface)):
+            await has(alice, bob)
+            request = world.batch(registry_pb2.RevokeRegistrationsRequest, alice.registration.registration_id)
+            await world.registrations.RevokeRegistrations(request)
+            await has(bob)
+            request = world.batch(registry_pb2.UnrevokeRegistrationsRequest, alice.registration.registration_id)
+            await world.registrations.UnrevokeRegistrations(request)
+            await has(alice, bob)
