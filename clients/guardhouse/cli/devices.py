@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from guardhouse.cli import output
+from guardhouse.cli import device_view, output
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context, batches, joined
 from guardhouse.cli.options import (
@@ -81,10 +81,13 @@ def list_devices(
 
 
 @app.command("show")
-def show_device(ctx: Context, device_id: DeviceId) -> None:
-    """Show a device."""
-    it = ctx.obj
-    it.show(it.client.devices.GetDevice(pb.GetDeviceRequest(organization_id=it.organization_id, device_id=device_id)))
+def show_device(
+    ctx: Context,
+    device_id: DeviceId,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most as many registrations.")] = 50,
+) -> None:
+    """Show a device with its registrations: whose they are, their states, addresses and keys."""
+    device_view.show(ctx.obj, device_id, limit)
 
 
 @app.command("tag")

@@ -948,7 +948,6 @@ COMMANDS: list[tuple[str, Message]] = [
         ),
     ),
     ("devices revoke dev_1", registry.RevokeDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
-    ("devices show dev_1", registry.GetDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
     ("devices delete dev_1 -y", registry.DeleteDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
     (
         f"registrations list --state all --user {USER} --device dev_1 --service-token svt_1 {SEEN} --desc",
