@@ -431,6 +431,6 @@ def held(present: Registration, user_id: str) -> GuardhouseError:
             registration_id=present.registration_id,
         )
     return DeviceHeldByAnotherUser(
-        "another user's registration is active on this device; an admin can revoke or delete it",
+        "another user's registration is active on this device; its user can leave, or an admin can revoke or delete it",
         device_id=present.device_id,
     )

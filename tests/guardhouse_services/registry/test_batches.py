@@ -32,7 +32,7 @@ async def test_restoring_brings_back_the_same_registration(world: World) -> None
 
 
 async def test_a_deletion_is_for_good_and_leaves_the_siblings(world: World) -> None:
-    """Decision 16, I-03."""
+    """Decision 16, I-03: a second one finds nothing."""
     enrolled, sibling = await world.enroll(user(), "laptop"), await world.enroll(machine(), "laptop")
     assert await world.delete(name(enrolled)) == {name(enrolled): "DELETED"}
     for again in (world.delete, world.revoke, world.unrevoke):

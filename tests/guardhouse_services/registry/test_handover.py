@@ -40,10 +40,10 @@ async def test_another_device_of_the_user_is_untouched(world: World) -> None:
 
 
 async def test_another_user_is_refused_and_given_back(world: World) -> None:
-    """Decision 18: until an admin revokes or deletes the holder's."""
+    """Decision 18: until the holder leaves, or an admin revokes or deletes the holder's; and that is what it says."""
     old = await world.enroll(user(), "laptop", name="Anna's")
     second = await world.attempt(user(), "laptop", name="Ben's")
-    with pytest.raises(DeviceHeldByAnotherUser) as caught:
+    with pytest.raises(DeviceHeldByAnotherUser, match="its user can leave, or an admin can") as caught:
         await world.register(second)
     assert caught.value.metadata == {"device_id": old.device.device_id}
     assert sorted(world.calls[-2:]) == [("cancel", State.ABORTED), ("release", State.ABORTED)]

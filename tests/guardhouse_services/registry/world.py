@@ -503,6 +503,12 @@ class World:
 
         return await self.database.read(read)
 
+    async def live_keys(self) -> list[bytes]:
+        """Those that registrations and enrollments under way hold."""
+        table = tables.registration
+        query = sa.select(table.c.public_key).where(table.c.organization_id == self.organization, tables.is_live)
+        return list(await self.database.read(lambda tx: tx.execute(query).scalars().all()))
+
     async def find(self, registration_id: str) -> Registration:
         return next(row for row in await self.rows() if row.registration_id == registration_id)
 
@@ -527,12 +533,12 @@ class World:
 
     async def changes(self) -> list[list[tuple[str, str]]]:
         """The feed so far: the kind and the registration of each event of each change."""
-        return [[brief(event) for event in each.events] for each in await self._changes()]
+        return [[brief(event) for event in each.events] for each in await self.all_changes()]
 
     async def events(self) -> list[tuple[str, str]]:
         return [event for each in await self.changes() for event in each]
 
-    async def _changes(self) -> Sequence[pb.Change]:
+    async def all_changes(self) -> Sequence[pb.Change]:
         query = sa.select(change.c.payload).where(change.c.organization_id == self.organization)
         payloads = await self.database.read(lambda tx: tx.execute(query.order_by(change.c.revision)).scalars().all())
         return [pb.Change.FromString(payload) for payload in payloads]
@@ -562,7 +568,7 @@ class World:
 
     async def audit(self) -> None:
         """What is so after every test: the feed tells the state, and nobody is where somebody else is."""
-        changes = await self._changes()
+        changes = await self.all_changes()
         assert [each.revision for each in changes] == list(range(1, len(changes) + 1))
         told = replayed(event for each in changes for event in each.events)
         assert replayed(await self._snapshot(50)) == told

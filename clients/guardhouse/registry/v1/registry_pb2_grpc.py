@@ -343,7 +343,7 @@ class RegistrationServiceServicer:
 
     def RotateKey(self, request, context):
         """Replaces the key of a registration by a fresh one. Its id, addresses, token and session stay; the new key is live and
-        the old one refused once this is answered (decision 21). Callers: the device itself. Idempotent by request_id; a late
+        the old one refused once this is answered, here and in any enrollment (decision 21). Callers: the device itself. Idempotent by request_id; a late
         call for a key that has been replaced since is refused.
         Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
         KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.

@@ -179,7 +179,7 @@ class RegistrationServiceStub:
     """
     RotateKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RotateKeyRequest, _registry_pb2.RotateKeyResponse]
     """Replaces the key of a registration by a fresh one. Its id, addresses, token and session stay; the new key is live and
-    the old one refused once this is answered (decision 21). Callers: the device itself. Idempotent by request_id; a late
+    the old one refused once this is answered, here and in any enrollment (decision 21). Callers: the device itself. Idempotent by request_id; a late
     call for a key that has been replaced since is refused.
     Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
     KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
@@ -250,7 +250,7 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     """
     RotateKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.RotateKeyRequest, _registry_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Replaces the key of a registration by a fresh one. Its id, addresses, token and session stay; the new key is live and
-    the old one refused once this is answered (decision 21). Callers: the device itself. Idempotent by request_id; a late
+    the old one refused once this is answered, here and in any enrollment (decision 21). Callers: the device itself. Idempotent by request_id; a late
     call for a key that has been replaced since is refused.
     Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
     KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
@@ -366,7 +366,7 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RotateKeyResponse, _abc.Awaitable[_registry_pb2.RotateKeyResponse]]:
         """Replaces the key of a registration by a fresh one. Its id, addresses, token and session stay; the new key is live and
-        the old one refused once this is answered (decision 21). Callers: the device itself. Idempotent by request_id; a late
+        the old one refused once this is answered, here and in any enrollment (decision 21). Callers: the device itself. Idempotent by request_id; a late
         call for a key that has been replaced since is refused.
         Errors: REGISTRATION_NOT_FOUND, REGISTRATION_REVOKED, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID,
         KEY_ALREADY_REGISTERED, KEY_NOT_CURRENT.
