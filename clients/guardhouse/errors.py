@@ -287,6 +287,10 @@ class DeviceProfileIsDefault(FailedPrecondition):
     reason = "DEVICE_PROFILE_IS_DEFAULT"
 
 
+class LeaveNotAllowed(FailedPrecondition):
+    reason = "LEAVE_NOT_ALLOWED"
+
+
 class RegistrationRevoked(FailedPrecondition):
     reason = "REGISTRATION_REVOKED"
 

@@ -64,7 +64,8 @@ class Node:
     views: Sequence[Follower]
     """Followers that every replica runs."""
     effects: Mapping[str, Follower] = field(default_factory=dict)
-    """Followers that write, by the service that they follow. One replica at a time runs each."""
+    """Followers that write, by the service that they follow, and what for where several follow one. One replica at a
+    time runs each."""
     jobs: Mapping[str, Task] = field(default_factory=dict)
     """What else one replica at a time runs, by the name of its lease. `follow <service>` runs that follower as well."""
     devices: Authenticate | None = None

@@ -399,7 +399,7 @@ def _texts(place: Place) -> Iterator[tuple[str, str, bool]]:
         case "address":
             for text in ("1.2.3", "1.2.3.4.5", "::g", "100.96.0.1/32", "fe80::1%eth0", "0x7f.1"):
                 yield repr(text), text, True
-        case "network" if place.of != "ProfileSubject":
+        case "network" if place.of not in ("ProfileSubject", "HeartbeatRequest"):
             for text in ("1.2.3", "10.0.0.1/8", "::g", "10.0.0.0/33", "10.0.0.1-10.0.0.9", "fe80::1%eth0"):
                 yield repr(text), text, True
         case "order_by":

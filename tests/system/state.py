@@ -49,7 +49,7 @@ def _behind(node: Node, heads: Heads) -> Callable[[Transaction], bool]:
         return any(
             known.get((source, organization_id), 0) < revision
             for source in node.effects
-            for organization_id, revision in heads[source].items()
+            for organization_id, revision in heads[source.partition(" ")[0]].items()
         )
 
     return read

@@ -358,6 +358,24 @@ class Cases:
         name = "registry.DeviceProfileService.DeleteDeviceProfile"
         return await self.call(name, device_profile_id=default_profile_id(self.seeds.ids["organization_id"]))
 
+    async def leave_not_allowed(self) -> Outcome:
+        world = await self.another()
+        made = await world.enroll("alice")
+        organization_id = world.organization_id
+        change = registry.UpdateDeviceProfileRequest(
+            organization_id=organization_id,
+            device_profile=registry.DeviceProfile(
+                device_profile_id=default_profile_id(organization_id),
+                settings=registry.DeviceProfileSettings(allowed_to_leave=False),
+            ),
+            update_mask=FieldMask(paths=["settings.allowed_to_leave"]),
+        )
+        assert (await self.send("registry.DeviceProfileService.UpdateDeviceProfile", change)).code == "OK"
+        leave = registry.LeaveRequest(
+            organization_id=organization_id, registration_id=made.registration.registration_id, request_id="1"
+        )
+        return await self.send("registry.RegistrationService.Leave", leave, Caller(made.token))
+
     async def device_held_by_another_registration(self) -> ItemError:
         world = await self.another()
         first = (await world.enroll("alice", "laptop")).registration.registration_id

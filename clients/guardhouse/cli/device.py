@@ -102,6 +102,9 @@ def heartbeat(
     failed: Annotated[
         list[str] | None, typer.Option(metavar="CHECK", help="One that it failed; may be repeated.")
     ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="The managed network that it is in; none for in no such network.")
+    ] = None,
     folder: Kept = None,
     which: Which = "",
 ) -> None:
@@ -114,6 +117,7 @@ def heartbeat(
         os_version=platform.release()[:255],
         client_version=importlib.metadata.version("guardhouse"),
         posture=pb.DevicePosture(passed=passed, failed=failed) if passed or failed else None,
+        network="" if network == "none" else network,
     )
     it.done(device.client.registrations.Heartbeat(request), f"{device.registration_id} was heard of")
 

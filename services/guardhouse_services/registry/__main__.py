@@ -21,7 +21,7 @@ from guardhouse_services.registry.gateways import show
 from guardhouse_services.registry.servicer import RegistryServicer
 from guardhouse_services.registry.store.tables import metadata
 from guardhouse_services.registry.usecases import Registry
-from guardhouse_services.registry.usecases.effects import follow_identity
+from guardhouse_services.registry.usecases.effects import follow_identity, follow_people
 from guardhouse_services.registry.usecases.snapshot import snapshot
 from guardhouse_services.run import serve
 
@@ -42,6 +42,9 @@ def build(settings: Settings, clock: Clock) -> Node:
     )
     effects = Effects(database, "identity", follow_identity)
     removals = Follower(f"{SERVICE} removals", watch_identity, identity_pb2.WatchRequest, effects, clock)
+    # It has its own place in the feed: a database of the release before, which knows nobody, begins with a snapshot.
+    known = Effects(database, "identity people", follow_people)
+    people = Follower(f"{SERVICE} people", watch_identity, identity_pb2.WatchRequest, known, clock)
     registry = Registry(
         clock,
         database,
@@ -68,7 +71,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         views=[directory.follower],
         figures=metrics.figures,
         gauges=metrics.gauges(registry.heartbeats, registry.lifetimes),
-        effects={"identity": removals},
+        effects={"identity": removals, "identity people": people},
         jobs={
             "sweep": registry.enrollments.sweep,
             "report activity": registry.activity.run,

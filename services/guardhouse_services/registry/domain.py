@@ -211,7 +211,7 @@ class Registration:
     device_profile_id: str = ""
     """What it says of an intent means nothing."""
     device_profile_time: int | None = None
-    """When it got that profile. None: it is the one that it began with."""
+    """When it got that profile. None: when it became active."""
     network: str = ""
     """The managed network that its device is in, as that says."""
     managed: bool = False
@@ -243,7 +243,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a device said at a time, which is a whole minute. An empty version is unchanged, and so is no posture."""
+    """What a device said at a time, which is a whole minute. An empty version is unchanged; so is None."""
 
     organization_id: str
     registration_id: str
@@ -251,12 +251,15 @@ class Heartbeat:
     os_version: str = ""
     client_version: str = ""
     posture: Posture | None = None
+    network: str | None = None
+    """The managed network that its device is in. Empty: none."""
 
     def after(self, before: "Heartbeat") -> "Heartbeat":
         """The two in one: what this one does not say is as it was before."""
         versions = {name: getattr(self, name) or getattr(before, name) for name in ("os_version", "client_version")}
         posture = before.posture if self.posture is None else self.posture.after(before.posture)
-        return replace(self, posture=posture, **versions)
+        network = before.network if self.network is None else self.network
+        return replace(self, posture=posture, network=network, **versions)
 
 
 def count_users(registrations: Iterable[Registration]) -> int:

@@ -46,6 +46,7 @@ from guardhouse_services.registry.domain import (
 from guardhouse_services.registry.messages import (
     from_claims,
     from_posture,
+    to_configuration,
     to_device,
     to_device_profile,
     to_held_action,
@@ -57,6 +58,7 @@ from guardhouse_services.registry.messages import (
     to_step,
 )
 from guardhouse_services.registry.usecases import Registry
+from guardhouse_services.registry.usecases.callers import DeviceCaller
 from guardhouse_services.registry.usecases.enrollments import Enrollment
 from guardhouse_services.registry.usecases.rotations import Rotation
 
@@ -156,6 +158,7 @@ class RegistryServicer:
                 challenge=request.challenge,
                 proof=request.proof,
                 client=client.get(),
+                managed=request.managed,
             ),
         )
         return pb.RegisterResponse(
@@ -164,6 +167,7 @@ class RegistryServicer:
             device=to_device(enrolled.device),
             revision_token=enrolled.revision_token,
             identity_revision_token=enrolled.registration.identity_token,
+            configuration=await self._configuration(enrolled.registration),
         )
 
     async def ResolveIntent(self, request: pb.ResolveIntentRequest, call: Call) -> pb.ResolveIntentResponse:
@@ -178,7 +182,9 @@ class RegistryServicer:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.registration_id, REGISTRATION, "registration_id")
         found = await self.registry.registrations.get(request.organization_id, request.registration_id)
-        return pb.GetRegistrationResponse(registration=to_registration(found))
+        return pb.GetRegistrationResponse(
+            registration=to_registration(found), configuration=await self._configuration(found)
+        )
 
     async def ListRegistrations(
         self, request: pb.ListRegistrationsRequest, _call: Call
@@ -186,7 +192,12 @@ class RegistryServicer:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         if request.state:
             checks.choice(request.state, list(_FILTERS), "state")
-        for field, kind in (("user_id", USER), ("service_token_id", SERVICE_TOKEN), ("device_id", DEVICE)):
+        for field, kind in (
+            ("user_id", USER),
+            ("service_token_id", SERVICE_TOKEN),
+            ("device_id", DEVICE),
+            ("device_profile_id", DEVICE_PROFILE),
+        ):
             if value := getattr(request, field):
                 check_id(value, kind, field)
         now = self._clock.now()
@@ -199,6 +210,7 @@ class RegistryServicer:
             ids=_each(request.registration_ids, REGISTRATION, "registration_ids", MAX_BATCH),
             user_ids=_each(request.user_ids, USER, "user_ids", MAX_USERS),
             search=_search(request),
+            device_profile_id=request.device_profile_id,
         )
         asked = _range(request, page, _REGISTRATION_ORDERS)
         found = await self.registry.registrations.page(request.organization_id, wanted, asked)
@@ -338,11 +350,12 @@ class RegistryServicer:
         )
         return pb.CheckOverrideCodeResponse(hours=found.hours, expire_time=to_timestamp(found.expire_time))
 
-    async def Heartbeat(self, request: pb.HeartbeatRequest, _call: Call) -> pb.HeartbeatResponse:
+    async def Heartbeat(self, request: pb.HeartbeatRequest, call: Call) -> pb.HeartbeatResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.registration_id, REGISTRATION, "registration_id")
         for field in ("os_version", "client_version"):
             checks.text(getattr(request, field), field, TEXT_LIMIT, required=False)
+        checks.text(request.network, "network", reading.NETWORK, required=False)
         said = request.HasField("posture")
         if said:
             _check_posture(request.posture)
@@ -352,8 +365,14 @@ class RegistryServicer:
             request.os_version,
             request.client_version,
             from_posture(request.posture) if said else None,
+            request.network if request.HasField("network") else None,
         )
-        return pb.HeartbeatResponse()
+        caller = call.caller
+        if not isinstance(caller, DeviceCaller):
+            return pb.HeartbeatResponse()
+        return pb.HeartbeatResponse(
+            device_profile_id=caller.device_profile_id, configuration_etag=caller.configuration_etag
+        )
 
     async def Leave(self, request: pb.LeaveRequest, call: Call) -> pb.LeaveResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
@@ -567,6 +586,10 @@ class RegistryServicer:
             name=tried.names[decided] if decided else default.name,
             steps=[*steps, last],
         )
+
+    async def _configuration(self, of: Registration) -> pb.DeviceConfiguration:
+        found = await self.registry.device_profiles.in_force(of.organization_id, of.device_profile_id)
+        return to_configuration(found)
 
     # AuditService
 

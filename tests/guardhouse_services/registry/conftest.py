@@ -14,6 +14,7 @@ from guardhouse_services.paging import Pages
 from guardhouse_services.registry.servicer import RegistryServicer
 from guardhouse_services.registry.usecases.snapshot import snapshot
 from tests.clock import FakeClock
+from tests.guardhouse_services.registry.profiles import Profiles
 from tests.guardhouse_services.registry.world import MASTER_KEY, World, prepare
 
 
@@ -48,3 +49,8 @@ def servicer(world: World) -> RegistryServicer:
     feed = Feed(world.database, cast("Any", pb), snapshot, 1.0)
     audit = Audit(world.clock, world.database, "registry", pb, MASTER_KEY, Settings())
     return RegistryServicer(world.clock, world.registry, Pages(MASTER_KEY), feed, audit)
+
+
+@pytest.fixture
+def profiles(world: World, servicer: RegistryServicer) -> Profiles:
+    return Profiles(world, servicer)

@@ -29,12 +29,14 @@ from tests.guardhouse_services.registry.world import World, machine
 MANY = 3000
 PAGE = 20
 TOKEN = machine()
+PROFILE = "dpr_" + "0" * 32
 USER_ID = "usr_" + "1" * 32
 
 STATES: Sequence[tuple[State, ...]] = ((State.ACTIVE,), (State.REVOKED,), LISTED)
 FILTERS: Sequence[dict[str, str]] = (
     {},
     {"service_token_id": TOKEN},
+    {"device_profile_id": PROFILE},
     {"user_id": USER_ID},
     {"device_id": f"dev_{MANY // 2:032x}"},
 )
@@ -100,6 +102,7 @@ class Crowd:
                     "authorize_revision": 1,
                     "identity_token": "",
                     "token_hash": b"",
+                    "device_profile_id": PROFILE if number % 2 else "",
                 }
             )
 

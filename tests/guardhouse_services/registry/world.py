@@ -39,7 +39,7 @@ from guardhouse_services.registry.domain import (
 from guardhouse_services.registry.messages import to_event
 from guardhouse_services.registry.store import tables
 from guardhouse_services.registry.usecases import Registry
-from guardhouse_services.registry.usecases.effects import follow_identity
+from guardhouse_services.registry.usecases.effects import follow_identity, follow_people
 from guardhouse_services.registry.usecases.enrollments import Enrolled, Enrollment
 from guardhouse_services.registry.usecases.proofs import Proofs
 from guardhouse_services.registry.usecases.rotations import Rotation
@@ -193,6 +193,12 @@ class Identity(Peer):
         self.revision += 1
         return self.fact(user_id, revoked=self.revision)
 
+    def says(self, user_id: str, email: str = "", groups: Sequence[str] = ()) -> identity_pb2.Event:
+        """The event of a user who is somebody else, or in other groups, by now."""
+        return identity_pb2.Event(
+            user=identity_pb2.UserRecord(user=identity_pb2.User(user_id=user_id, email=email, groups=groups))
+        )
+
     def fact(self, user_id: str, removed: int = 0, revoked: int = 0) -> identity_pb2.Event:
         record = identity_pb2.UserRecord(
             user=identity_pb2.User(user_id=user_id),
@@ -321,6 +327,7 @@ class World:
         private: bytes = b"",
         organization_id: str = "",
         key_type: keys.KeyType = keys.CURVE25519,
+        managed: bool = False,
     ) -> Enrollment:
         """An enrollment that can be asked for as often as one likes; everything that is not said is new."""
         organization_id, holder = organization_id or self.organization, holder or user()
@@ -351,6 +358,7 @@ class World:
             public_key=public,
             challenge=challenge,
             proof=key_type.prove(private, self.registry.proof_key, transcript),
+            managed=managed,
         )
 
     async def enroll(self, holder: str = "", hardware: str = "", **kwargs: Any) -> Enrolled:
@@ -417,10 +425,11 @@ class World:
         os_version: str = "",
         client_version: str = "",
         checks: PostureChecks | None = None,
+        network: str | None = None,
     ) -> None:
         """Heartbeats of these, which wait to be written."""
         for it in enrolled:
-            self.registry.heartbeats.take(self.organization, name(it), os_version, client_version, checks)
+            self.registry.heartbeats.take(self.organization, name(it), os_version, client_version, checks, network)
 
     async def beat(self, *enrolled: Enrolled, **said: Any) -> None:
         """Heartbeats of these, written at once."""
@@ -473,6 +482,7 @@ class World:
 
     async def follow(self, *events: identity_pb2.Event) -> None:
         await self.database.write(lambda tx: follow_identity(tx, self.organization, events))
+        await self.database.write(lambda tx: follow_people(tx, self.organization, events))
 
     async def resolve(self, intent_id: str, organization_id: str = "") -> tuple[State, str]:
         return await self.registry.enrollments.resolve(self.call(), organization_id or self.organization, intent_id)
@@ -658,7 +668,8 @@ async def insert_many(world: World, count: int, device_id: str = "") -> list[str
         for it in made:
             row = {column.name: getattr(it, column.name, None) for column in tables.registration.columns}
             lease = {"lease_id": it.lease.lease_id, "ipv4": it.lease.ipv4, "ipv6": it.lease.ipv6}
-            rows.append(row | {"service_token_id": it.holder.service_token_id} | lease)
+            profile = {"device_profile_id": tables.profile_column(it.organization_id, it.device_profile_id)}
+            rows.append(row | {"service_token_id": it.holder.service_token_id} | lease | profile)
         tx.execute(tables.registration.insert(), rows)
         tx.publish(world.organization, [to_event(it) for it in made])
 

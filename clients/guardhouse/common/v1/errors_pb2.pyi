@@ -120,6 +120,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the user was removed while enrolling."""
     ERROR_REASON_DEVICE_PROFILE_IS_DEFAULT: _ErrorReason.ValueType  # 201
     """FAILED_PRECONDITION: the default device profile cannot be deleted. Metadata: device_profile_id."""
+    ERROR_REASON_LEAVE_NOT_ALLOWED: _ErrorReason.ValueType  # 202
+    """FAILED_PRECONDITION: the device is managed, or its profile does not let it leave. Metadata: registration_id."""
     ERROR_REASON_REGISTRATION_REVOKED: _ErrorReason.ValueType  # 75
     """FAILED_PRECONDITION: the registration is revoked and cannot do this."""
     ERROR_REASON_EPOCH_CHANGED: _ErrorReason.ValueType  # 76
@@ -279,6 +281,8 @@ ERROR_REASON_USER_REMOVED: ErrorReason.ValueType  # 74
 """FAILED_PRECONDITION: the user was removed while enrolling."""
 ERROR_REASON_DEVICE_PROFILE_IS_DEFAULT: ErrorReason.ValueType  # 201
 """FAILED_PRECONDITION: the default device profile cannot be deleted. Metadata: device_profile_id."""
+ERROR_REASON_LEAVE_NOT_ALLOWED: ErrorReason.ValueType  # 202
+"""FAILED_PRECONDITION: the device is managed, or its profile does not let it leave. Metadata: registration_id."""
 ERROR_REASON_REGISTRATION_REVOKED: ErrorReason.ValueType  # 75
 """FAILED_PRECONDITION: the registration is revoked and cannot do this."""
 ERROR_REASON_EPOCH_CHANGED: ErrorReason.ValueType  # 76

@@ -475,6 +475,7 @@ class RegisterRequest(_message.Message):
     CHALLENGE_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MANAGED_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     key_type: Global___KeyType.ValueType
@@ -496,6 +497,10 @@ class RegisterRequest(_message.Message):
     """
     request_id: _builtins.str
     """Required: see the package; unique in the organization. The retries of one enrollment share it."""
+    managed: _builtins.bool
+    """Whether an administrator's file (MDM) has this device enroll. It is a claim, as everything that a device says of
+    itself; whoever makes it can no longer leave (decision 18).
+    """
     @_builtins.property
     def credential(self) -> _credential_pb2.Credential:
         """Required: how the registration's holder signs in."""
@@ -515,10 +520,11 @@ class RegisterRequest(_message.Message):
         challenge: _builtins.str = ...,
         proof: _builtins.bytes = ...,
         request_id: _builtins.str = ...,
+        managed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "device", b"device"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "credential", b"credential", "device", b"device", "key_type", b"key_type", "organization_id", b"organization_id", "proof", b"proof", "public_key", b"public_key", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "credential", b"credential", "device", b"device", "key_type", b"key_type", "managed", b"managed", "organization_id", b"organization_id", "proof", b"proof", "public_key", b"public_key", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,6 +541,7 @@ class RegisterResponse(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     REVISION_TOKEN_FIELD_NUMBER: _builtins.int
     IDENTITY_REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """What the device calls with as `authorization: Bearer <token>`, for its own registration (decision 22). Shown to
     this request only.
@@ -551,6 +558,10 @@ class RegisterResponse(_message.Message):
     def device(self) -> Global___Device:
         """The device."""
 
+    @_builtins.property
+    def configuration(self) -> Global___DeviceConfiguration:
+        """What the device is to do, by the profile that the registration has."""
+
     def __init__(
         self,
         *,
@@ -559,10 +570,11 @@ class RegisterResponse(_message.Message):
         device: Global___Device | None = ...,
         revision_token: _builtins.str = ...,
         identity_revision_token: _builtins.str = ...,
+        configuration: Global___DeviceConfiguration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "registration", b"registration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "device", b"device", "registration", b"registration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "identity_revision_token", b"identity_revision_token", "registration", b"registration", "revision_token", b"revision_token", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "device", b"device", "identity_revision_token", b"identity_revision_token", "registration", b"registration", "revision_token", b"revision_token", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -642,6 +654,10 @@ class Registration(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_AFTER_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_TIME_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    MANAGED_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
     """reg_ and a UUIDv7. Not the device's id (decision 14)."""
     device_id: _builtins.str
@@ -664,6 +680,12 @@ class Registration(_message.Message):
     """What it connects with."""
     expire_after: _builtins.str
     """How long it may be silent before it is deleted, as its service token said when it enrolled. Empty: for ever."""
+    device_profile_id: _builtins.str
+    """The profile that it has. One that has just been deleted counts as the default profile."""
+    network: _builtins.str
+    """The managed network that its device says it is in. Empty: none."""
+    managed: _builtins.bool
+    """Whether an administrator's file enrolled it, as its device said: a claim. Such a one cannot leave (decision 18)."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it became active."""
@@ -684,6 +706,10 @@ class Registration(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it is deleted, unless it is heard of until then. Absent: never."""
 
+    @_builtins.property
+    def device_profile_time(self) -> _timestamp_pb2.Timestamp:
+        """When it got that profile. Absent: when it became active."""
+
     def __init__(
         self,
         *,
@@ -703,10 +729,14 @@ class Registration(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         expire_after: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        device_profile_id: _builtins.str = ...,
+        device_profile_time: _timestamp_pb2.Timestamp | None = ...,
+        network: _builtins.str = ...,
+        managed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "holder", b"holder", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_profile_time", b"device_profile_time", "expire_time", b"expire_time", "holder", b"holder", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_id", b"device_id", "expire_after", b"expire_after", "expire_time", b"expire_time", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "tunnel_type", b"tunnel_type", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_id", b"device_id", "device_profile_id", b"device_profile_id", "device_profile_time", b"device_profile_time", "expire_after", b"expire_after", "expire_time", b"expire_time", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "managed", b"managed", "network", b"network", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "tunnel_type", b"tunnel_type", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -753,18 +783,24 @@ class GetRegistrationResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REGISTRATION_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registration(self) -> Global___Registration:
         """As it is now."""
+
+    @_builtins.property
+    def configuration(self) -> Global___DeviceConfiguration:
+        """What its device is to do, by the profile that it has now."""
 
     def __init__(
         self,
         *,
         registration: Global___Registration | None = ...,
+        configuration: Global___DeviceConfiguration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["registration", b"registration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "registration", b"registration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["registration", b"registration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "registration", b"registration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -790,6 +826,7 @@ class ListRegistrationsRequest(_message.Message):
     REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
     USER_IDS_FIELD_NUMBER: _builtins.int
     SEARCH_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     state: Global___RegistrationFilter.ValueType
@@ -812,6 +849,8 @@ class ListRegistrationsRequest(_message.Message):
     """Only those in which this is a part of an address or, as in ListDevices, of what their device is called; at most 100
     characters. Empty: all.
     """
+    device_profile_id: _builtins.str
+    """Only those with this device profile. Empty: all."""
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
@@ -849,10 +888,11 @@ class ListRegistrationsRequest(_message.Message):
         registration_ids: _abc.Iterable[_builtins.str] | None = ...,
         user_ids: _abc.Iterable[_builtins.str] | None = ...,
         search: _builtins.str = ...,
+        device_profile_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen_after", b"seen_after", "seen_before", b"seen_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "device_id", b"device_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "registration_ids", b"registration_ids", "search", b"search", "seen_after", b"seen_after", "seen_before", b"seen_before", "service_token_id", b"service_token_id", "state", b"state", "user_id", b"user_id", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "device_id", b"device_id", "device_profile_id", b"device_profile_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "registration_ids", b"registration_ids", "search", b"search", "seen_after", b"seen_after", "seen_before", b"seen_before", "service_token_id", b"service_token_id", "state", b"state", "user_id", b"user_id", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1889,6 +1929,7 @@ class HeartbeatRequest(_message.Message):
     OS_VERSION_FIELD_NUMBER: _builtins.int
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
     POSTURE_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     registration_id: _builtins.str
@@ -1897,6 +1938,10 @@ class HeartbeatRequest(_message.Message):
     """At most 255 characters. Empty: as before."""
     client_version: _builtins.str
     """At most 255 characters. Empty: as before."""
+    network: _builtins.str
+    """The managed network that the device is in, by the name that the organization gave it; at most 100 characters. Empty:
+    in none. Absent: as before.
+    """
     @_builtins.property
     def posture(self) -> Global___DevicePosture:
         """What the posture checks of the device came to. Absent: as before."""
@@ -1909,12 +1954,15 @@ class HeartbeatRequest(_message.Message):
         os_version: _builtins.str = ...,
         client_version: _builtins.str = ...,
         posture: Global___DevicePosture | None = ...,
+        network: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["posture", b"posture"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_network", b"_network", "network", b"network", "posture", b"posture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "organization_id", b"organization_id", "os_version", b"os_version", "posture", b"posture", "registration_id", b"registration_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_network", b"_network", "client_version", b"client_version", "network", b"network", "organization_id", b"organization_id", "os_version", b"os_version", "posture", b"posture", "registration_id", b"registration_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__network: _TypeAlias = _typing.Literal["network"]  # noqa: Y015
+    _WhichOneofArgType__network: _TypeAlias = _typing.Literal["_network", b"_network"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__network) -> _WhichOneofReturnType__network | None: ...
 
 Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
 
@@ -1966,12 +2014,21 @@ class HeartbeatResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_ETAG_FIELD_NUMBER: _builtins.int
+    device_profile_id: _builtins.str
+    """The profile of the registration, as of before this heartbeat."""
+    configuration_etag: _builtins.str
+    """The etag of its configuration: where it is not the one that the device has, GetRegistration has the newest."""
     def __init__(
         self,
+        *,
+        device_profile_id: _builtins.str = ...,
+        configuration_etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration_etag", b"configuration_etag", "device_profile_id", b"device_profile_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

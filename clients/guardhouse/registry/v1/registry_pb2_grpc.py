@@ -391,9 +391,9 @@ class RegistrationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Leave(self, request, context):
-        """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
-        request_id: a retry with the token of the registration that is gone answers the same for 24 hours.
-        Errors: REGISTRATION_NOT_FOUND.
+        """Deletes the device's own registration, as DeleteRegistrations does, where its profile lets it (allowed_to_leave); a
+        managed one never may (decision 18). Callers: the device itself. Idempotent by request_id: a retry with the token of
+        the registration that is gone answers the same for 24 hours. Errors: REGISTRATION_NOT_FOUND, LEAVE_NOT_ALLOWED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

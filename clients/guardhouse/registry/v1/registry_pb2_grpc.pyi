@@ -207,9 +207,9 @@ class RegistrationServiceStub:
     device itself.
     """
     Leave: _grpc.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]
-    """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
-    request_id: a retry with the token of the registration that is gone answers the same for 24 hours.
-    Errors: REGISTRATION_NOT_FOUND.
+    """Deletes the device's own registration, as DeleteRegistrations does, where its profile lets it (allowed_to_leave); a
+    managed one never may (decision 18). Callers: the device itself. Idempotent by request_id: a retry with the token of
+    the registration that is gone answers the same for 24 hours. Errors: REGISTRATION_NOT_FOUND, LEAVE_NOT_ALLOWED.
     """
 
 @_typing.type_check_only
@@ -278,9 +278,9 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     device itself.
     """
     Leave: _aio.UnaryUnaryMultiCallable[_registry_pb2.LeaveRequest, _registry_pb2.LeaveResponse]  # type: ignore[assignment]
-    """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
-    request_id: a retry with the token of the registration that is gone answers the same for 24 hours.
-    Errors: REGISTRATION_NOT_FOUND.
+    """Deletes the device's own registration, as DeleteRegistrations does, where its profile lets it (allowed_to_leave); a
+    managed one never may (decision 18). Callers: the device itself. Idempotent by request_id: a retry with the token of
+    the registration that is gone answers the same for 24 hours. Errors: REGISTRATION_NOT_FOUND, LEAVE_NOT_ALLOWED.
     """
 
 class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -424,9 +424,9 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.LeaveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.LeaveResponse, _abc.Awaitable[_registry_pb2.LeaveResponse]]:
-        """Deletes the device's own registration, as DeleteRegistrations does. Callers: the device itself. Idempotent by
-        request_id: a retry with the token of the registration that is gone answers the same for 24 hours.
-        Errors: REGISTRATION_NOT_FOUND.
+        """Deletes the device's own registration, as DeleteRegistrations does, where its profile lets it (allowed_to_leave); a
+        managed one never may (decision 18). Callers: the device itself. Idempotent by request_id: a retry with the token of
+        the registration that is gone answers the same for 24 hours. Errors: REGISTRATION_NOT_FOUND, LEAVE_NOT_ALLOWED.
         """
 
 def add_RegistrationServiceServicer_to_server(servicer: RegistrationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

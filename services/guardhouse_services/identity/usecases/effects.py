@@ -27,7 +27,7 @@ def follow_registry(tx: Transaction, organization_id: str, events: Sequence[regi
         if event.HasField("registration"):
             record = _registration(event.registration)
             records[record.registration_id] = record
-        else:
+        elif event.HasField("registration_deleted"):
             deleted.add(event.registration_deleted)
     news: list[pb.Event] = []
     if records:

@@ -68,6 +68,12 @@ def _get_locked(organization_id: str, device_profile_id: str) -> sa.Select[Any]:
     return sa.select(device_profile).where(_key(organization_id, device_profile_id)).with_for_update()
 
 
+def in_force(tx: Transaction, organization_id: str, device_profile_id: str) -> DeviceProfile:
+    """The profile of a registration: the default one where it has just been deleted."""
+    row = _get(tx, organization_id, device_profile_id).one_or_none()
+    return _made(row) if row else get(tx, organization_id, default_profile_id(organization_id))
+
+
 def check_room(tx: Transaction, organization_id: str) -> None:
     """Raises LimitReached when the organization, whose matching the caller has locked, has as many as it may have."""
     if _count(tx, organization_id).scalar_one() >= LIMIT:

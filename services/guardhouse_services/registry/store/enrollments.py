@@ -92,6 +92,7 @@ def insert_intent(tx: Transaction, intent: Registration) -> None:
         "identity_token": "",
         "token_hash": b"",
         "end_time": tx.now if intent.state == State.ABORTED else None,
+        "managed": intent.managed,
     }
     try:
         tx.execute(_INSERT, row)

@@ -1,28 +1,33 @@
 """When devices were last heard of, written for many at once."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 
 from guardhouse_services.database import Transaction
-from guardhouse_services.registry.domain import Heartbeat
-from guardhouse_services.registry.store.tables import device, is_active, registration
+from guardhouse_services.registry.domain import LISTED, Heartbeat, Registration
+from guardhouse_services.registry.store.tables import device, is_active, registration, to_registration
 from guardhouse_services.statements import Run, statement
 
 
-def write(tx: Transaction, organization_id: str, heartbeats: Sequence[Heartbeat]) -> set[str]:
+def write(
+    tx: Transaction, organization_id: str, heartbeats: Sequence[Heartbeat]
+) -> tuple[list[Registration], set[str]]:
     """Notes what is news of active registrations and their devices; no time goes back.
 
-    It waits for nobody. Answers the registrations of which something was not written because somebody else is changing
-    them, or their devices, at this moment.
+    It waits for nobody. Answers the registrations, locked, which another device profile may match now; and the ids of
+    those of which something was not written because somebody else is changing them, or their devices, at this moment.
+    What profiles match by is written together with them or not at all: it is news only once.
     """
     rows = _present(tx, organization_id, [it.registration_id for it in heartbeats])
     present = {row.registration_id: row for row in rows}
     heard: dict[str, int] = {}
     seen: dict[str, int] = {}
     versions: dict[str, dict[str, Any]] = {}
+    networks: dict[str, str] = {}
     for it in sorted(heartbeats, key=lambda it: it.time):
         row = present.get(it.registration_id)
         if row is None:
@@ -36,15 +41,29 @@ def write(tx: Transaction, organization_id: str, heartbeats: Sequence[Heartbeat]
             news = {name: value for name, value in told.items() if value and value != getattr(row, name)}
             if news:
                 versions[row.device_id] = {**versions.get(row.device_id, {}), **news}
+        if it.network is not None and it.network != row.network and it.time >= (row.seen_time or 0):
+            networks[it.registration_id] = it.network
     free = _see(tx, _see_devices, organization_id, seen)
     if unseen := versions.keys() - seen.keys():
         free |= set(_free_devices(tx, organization_id, list(unseen)).scalars())
     busy = (seen.keys() | versions.keys()) - free
+    systems = {device_id for device_id, news in versions.items() if "os_version" in news} - busy
+    matched: dict[str, Registration] = {}
+    if systems or networks:
+        wanted = {row.registration_id: row.device_id for row in _on_devices(tx, organization_id, list(systems))}
+        rows = _lock_free(tx, organization_id, [*wanted, *networks])
+        matched = {row.registration_id: to_registration(row) for row in rows}
+        busy |= {device_id for registration_id, device_id in wanted.items() if registration_id not in matched}
+    for registration_id, network in networks.items():
+        if registration_id in matched:
+            matched[registration_id] = replace(matched[registration_id], network=network)
+            _set_network(tx, organization_id, registration_id, network)
     for device_id in sorted(versions.keys() - busy):
         of_it = {"of_organization_id": organization_id, "of_device_id": device_id}
         tx.execute(_UPDATE, {**of_it, **versions[device_id], "update_time": tx.now})
     late = heard.keys() - _see(tx, _see_registrations, organization_id, heard)
-    return late | {key for key, row in present.items() if row.device_id in busy}
+    late |= networks.keys() - matched.keys()
+    return list(matched.values()), late | {key for key, row in present.items() if row.device_id in busy}
 
 
 # What is news comes with the values, by the names of its columns.
@@ -60,6 +79,7 @@ def _present(organization_id: str, ids: list[str]) -> sa.Select[Any]:
             registration.c.registration_id,
             registration.c.device_id,
             registration.c.seen_time,
+            registration.c.network,
             device.c.seen_time.label("device_seen_time"),
             device.c.os_version,
             device.c.client_version,
@@ -73,6 +93,31 @@ def _present(organization_id: str, ids: list[str]) -> sa.Select[Any]:
         )
         .where(registration.c.organization_id == organization_id, registration.c.registration_id.in_(ids), is_active)
     )
+
+
+@statement
+def _on_devices(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
+    return sa.select(registration.c.registration_id, registration.c.device_id).where(
+        registration.c.organization_id == organization_id,
+        registration.c.device_id.in_(device_ids),
+        registration.c.state.in_(LISTED),
+    )
+
+
+@statement
+def _lock_free(organization_id: str, ids: list[str]) -> sa.Select[Any]:
+    listed = sa.select(registration).where(
+        registration.c.organization_id == organization_id,
+        registration.c.registration_id.in_(ids),
+        registration.c.state.in_(LISTED),
+    )
+    return listed.with_for_update(skip_locked=True)
+
+
+@statement
+def _set_network(organization_id: str, registration_id: str, network: str) -> sa.Executable:
+    of_it = (registration.c.organization_id == organization_id, registration.c.registration_id == registration_id)
+    return registration.update().where(*of_it).values(network=network)
 
 
 def _see(tx: Transaction, see: Run[str, list[str], int], organization_id: str, times: Mapping[str, int]) -> set[str]:

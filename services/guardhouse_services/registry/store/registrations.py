@@ -23,12 +23,14 @@ from guardhouse_services.registry.domain import (
 from guardhouse_services.registry.store.lists import contains, in_range, looking, together
 from guardhouse_services.registry.store.tables import (
     device,
+    device_profile,
     device_texts,
     is_active,
     is_listed,
     is_live,
     is_users,
     profile_column,
+    profile_id,
     registration,
     registration_activity,
     spelled,
@@ -50,19 +52,24 @@ def _find(organization_id: str, registration_id: str) -> sa.Select[Any]:
     )
 
 
-def of_tokens(tx: Transaction, ids: Collection[str]) -> dict[str, Registration]:
-    """Active and deleted registrations whose devices may show their tokens, by id.
+def of_tokens(tx: Transaction, ids: Collection[str]) -> dict[str, tuple[Registration, str]]:
+    """Active and deleted registrations whose devices may show their tokens, by id, each with the etag of its profile's
+    settings; that is empty where the profile is not stored.
 
     A token names no organization, and an id is one of all.
     """
-    return {row.registration_id: to_registration(row) for row in _of_tokens(tx, list(ids))}
+    rows = _of_tokens(tx, list(ids))
+    return {row.registration_id: (to_registration(row), row.settings_etag or "") for row in rows}
 
 
 @statement
 def _of_tokens(ids: list[str]) -> sa.Select[Any]:
-    return sa.select(registration).where(
-        registration.c.registration_id.in_(ids), registration.c.state.in_((State.ACTIVE, State.DELETED))
+    of_profile = sa.and_(
+        device_profile.c.organization_id == registration.c.organization_id,
+        device_profile.c.device_profile_id == profile_id,
     )
+    found = sa.select(registration, device_profile.c.settings_etag).outerjoin(device_profile, of_profile)
+    return found.where(registration.c.registration_id.in_(ids), registration.c.state.in_((State.ACTIVE, State.DELETED)))
 
 
 def lock(tx: Transaction, organization_id: str, ids: Collection[str]) -> dict[str, Registration]:
@@ -238,19 +245,19 @@ def _lock_live_after(organization_id: str, registration_id: str, limit: int) -> 
     return behind.order_by(registration.c.registration_id).limit(limit).with_for_update()
 
 
-def lock_of_users(tx: Transaction, organization_id: str, user_ids: Collection[str], limit: int) -> list[Registration]:
-    """Active and revoked ones of users, no more than so many, locked in the order of their ids."""
-    return [to_registration(row) for row in _lock_of_users(tx, organization_id, list(user_ids), limit)]
+def of_users(tx: Transaction, organization_id: str, user_ids: Collection[str], limit: int) -> list[str]:
+    """Ids of active and revoked ones of users, no more than so many."""
+    return list(_of_users(tx, organization_id, list(user_ids), limit).scalars())
 
 
 @statement
-def _lock_of_users(organization_id: str, user_ids: list[str], limit: int) -> sa.Select[Any]:
-    wanted = sa.select(registration).where(
+def _of_users(organization_id: str, user_ids: list[str], limit: int) -> sa.Select[Any]:
+    wanted = sa.select(registration.c.registration_id).where(
         registration.c.organization_id == organization_id,
         registration.c.user_id.in_(user_ids),
         registration.c.state.in_(LISTED),
     )
-    return wanted.order_by(registration.c.registration_id).limit(limit).with_for_update()
+    return wanted.limit(limit)
 
 
 def set_profiles(tx: Transaction, organization_id: str, moved: Collection[Registration]) -> None:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from guardhouse.ids import default_profile_id
+from guardhouse.ids import DEVICE_PROFILE, ORGANIZATION, default_profile_id
 from guardhouse_services.registry.domain import (
     LISTED,
     LIVE,
@@ -290,6 +290,13 @@ fence = sa.Table(
     sa.Column("user_id", sa.String(40), primary_key=True),
     sa.Column("removed_revision", sa.BigInteger, nullable=False),
     sa.Column("revoked_revision", sa.BigInteger, nullable=False),
+)
+
+
+# As default_profile_id makes it.
+profile_id = sa.case(
+    (registration.c.device_profile_id != "", registration.c.device_profile_id),
+    else_=sa.literal(f"{DEVICE_PROFILE}_") + sa.func.substr(registration.c.organization_id, len(ORGANIZATION) + 2),
 )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextvars import Context
+from dataclasses import dataclass
 
 from guardhouse.errors import CredentialsInvalid
 from guardhouse.registry.v1 import registry_pb2 as pb
@@ -10,11 +11,20 @@ from guardhouse_services.credentials import equal, hash_secret, split_secret
 from guardhouse_services.database import Database
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import Registration, State
+from guardhouse_services.registry.usecases.device_profiles import default_etag
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["RegistrationService"]
 LEAVE = f"/{_SERVICE.full_name}/{_SERVICE.methods_by_name['Leave'].name}"
 
-Found = dict[str, Registration]
+Found = dict[str, tuple[Registration, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCaller(Caller):
+    """A device, with the profile of its registration and the etag of what that says."""
+
+    device_profile_id: str = ""
+    configuration_etag: str = ""
 
 
 class Callers:
@@ -29,17 +39,25 @@ class Callers:
         self._next: asyncio.Task[Found] | None = None
         self._running: asyncio.Task[Found] | None = None
 
-    async def device(self, bearer: str) -> Caller:
+    async def device(self, bearer: str) -> DeviceCaller:
         """The device that a registration token belongs to. Raises CredentialsInvalid.
 
         The device of a registration that is gone may call Leave and nothing else: it may not have heard the answer.
         """
         _, registration_id = split_secret(bearer)
-        found = (await self._ask(registration_id)).get(registration_id)
+        found, etag = (await self._ask(registration_id)).get(registration_id, (None, ""))
         if found is None or not equal(found.token_hash, hash_secret(bearer)):
             raise CredentialsInvalid("the registration token is of no active registration")
         only = LEAVE if found.state == State.DELETED else ""
-        return Caller("device", registration_id, found.organization_id, only=only)
+        organization_id = found.organization_id
+        return DeviceCaller(
+            "device",
+            registration_id,
+            organization_id,
+            only=only,
+            device_profile_id=found.device_profile_id,
+            configuration_etag=etag or default_etag(organization_id),
+        )
 
     async def _ask(self, registration_id: str) -> Found:
         self._wanted.add(registration_id)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from guardhouse.device_profiles import DeviceProfile, Settings, Step, Subject, facts, trace
@@ -21,6 +22,9 @@ from guardhouse_services.registry.messages import (
     to_profile_event,
 )
 from guardhouse_services.registry.usecases.profile_matching import subjects
+
+REMEMBERED = 4096
+"""Organizations whose default etag is."""
 
 Written = tuple[DeviceProfile, str]
 """The profile, and the revision token."""
@@ -68,6 +72,12 @@ class DeviceProfiles:
         """Raises OrganizationNotFound and DeviceProfileNotFound."""
         await self._directory.organization(organization_id)
         return await self._database.read(lambda tx: store.device_profiles.get(tx, organization_id, device_profile_id))
+
+    async def in_force(self, organization_id: str, device_profile_id: str) -> DeviceProfile:
+        """The profile of a registration: the default one where it has just been deleted."""
+        return await self._database.read(
+            lambda tx: store.device_profiles.in_force(tx, organization_id, device_profile_id)
+        )
 
     async def page(self, organization_id: str, page: Page) -> tuple[Sequence[DeviceProfile], Matching | None]:
         """The page's profiles, and one more if there is one; and how far matching has come."""
@@ -148,6 +158,12 @@ class DeviceProfiles:
             return Tried(list(trace(rules, facts(subject))), names, default)
 
         return await self._database.read(match)
+
+
+@lru_cache(REMEMBERED)
+def default_etag(organization_id: str) -> str:
+    """The etag of the configuration of a default profile that nobody has changed."""
+    return to_configuration(store.device_profiles.default(organization_id)).etag
 
 
 def _save(tx: Transaction, call: Call, organization_id: str, profile: DeviceProfile) -> Written:

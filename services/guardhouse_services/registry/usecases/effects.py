@@ -9,7 +9,8 @@ from guardhouse_services.database import Transaction
 from guardhouse_services.failpoint import failpoint
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import LISTED, Fence, Registration, State
-from guardhouse_services.registry.messages import to_event
+from guardhouse_services.registry.messages import from_identity, to_event
+from guardhouse_services.registry.usecases.profile_matching import STEP, assign
 
 
 def follow_identity(tx: Transaction, organization_id: str, events: Sequence[identity_pb2.Event]) -> None:
@@ -49,3 +50,27 @@ def follow_identity(tx: Transaction, organization_id: str, events: Sequence[iden
         ids = [it.registration_id for it in changed]
         audit.note_entry(tx, audit.Entry(organization_id, "job:follow identity", "", ids))
         tx.publish(organization_id, [to_event(it) for it in changed])
+
+
+def follow_people(tx: Transaction, organization_id: str, events: Sequence[identity_pb2.Event]) -> None:
+    """Keeps what identity says of users, and gives their registrations the device profiles that match them by it."""
+    told = {
+        event.user.user.user_id: from_identity(event.user.user)
+        for event in events
+        if event.WhichOneof("kind") == "user"
+    }
+    known = store.people.known(tx, organization_id, told)
+    news = {user_id: profile for user_id, profile in told.items() if known.get(user_id) != profile}
+    if not news:
+        return
+    store.people.save(tx, organization_id, news)
+    ids = store.registrations.of_users(tx, organization_id, news, STEP + 1)
+    if len(ids) > STEP:
+        # More than a transaction should tell of: all are looked at in steps.
+        store.matchings.begin(tx, organization_id)
+        return
+    moved = assign(tx, organization_id, list(store.registrations.lock(tx, organization_id, ids).values()))
+    if moved:
+        ids = [it.registration_id for it in moved]
+        audit.note_entry(tx, audit.Entry(organization_id, "job:follow identity", "", ids))
+        tx.publish(organization_id, [to_event(it) for it in moved])

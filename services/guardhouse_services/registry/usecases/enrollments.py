@@ -49,6 +49,7 @@ from guardhouse_services.registry.domain import (
     held,
 )
 from guardhouse_services.registry.messages import from_identity, to_event, to_identity
+from guardhouse_services.registry.usecases.profile_matching import assign
 from guardhouse_services.registry.usecases.proofs import Proofs
 from guardhouse_services.registry.usecases.rotations import check_never_held
 
@@ -84,6 +85,8 @@ class Enrollment:
     proof: bytes
     client: Client = NOWHERE
     """Where the device is."""
+    managed: bool = False
+    """Whether an administrator's file has it enroll, as it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,7 @@ class Enrollments:
             request_id=enrollment.request_id,
             fingerprint=enrollment.fingerprint,
             deadline=tx.now + DEADLINE,
+            managed=enrollment.managed,
         )
         store.enrollments.insert_intent(tx, intent)
         check_never_held(tx, intent.public_key)
@@ -416,6 +420,9 @@ class _Activation:
         user_id = grant.holder.user_id
         if user_id:
             store.fences.lock(tx, organization_id, user_id).check(grant.authorize_revision)
+            if grant.person is not None:
+                # Identity's feed says so, too; it may come later.
+                store.people.save(tx, organization_id, {user_id: grant.person})
         device = store.enrollments.enroll_device(tx, organization_id, intent.device_id, self.claims)
         places = store.enrollments.lock_places(tx, intent)
         present = places.pop(registration_id, None)
@@ -436,10 +443,13 @@ class _Activation:
                 raise _StartOver
             replaced = store.registrations.delete(tx, organization_id, places)
         active = store.enrollments.activate(tx, organization_id, registration_id, grant, self.lease, self.token_hash)
+        moved = self._match(tx)
+        active = moved.pop(registration_id, active)
         objects = (registration_id, intent.device_id, *(it.registration_id for it in replaced))
         audit.note(tx, self.call, *objects, actor=grant.holder.actor)
         # The new holder of the lease comes first, so that the deletion behind it does not release it.
-        revision = tx.publish(organization_id, [to_event(active), *(to_event(it) for it in replaced)])
+        events = [to_event(it) for it in (active, *replaced, *moved.values())]
+        revision = tx.publish(organization_id, events)
         failpoint("registry.activate")
         device = replace(
             device,
@@ -447,3 +457,11 @@ class _Activation:
             last_seen=LastSeen(registration_id, user_id),
         )
         return active, device, tx.token(organization_id, revision)
+
+    def _match(self, tx: Transaction) -> dict[str, Registration]:
+        """Gives the registrations of the device their profiles, for it may say something else of itself now."""
+        organization_id = self.intent.organization_id
+        if not store.device_profiles.rules(tx, organization_id):
+            return {}
+        present = store.registrations.lock_on_device(tx, organization_id, self.intent.device_id)
+        return {it.registration_id: it for it in assign(tx, organization_id, list(present.values()))}

@@ -14,6 +14,7 @@ from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import MINUTE, Heartbeat, Posture, PostureChecks
 from guardhouse_services.registry.messages import to_event
+from guardhouse_services.registry.usecases.profile_matching import assign
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ class Heartbeats:
         os_version: str,
         client_version: str,
         checks: PostureChecks | None = None,
+        network: str | None = None,
     ) -> None:
-        """Notes that a device lives. An empty version is unchanged, and so are no checks."""
+        """Notes that a device lives. An empty version is unchanged, and so are no checks and no network."""
         now = self._clock.now()
         before = self._waiting.get(registration_id)
         if before is None and len(self._waiting) >= CAPACITY:
@@ -58,7 +60,7 @@ class Heartbeats:
             return
         posture = Posture(checks, now, now) if checks is not None else None
         minute = now - now % MINUTE
-        heartbeat = Heartbeat(organization_id, registration_id, minute, os_version, client_version, posture)
+        heartbeat = Heartbeat(organization_id, registration_id, minute, os_version, client_version, posture, network)
         self._waiting[registration_id] = heartbeat.after(before) if before is not None else heartbeat
         # When it becomes enough, and not while it stays so because the database is away.
         if len(self._waiting) == BATCH:
@@ -98,14 +100,15 @@ class Heartbeats:
 
     async def _write(self, organization_id: str, part: Sequence[Heartbeat]) -> None:
         def write(tx: Transaction) -> set[str]:
-            late = store.heartbeats.write(tx, organization_id, part)
+            matched, late = store.heartbeats.write(tx, organization_id, part)
+            # Before their postures, so that what is told of those has the profile as well.
+            moved = assign(tx, organization_id, matched)
             changed, younger, busy = store.postures.write(tx, organization_id, part)
-            if changed:
+            if news := {it.registration_id: it for it in (*moved, *changed)}:
                 # That a device says the same again, every hour, is no change that anybody made.
-                ids = [it.registration_id for it in changed]
-                audit.note_entry(tx, audit.Entry(organization_id, "job:write heartbeats", "", ids))
-            if told := [*changed, *younger]:
-                tx.publish(organization_id, [to_event(it) for it in told])
+                audit.note_entry(tx, audit.Entry(organization_id, "job:write heartbeats", "", list(news)))
+            if told := news | {it.registration_id: it for it in younger}:
+                tx.publish(organization_id, [to_event(it) for it in told.values()])
             return late | busy
 
         try:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from guardhouse.errors import BY_REASON, CredentialsInvalid, GuardhouseError, RegistrationNotFound
+from guardhouse.errors import BY_REASON, CredentialsInvalid, GuardhouseError, LeaveNotAllowed, RegistrationNotFound
 from guardhouse_services import requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
@@ -112,7 +112,10 @@ class Registrations:
         return await self._batch(call, organization_id, ids, work, validate_only)
 
     async def leave(self, call: Call, organization_id: str, registration_id: str) -> str:
-        """Deletes the caller's own registration. The revision token. Raises RegistrationNotFound."""
+        """Deletes the caller's own registration, if it may. The revision token.
+
+        Raises RegistrationNotFound and LeaveNotAllowed.
+        """
 
         def leave(tx: Transaction) -> str:
             if requests.find(tx, call.key) is not None:
@@ -123,6 +126,7 @@ class Registrations:
             if present.state != State.ACTIVE:
                 # It was revoked since its device was recognised, which can do nothing any more.
                 raise CredentialsInvalid("the registration token is of no active registration")
+            _check_may_leave(tx, present)
             gone = store.registrations.delete(tx, organization_id, [registration_id])
             requests.record(tx, call, registration_id)
             return tx.token(organization_id, tx.publish(organization_id, [to_event(it) for it in gone]))
@@ -159,6 +163,19 @@ class Registrations:
             return Batch(outcomes, tx.token(organization_id, revision))
 
         return await self._database.write(write, validate_only=validate_only)
+
+
+def _check_may_leave(tx: Transaction, present: Registration) -> None:
+    """Raises LeaveNotAllowed (decision 18)."""
+    registration_id, what_to_do = present.registration_id, "an administrator can delete the registration"
+    if present.managed:
+        raise LeaveNotAllowed(f"the device is managed and cannot leave; {what_to_do}", registration_id=registration_id)
+    profile = store.device_profiles.in_force(tx, present.organization_id, present.device_profile_id)
+    if not profile.settings.allowed_to_leave:
+        raise LeaveNotAllowed(
+            f"the device profile {profile.name!r} does not let devices leave; {what_to_do}",
+            registration_id=registration_id,
+        )
 
 
 def _missing(ids: Sequence[str], present: Mapping[str, Registration]) -> Failures:
