@@ -27,7 +27,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 .PHONY: gen
-gen: $(READY) ## Generate the Python code of the protos
+gen: $(READY) ## Generate the Python code of the protos, and docs/methods.md
 	$(BIN)/python tools/generate.py
 
 .PHONY: fmt

@@ -1,4 +1,4 @@
-"""Generate the Python code of every proto into clients/, or check that what is there is what would be generated.
+"""Generate the Python code of every proto into clients/ and the table of docs/methods.md, or check that they are fresh.
 
 A proto's package is its folder and its Python import path, so the output needs no rewriting.
 """
@@ -11,12 +11,14 @@ import tempfile
 from pathlib import Path
 
 import grpc_tools
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import status_pb2
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 CLIENTS = ROOT / "clients"
+METHODS = ROOT / "docs" / "methods.md"
 
 # protoc's own types, and those of google.rpc, which a package of its own brings.
 INCLUDES = [PROTOS, Path(grpc_tools.__file__).parent / "_proto", Path(status_pb2.__file__).parents[2]]
@@ -50,6 +52,18 @@ def generated(root: Path) -> set[Path]:
     return {path.relative_to(root) for path in root.glob("guardhouse/*/v1/*_pb2*.py*")}
 
 
+def described(folder: Path) -> str:
+    """What docs/methods.md says of the protos."""
+    # It lies beside this script, and reads the access rules with the generated code, which is there by now.
+    import methods  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    path = folder / "protos.binpb"
+    compile_protos(
+        sorted(PROTOS.rglob("*.proto")), f"--descriptor_set_out={path}", "--include_source_info", "--include_imports"
+    )
+    return str(methods.document(FileDescriptorSet.FromString(path.read_bytes())))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if something would change")
@@ -75,6 +89,12 @@ def main() -> None:
             else:
                 (CLIENTS / path).unlink()
             print(f"clients/{path}")
+        table = described(fresh)
+        if table != (METHODS.read_text() if METHODS.exists() else ""):
+            if check:
+                sys.exit("docs/methods.md is stale, run `make gen`")
+            METHODS.write_text(table)
+            print("docs/methods.md")
 
 
 if __name__ == "__main__":
