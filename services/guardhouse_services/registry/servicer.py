@@ -388,8 +388,9 @@ class RegistryServicer:
         now = self._clock.now()
         page = self._pages.read(request, now)
         found = await self.registry.held_actions.page(request.organization_id, page)
-        shown, token = self._pages.cut(request, page, found, lambda it: it.held_action_id, now)
-        return pb.ListHeldActionsResponse(held_actions=map(to_held_action, shown), next_page_token=token)
+        held = [to_held_action(it) for it in found]
+        shown, token = self._pages.cut(request, page, held, lambda it: it.held_action_id, now, pb.HeldAction.ByteSize)
+        return pb.ListHeldActionsResponse(held_actions=shown, next_page_token=token)
 
     async def ApproveHeldAction(self, request: pb.ApproveHeldActionRequest, call: Call) -> pb.ApproveHeldActionResponse:
         held, token = await self._decide(request, call, HeldState.APPROVED)
