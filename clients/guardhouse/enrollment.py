@@ -52,8 +52,9 @@ def make_request(
     private_key: bytes,
     request_id: str,
     key_type: KeyType = CURVE25519,
+    multi_user: registry.MultiUser | None = None,
 ) -> registry.RegisterRequest:
-    """The request that registers the key, with the proof that we hold it.
+    """The request that registers the key, with the proof that we hold it; on a shared device with whom it is for.
 
     Sending it again, unchanged, has one effect: a retry goes on where the first call stopped.
     """
@@ -75,6 +76,7 @@ def make_request(
         challenge=info.challenge,
         proof=key_type.prove(private_key, info.proof_key, transcript),
         request_id=request_id,
+        multi_user=multi_user,
     )
 
 
@@ -120,6 +122,7 @@ def enroll(
     device: registry.DeviceClaims,
     request_id: str | None = None,
     key_type: KeyType = CURVE25519,
+    multi_user: registry.MultiUser | None = None,
 ) -> Enrollment:
     """Enrolls this machine with a fresh key; the client needs no key of its own. Raises GuardhouseError.
 
@@ -127,7 +130,8 @@ def enroll(
     """
     private = key_type.new_private_key()
     info = client.enrollment.GetEnrollmentInfo(registry.GetEnrollmentInfoRequest(organization_id=organization_id))
-    request = make_request(info, organization_id, credential, device, private, request_id or uuid.uuid4().hex, key_type)
+    request_id = request_id or uuid.uuid4().hex
+    request = make_request(info, organization_id, credential, device, private, request_id, key_type, multi_user)
     made = client.enrollment.Register(request, timeout=TIMEOUT)
     return Enrollment(private, made.token, made.registration, made.device)
 
@@ -139,11 +143,13 @@ async def enroll_aio(
     device: registry.DeviceClaims,
     request_id: str | None = None,
     key_type: KeyType = CURVE25519,
+    multi_user: registry.MultiUser | None = None,
 ) -> Enrollment:
     """As enroll, with a client of guardhouse.aio."""
     private = key_type.new_private_key()
     info = await client.enrollment.GetEnrollmentInfo(registry.GetEnrollmentInfoRequest(organization_id=organization_id))
-    request = make_request(info, organization_id, credential, device, private, request_id or uuid.uuid4().hex, key_type)
+    request_id = request_id or uuid.uuid4().hex
+    request = make_request(info, organization_id, credential, device, private, request_id, key_type, multi_user)
     made = await client.enrollment.Register(request, timeout=TIMEOUT)
     return Enrollment(private, made.token, made.registration, made.device)
 

@@ -271,6 +271,14 @@ class DeviceHeldByAnotherRegistration(FailedPrecondition):
     reason = "DEVICE_HELD_BY_ANOTHER_REGISTRATION"
 
 
+class MultiUserNotAllowed(FailedPrecondition):
+    reason = "MULTI_USER_NOT_ALLOWED"
+
+
+class DeviceNotShared(FailedPrecondition):
+    reason = "DEVICE_NOT_SHARED"
+
+
 class UserRemoved(FailedPrecondition):
     reason = "USER_REMOVED"
 

@@ -58,8 +58,13 @@ class World:
         request_id = request_id or uuid.uuid4().hex
         return make_request(info, self.organization_id, credential, device, private_key, request_id)
 
-    async def enroll(self, name: str, machine: str = "") -> registry_pb2.RegisterResponse:
+    async def enroll(self, name: str, machine: str = "", os_user: str = "") -> registry_pb2.RegisterResponse:
+        """With an account the machine is a Windows device that is shared (decision 19)."""
         request = await self.request(self.id_token(name), machine or f"machine-of-{name}")
+        if os_user:
+            request.multi_user.os_user = os_user
+            request.device.platform = registry_pb2.PLATFORM_WINDOWS
+            request.device.client_version = "2025.2.460.1"
         answer: registry_pb2.RegisterResponse = await self.enrollment.Register(request, timeout=PATIENCE)
         return answer
 

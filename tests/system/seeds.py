@@ -218,9 +218,9 @@ class Seeds:
 
         return await self.plane.nodes["registry"].database.write(hold)
 
-    async def _new_registration(self) -> registry.RegisterResponse:
+    async def _new_registration(self, os_user: str = "") -> registry.RegisterResponse:
         number = next(_numbers)
-        return await self.world.enroll(f"person{number}", f"machine{number}")
+        return await self.world.enroll(f"person{number}", f"machine{number}", os_user)
 
     # identity
 
@@ -424,6 +424,12 @@ class Seeds:
 
     async def _PreviewRegistrationExpiration(self, request: registry.PreviewRegistrationExpirationRequest) -> None:
         request.delete_revoked_after = "720h"
+
+    async def _ReportOsSession(self, request: registry.ReportOsSessionRequest) -> Valid:
+        made = await self._new_registration("S-1-5-21")
+        request.registration_id = made.registration.registration_id
+        request.event, request.os_user, request.sequence = registry.OS_SESSION_EVENT_LOG_IN, "S-1-5-22", 1
+        return Caller(made.token), request
 
     async def _Leave(self, request: registry.LeaveRequest) -> Valid:
         made = await self._new_registration()

@@ -376,6 +376,21 @@ class Cases:
         )
         return await self.send("registry.RegistrationService.Leave", leave, Caller(made.token))
 
+    async def multi_user_not_allowed(self) -> Outcome:
+        # The other devices run Linux.
+        shared = registry.MultiUser(os_user="anna")
+        return await self.register(self.world.id_token("carol"), "shared", multi_user=shared)
+
+    async def device_not_shared(self) -> Outcome:
+        made = await self.world.enroll("carol", "not-shared")
+        request = registry.ReportOsSessionRequest(
+            organization_id=self.organization_id,
+            registration_id=made.registration.registration_id,
+            event=registry.OS_SESSION_EVENT_LOCK,
+            sequence=1,
+        )
+        return await self.send("registry.DeviceService.ReportOsSession", request, Caller(made.token))
+
     async def device_held_by_another_registration(self) -> ItemError:
         world = await self.another()
         first = (await world.enroll("alice", "laptop")).registration.registration_id

@@ -55,6 +55,20 @@ def demands(engine: Engine, tables: Iterable[str]) -> set[tuple[str, str]]:
     }
 
 
+# An index whose columns are unique with one of them left out already: whoever kept that one keeps it without knowing.
+WEAKER = {
+    ("registration", "unique ['organization_id', 'device_id', 'user_id']"): (
+        "registration",
+        "unique ['organization_id', 'device_id']",
+    )
+}
+
+
+def follows(demand: tuple[str, str], demanded: set[tuple[str, str]]) -> bool:
+    """Whether those who keep what was demanded keep this."""
+    return demand in demanded or WEAKER.get(demand) in demanded
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_schema_only_expands(
     service: str, previous: Release, empty_url: str, monkeypatch: pytest.MonkeyPatch
@@ -70,7 +84,7 @@ def test_the_schema_only_expands(
     now, demanding = columns(engine), demands(engine, before.keys() & columns(engine).keys())
     engine.dispose()
     assert missing(now, before) == []
-    assert demanding <= demanded
+    assert {it for it in demanding if not follows(it, demanded)} == set()
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)

@@ -5,10 +5,12 @@ from typing import Annotated
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from guardhouse.cli import output
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context
 from guardhouse.cli.options import Limit, moment
 from guardhouse.ipam.v1 import ipam_pb2 as pb
+from guardhouse.registry.v1 import registry_pb2 as registry
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -48,6 +50,35 @@ def show_history(
     request = pb.ListAddressHistoryRequest(organization_id=it.organization_id, network=network, time=at)
     columns = "ipv4 ipv6 hold_time release_time registration_id holder device_id"
     it.show_all(it.client.addresses.ListAddressHistory, request, limit, columns)
+
+
+@app.command("who")
+def show_who(
+    ctx: Context,
+    address: Annotated[str, typer.Argument(metavar="ADDRESS")],
+    at: Annotated[Timestamp | None, typer.Option(parser=moment, metavar="TIME", help=f"{AT} Default: now.")] = None,
+) -> None:
+    """Say whose traffic from an address was: its holder's, and on a shared device who was at it."""
+    it = ctx.obj
+    asked = pb.LookupAddressRequest(organization_id=it.organization_id, address=address, time=at)
+    lease = it.client.addresses.LookupAddress(asked).lease
+    time = at
+    if time is None:
+        time = Timestamp()
+        time.GetCurrentTime()
+    wanted = registry.ListOsSessionsRequest(organization_id=it.organization_id, device_id=lease.device_id, time=time)
+    session = next(iter(it.client.devices.ListOsSessions(wanted).os_sessions), None)
+    is_current = session is None or session.registration_id == lease.registration_id
+    if it.as_json:
+        on_device = output.as_dict(session) if session is not None else None
+        output.print_json({"lease": output.as_dict(lease), "os_session": on_device, "is_current": is_current})
+        return
+    pairs = [(output.heading(name), output.cell(lease, name)) for name in ("registration_id", "holder", "device_id")]
+    if session is not None:
+        shown = "at_login_screen", "os_user", "begin_time", "end_time"
+        pairs += [(output.heading(name), output.cell(session, name)) for name in shown]
+        pairs.append(("current", "yes" if is_current else output.cell(session, "registration_id")))
+    output.print_pairs(pairs)
 
 
 @app.command("pins")

@@ -9,9 +9,10 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from guardhouse.cli import output
 from guardhouse.cli.invocation import Context, Invocation, must_be_interactive
@@ -136,6 +137,37 @@ def check_override(
         organization_id=device.organization_id, registration_id=device.registration_id, code=code
     )
     it.show(device.client.registrations.CheckOverrideCode(request))
+
+
+@app.command("report-session")
+def report_session(
+    ctx: Context,
+    event: Annotated[
+        Literal["log-in", "log-out", "switch", "lock"],
+        typer.Argument(metavar="EVENT", help="log-in, log-out, switch or lock."),
+    ],
+    os_user: Annotated[
+        str, typer.Option("--user", metavar="ACCOUNT", help="Whose session; for lock nobody's need be named.")
+    ] = "",
+    sequence: Annotated[
+        int | None, typer.Option(min=1, help="Greater than that of the event before. Default: by this machine's clock.")
+    ] = None,
+    folder: Kept = None,
+    which: Which = "",
+) -> None:
+    """Say who is at this machine, which is shared. What it does is attributed to their registration."""
+    it = ctx.obj
+    device = _device(it, folder, which)
+    now = Timestamp()
+    now.GetCurrentTime()
+    request = pb.ReportOsSessionRequest(
+        organization_id=device.organization_id,
+        registration_id=device.registration_id,
+        event=output.value(pb.OsSessionEvent, event),
+        os_user=os_user,
+        sequence=sequence or now.ToMicroseconds(),
+    )
+    it.show(device.client.devices.ReportOsSession(request))
 
 
 @app.command("rotate-key")

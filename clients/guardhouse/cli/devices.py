@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from guardhouse.cli import device_view, output
 from guardhouse.cli.complete import ids
@@ -20,6 +21,7 @@ from guardhouse.cli.options import (
     SeenBefore,
     Yes,
     listed,
+    moment,
     order,
 )
 from guardhouse.cli.output import count
@@ -136,6 +138,25 @@ def revoke_device(ctx: Context, device_id: DeviceId, dry_run: DryRun = False) ->
     response = it.client.devices.RevokeDevice(request)
     output.note(_held(response.addresses_held))
     it.done(response, f"{device_id}: {count(response.registrations_revoked, 'registration')} revoked")
+
+
+@app.command("sessions")
+def list_sessions(
+    ctx: Context,
+    device_id: DeviceId,
+    at: Annotated[
+        Timestamp | None,
+        typer.Option(
+            parser=moment, metavar="TIME", help="Who had it then: a time, or 24h for a day ago. Default: ever."
+        ),
+    ] = None,
+    limit: Limit = None,
+) -> None:
+    """List who had a shared device, and which registration was current, the newest first."""
+    it = ctx.obj
+    request = pb.ListOsSessionsRequest(organization_id=it.organization_id, device_id=device_id, time=at)
+    columns = "begin_time end_time os_user at_login_screen asks_to_register registration_id holder"
+    it.show_all(it.client.devices.ListOsSessions, request, limit, columns)
 
 
 @app.command("delete")

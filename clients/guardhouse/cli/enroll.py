@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -48,6 +48,22 @@ def enroll(
         str | None, typer.Option(help="What identifies this machine. Default: made of its machine-id, else its name.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What people read. Default: the host's name.")] = None,
+    os_name: Annotated[
+        Literal["windows", "mac", "linux", "ios", "android", "chromeos"] | None,
+        typer.Option("--platform", help="What this machine runs. Default: as it says."),
+    ] = None,
+    client_version: Annotated[str | None, typer.Option(help="Of which client. Default: this command's.")] = None,
+    os_user: Annotated[
+        str,
+        typer.Option(
+            "--multi-user",
+            metavar="ACCOUNT",
+            help="The machine is shared, and this is for an account of its operating system.",
+        ),
+    ] = "",
+    pre_login: Annotated[
+        bool, typer.Option("--pre-login", help="The machine is shared, and this is for its login screen.")
+    ] = False,
     key_type: KeyType = "curve25519",
     wireguard: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the [Interface] section for wg-quick here.")
@@ -61,6 +77,9 @@ def enroll(
 
     it = ctx.obj
     found = None if sign_in else credential(id_token, id_token_file, client_id, client_secret, client_secret_file)
+    if os_user and pre_login:
+        raise typer.BadParameter("the login screen has no account: not both of --multi-user and --pre-login")
+    shared = pb.MultiUser(os_user=os_user, pre_login=pre_login) if os_user or pre_login else None
     folder = save.expanduser()
     # Whatever can fail does so before the registration exists: its secrets are shown to this call only.
     if wireguard is not None and key_type != "curve25519":
@@ -74,14 +93,18 @@ def enroll(
     claims = pb.DeviceClaims(
         hardware_id=hardware_id or machine_id(),
         display_name=name or platform.node(),
-        platform=PLATFORMS.get(sys.platform, pb.PLATFORM_UNSPECIFIED),
+        platform=(
+            output.value(pb.Platform, os_name) if os_name else PLATFORMS.get(sys.platform, pb.PLATFORM_UNSPECIFIED)
+        ),
         os_version=platform.release()[:255],
-        client_version=importlib.metadata.version("guardhouse"),
+        client_version=client_version or importlib.metadata.version("guardhouse"),
     )
     if found is None:
         found = person(it, provider, How(sign_in, client_secret_file, redirect_port))
     with output.waiting("Enrolling ..."):
-        made = enroll_machine(it.client, it.organization_id, found, claims, key_type=key_type_of(key_type))
+        made = enroll_machine(
+            it.client, it.organization_id, found, claims, key_type=key_type_of(key_type), multi_user=shared
+        )
     registration = made.registration
     stem = folder / registration.registration_id
     kept = {"token": ".token", "private_key": ".key", "profile": ".toml"}

@@ -27,6 +27,7 @@ NEXT: Final = {
     "DEVICE_HELD_BY_ANOTHER_REGISTRATION": "delete that registration first: guardhouse registrations delete ID",
     "DEVICE_HELD_BY_ANOTHER_USER": "an admin can revoke or delete theirs: guardhouse registrations list --device ID",
     "DEVICE_NOT_FOUND": "see guardhouse devices list --active-registrations include",
+    "DEVICE_NOT_SHARED": "enroll with --multi-user first: guardhouse enroll",
     "DEVICE_SESSION_DURATION_REQUIRED": "set one first: guardhouse device-sessions update --session-duration 24h; or"
     " let the applications not take it",
     "DIFFERENT_USER": "sign in as the person that enrolled, at the same identity provider",
@@ -49,6 +50,7 @@ NEXT: Final = {
     "LIST_EXISTS": "choose another name, or change that one: guardhouse lists list",
     "LIST_IN_USE": "take it out of the policies first: guardhouse policies update",
     "LIST_NOT_FOUND": "see guardhouse lists list",
+    "MULTI_USER_NOT_ALLOWED": "an admin can allow it: guardhouse organizations update --multi-user-platform",
     "ORGANIZATION_NOT_FOUND": "see guardhouse organizations list",
     "OVERRIDE_CODE_INVALID": "an admin reads one out: guardhouse registrations override-codes ID",
     "PAGE_TOKEN_INVALID": "run the command again: the list starts anew",

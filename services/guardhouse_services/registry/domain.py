@@ -1,6 +1,7 @@
 """What the registry knows, and the rules that need nothing else."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum, auto
 from typing import Generic, TypeVar
@@ -11,8 +12,10 @@ from guardhouse.errors import (
     DeviceHeldByAnotherUser,
     EnrollmentAborted,
     GuardhouseError,
+    MultiUserNotAllowed,
     UserRemoved,
 )
+from guardhouse.os_sessions import Desk
 
 T = TypeVar("T")
 
@@ -22,6 +25,12 @@ DEADLINE = 30 * SECOND
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 """The resolution of the times at which devices were heard of."""
+KEEP_SESSIONS = 400 * 24 * HOUR
+"""How long it can be asked who had a shared device."""
+WINDOWS = 1
+"""The number of the contract's PLATFORM_WINDOWS."""
+LEAST_WINDOWS_VERSION = (2025, 2, 460, 1)
+"""The first client for Windows that several people can share."""
 KEEP_ENDED = 25 * 3600 * SECOND
 """How long an aborted or deleted registration is remembered: longer than a request may be repeated."""
 
@@ -216,6 +225,10 @@ class Registration:
     """The managed network that its device is in, as that says."""
     managed: bool = False
     """Whether an administrator's file enrolled it, as its device said. Such a one cannot leave (decision 18)."""
+    os_user: str | None = None
+    """The account of a shared device that it is for; empty is the login screen. None: outside multi-user mode."""
+    is_current: bool = field(default=False, compare=False)
+    """Whether it is the current one of a shared device (decision 19)."""
 
     @property
     def change_time(self) -> int:
@@ -239,6 +252,25 @@ class Registration:
             Order.ID: self.registration_id,
         }
         return Cursor(values[order], self.registration_id)
+
+
+@dataclass(frozen=True, slots=True)
+class OsSession:
+    """Who has a shared device, and which registration is current, since when (decision 19). The last one is open."""
+
+    organization_id: str
+    device_id: str
+    begin_time: int
+    desk: Desk
+    sequence: int = 0
+    """Of the newest event that the device has reported."""
+    registration_id: str = ""
+    holder: Holder = Holder()
+    end_time: int | None = None
+
+    @property
+    def asks_to_register(self) -> bool:
+        return not self.desk.at_login_screen and not self.registration_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +456,48 @@ class Usage:
     active: int
     revoked: int
     oldest_revoke_time: int | None
+
+
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,7}")
+
+
+def check_shared(platforms: Collection[int], claims: Claims) -> None:
+    """Refuses multi-user mode where the organization does not allow it, and to clients that do not know it."""
+    least = ".".join(map(str, LEAST_WINDOWS_VERSION))
+    if claims.platform not in platforms:
+        raise MultiUserNotAllowed(
+            "the organization does not let people share devices of this platform; an admin can change that",
+            least_windows_version=least,
+        )
+    version = claims.client_version
+    numbers = tuple(map(int, version.split("."))) if _VERSION.fullmatch(version) else ()
+    if claims.platform == WINDOWS and numbers < LEAST_WINDOWS_VERSION:
+        raise MultiUserNotAllowed(
+            f"sharing a Windows device needs client version {least} or later", least_windows_version=least
+        )
+
+
+def displaced(present: Iterable[Registration], holder: Holder, os_user: str | None) -> list[Registration]:
+    """Which of the users' registrations on a device go when one of this holder becomes active there.
+
+    The holder's own is replaced, and another user's refuses it (decision 18). In multi-user mode others stay, but those
+    from before it go, revoked ones too (decision 19).
+    """
+    if os_user is not None:
+        return [it for it in present if it.os_user is None or (it.state == State.ACTIVE and it.holder == holder)]
+    active = [it for it in present if holder.user_id and it.state == State.ACTIVE]
+    for it in active:
+        if it.holder != holder:
+            raise held(it, holder.user_id)
+    return active
+
+
+def rival(wanted: Registration, active: Iterable[Registration]) -> Registration | None:
+    """Which of the users' active registrations on a device keeps a revoked one from being active again there."""
+    for it in active:
+        if it.os_user is None or wanted.os_user is None or it.holder == wanted.holder:
+            return it
+    return None
 
 
 def held(present: Registration, user_id: str) -> GuardhouseError:

@@ -8,7 +8,7 @@ from guardhouse.registry.v1 import registry_pb2 as pb
 
 FIELDS = (
     *("registration_id", "device_id", "user_id", "service_token_id", "state"),
-    *("key_type", "public_key", "ipv4", "ipv6", "device_profile_id"),
+    *("key_type", "public_key", "ipv4", "ipv6", "device_profile_id", "current"),
 )
 PROFILE_FIELDS = ("device_profile_id", "name", "default", "settings")
 

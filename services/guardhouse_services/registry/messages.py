@@ -15,6 +15,7 @@ from guardhouse_services.registry.domain import (
     Device,
     FormerKey,
     Matching,
+    OsSession,
     Posture,
     PostureChecks,
     Registration,
@@ -54,6 +55,10 @@ def to_registration(value: Registration) -> pb.Registration:
         update_time=to_timestamp(value.change_time),
         expire_after=optional_duration(value.expire_after),
         expire_time=optional_timestamp(value.expire_time),
+        multi_user=pb.MultiUser(os_user=value.os_user, pre_login=not value.os_user)
+        if value.os_user is not None
+        else None,
+        current=value.is_current,
     )
     if value.holder.user_id:
         message.user_id = value.holder.user_id
@@ -109,6 +114,28 @@ def from_claims(message: pb.DeviceClaims) -> Claims:
         mac_address=message.mac_address,
         os_version_extra=message.os_version_extra,
     )
+
+
+def from_multi_user(message: pb.MultiUser) -> str:
+    """The account; the login screen has none."""
+    return "" if message.pre_login else message.os_user
+
+
+def to_os_session(value: OsSession) -> pb.OsSession:
+    message = pb.OsSession(
+        device_id=value.device_id,
+        os_user=value.desk.os_user,
+        at_login_screen=value.desk.at_login_screen,
+        registration_id=value.registration_id,
+        asks_to_register=value.asks_to_register,
+        begin_time=to_timestamp(value.begin_time),
+        end_time=optional_timestamp(value.end_time),
+    )
+    if value.holder.user_id:
+        message.user_id = value.holder.user_id
+    elif value.holder.service_token_id:
+        message.service_token_id = value.holder.service_token_id
+    return message
 
 
 def to_posture(value: Posture) -> pb.DevicePosture:

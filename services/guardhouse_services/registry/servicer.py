@@ -18,6 +18,7 @@ from guardhouse.ids import (
     check_id,
 )
 from guardhouse.keys import KEY_TYPES
+from guardhouse.os_sessions import OsEvent
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import optional_timestamp, to_timestamp
 from guardhouse_services import checks
@@ -45,6 +46,7 @@ from guardhouse_services.registry.domain import (
 )
 from guardhouse_services.registry.messages import (
     from_claims,
+    from_multi_user,
     from_posture,
     to_configuration,
     to_device,
@@ -52,6 +54,7 @@ from guardhouse_services.registry.messages import (
     to_held_action,
     to_key,
     to_matching,
+    to_os_session,
     to_present_key,
     to_registration,
     to_result,
@@ -60,6 +63,7 @@ from guardhouse_services.registry.messages import (
 from guardhouse_services.registry.usecases import Registry
 from guardhouse_services.registry.usecases.callers import DeviceCaller
 from guardhouse_services.registry.usecases.enrollments import Enrollment
+from guardhouse_services.registry.usecases.os_sessions import Report
 from guardhouse_services.registry.usecases.rotations import Rotation
 
 MAX_BATCH = 1000
@@ -144,6 +148,8 @@ class RegistryServicer:
         checks.request_id(request.request_id, required=True)
         _check_credential(request)
         _check_claims(request.device)
+        if request.HasField("multi_user"):
+            _check_multi_user(request)
         _check_key(request)
         enrolled = await self.registry.enrollments.register(
             call,
@@ -159,6 +165,7 @@ class RegistryServicer:
                 proof=request.proof,
                 client=client.get(),
                 managed=request.managed,
+                os_user=from_multi_user(request.multi_user) if request.HasField("multi_user") else None,
             ),
         )
         return pb.RegisterResponse(
@@ -479,6 +486,43 @@ class RegistryServicer:
             users=done.users,
         )
 
+    async def ReportOsSession(self, request: pb.ReportOsSessionRequest, call: Call) -> pb.ReportOsSessionResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.registration_id, REGISTRATION, "registration_id")
+        event = OsEvent(checks.choice(request.event, list(OsEvent), "event"))
+        checks.text(request.os_user, "os_user", TEXT_LIMIT, required=event is not OsEvent.LOCK)
+        if not request.sequence:
+            raise FieldRequired("sequence", "sequence is required: a number that grows with each event of the device")
+        if request.sequence < 1:
+            raise InvalidField("sequence", "sequence is at least 1, and greater than that of the event before")
+        said = Report(
+            request.organization_id,
+            request.registration_id,
+            event,
+            request.os_user,
+            request.sequence,
+        )
+        session, token = await self.registry.os_sessions.report(call, said)
+        return pb.ReportOsSessionResponse(
+            current_registration_id=session.registration_id,
+            asks_to_register=session.asks_to_register,
+            sequence=session.sequence,
+            revision_token=token,
+        )
+
+    async def ListOsSessions(self, request: pb.ListOsSessionsRequest, _call: Call) -> pb.ListOsSessionsResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        check_id(request.device_id, DEVICE, "device_id")
+        time = checks.timestamp(request.time, "time") if request.HasField("time") else None
+        now = self._clock.now()
+        page = self._pages.read(request, now)
+        before = int(page.after) if page.after else None
+        rows = await self.registry.os_sessions.page(
+            request.organization_id, request.device_id, time, before, page.size + 1
+        )
+        shown, token = self._pages.cut(request, page, rows, lambda row: str(row.begin_time), now)
+        return pb.ListOsSessionsResponse(os_sessions=map(to_os_session, shown), next_page_token=token)
+
     # DeviceProfileService
 
     async def CreateDeviceProfile(
@@ -658,6 +702,15 @@ def _tags(tags: Mapping[str, str]) -> dict[str, str]:
             raise InvalidField(field, f"{key[:64]!r} is no key of a tag: 1 to 64 letters, digits and ._/-")
         checks.text(value, field, TAG_LIMIT, required=False)
     return dict(tags)
+
+
+def _check_multi_user(request: pb.RegisterRequest) -> None:
+    of = request.multi_user
+    if of.pre_login and of.os_user:
+        raise InvalidField("multi_user.os_user", "at the login screen there is no account: leave os_user out")
+    if of.pre_login and request.credential.WhichOneof("kind") != "service_token":
+        raise InvalidField("multi_user.pre_login", "at the login screen a device enrolls with a service token")
+    checks.text(of.os_user, "multi_user.os_user", TEXT_LIMIT, required=not of.pre_login)
 
 
 def _check_posture(posture: pb.DevicePosture) -> None:

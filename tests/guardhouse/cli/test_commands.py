@@ -103,6 +103,8 @@ METHODS = {
     "registry.DeviceService.UpdateDevice": "devices tag",
     "registry.DeviceService.RevokeDevice": "devices revoke",
     "registry.DeviceService.DeleteDevice": "devices delete",
+    "registry.DeviceService.ReportOsSession": "device report-session",
+    "registry.DeviceService.ListOsSessions": "devices sessions",
     "registry.AuditService.ListAuditRecords": "audit tail",
     "registry.AuditService.GetAuditCheckpoint": "audit checkpoint",
     "ipam.AddressService.LookupAddress": "addresses show",
@@ -153,7 +155,7 @@ BESIDES = {
     *("status", "audit verify", "explain check", "explain traffic", "device show", "device reauthenticate"),
     "scim update",
     *("policies set-timeout", "policies import", "policies export", "login", "mdm check", "mdm render"),
-    "gateway wireguard",
+    *("gateway wireguard", "addresses who"),
 }
 """Commands of several methods, or of one that has its own command as well."""
 

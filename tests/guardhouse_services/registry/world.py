@@ -16,6 +16,7 @@ from guardhouse.errors import EnrollmentAborted, IdTokenInvalid, ServiceUnavaila
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import DEVICE, LEASE, ORGANIZATION, REGISTRATION, SERVICE_TOKEN, USER, new_id
 from guardhouse.ipam.v1 import ipam_pb2
+from guardhouse.os_sessions import OsEvent
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import to_timestamp
 from guardhouse_services.access import ANONYMOUS, Call, Caller, RequestKey
@@ -30,6 +31,7 @@ from guardhouse_services.registry.domain import (
     Claims,
     Device,
     DeviceFilter,
+    OsSession,
     PostureChecks,
     Range,
     Registration,
@@ -41,6 +43,7 @@ from guardhouse_services.registry.store import tables
 from guardhouse_services.registry.usecases import Registry
 from guardhouse_services.registry.usecases.effects import follow_identity, follow_people
 from guardhouse_services.registry.usecases.enrollments import Enrolled, Enrollment
+from guardhouse_services.registry.usecases.os_sessions import Report
 from guardhouse_services.registry.usecases.proofs import Proofs
 from guardhouse_services.registry.usecases.rotations import Rotation
 from guardhouse_services.registry.usecases.snapshot import snapshot
@@ -291,6 +294,7 @@ class World:
         )
         self.proofs = Proofs(clock, MASTER_KEY)
         self.organization = ""
+        self.reported = 0
 
     async def start(self) -> None:
         await self.directory.view.begin("")
@@ -299,8 +303,18 @@ class World:
 
     async def add_organization(self) -> str:
         organization_id = new(ORGANIZATION)
-        await self._say(identity_pb2.Organization(organization_id=organization_id))
+        await self._say(self._organization(organization_id))
         return organization_id
+
+    async def let_share(self, *platforms: "pb.Platform.ValueType") -> None:
+        """The organization says on which platforms people may share devices; a new one says Windows."""
+        await self._say(self._organization(self.organization, *platforms))
+
+    @staticmethod
+    def _organization(organization_id: str, *platforms: "pb.Platform.ValueType") -> identity_pb2.Organization:
+        return identity_pb2.Organization(
+            organization_id=organization_id, multi_user_platforms=platforms or [pb.PLATFORM_WINDOWS]
+        )
 
     async def keep_revoked(self, duration: str) -> None:
         """The organization says how long its revoked registrations stay."""
@@ -328,9 +342,14 @@ class World:
         organization_id: str = "",
         key_type: keys.KeyType = keys.CURVE25519,
         managed: bool = False,
+        os_user: str | None = None,
+        platform: int = 0,
+        version: str = "",
     ) -> Enrollment:
         """An enrollment that can be asked for as often as one likes; everything that is not said is new."""
         organization_id, holder = organization_id or self.organization, holder or user()
+        platform = platform or (pb.PLATFORM_LINUX if os_user is None else pb.PLATFORM_WINDOWS)
+        version = version or ("1.0" if os_user is None else "2025.2.460.1")
         hardware, request_id = hardware or secrets.token_hex(8), request_id or secrets.token_hex(8)
         private = private or key_type.new_private_key()
         _, _, challenge, _ = await self.registry.enrollments.info(organization_id)
@@ -353,12 +372,13 @@ class World:
             request_id=request_id,
             fingerprint=hashlib.sha256(transcript.data + credential.SerializeToString(deterministic=True)).digest(),
             credential=credential,
-            claims=Claims(hardware, name or hardware, 3, "6.1", "1.0", "", "", ""),
+            claims=Claims(hardware, name or hardware, platform, "6.1", version, "", "", ""),
             key_type=key_type.number,
             public_key=public,
             challenge=challenge,
             proof=key_type.prove(private, self.registry.proof_key, transcript),
             managed=managed,
+            os_user=os_user,
         )
 
     async def enroll(self, holder: str = "", hardware: str = "", **kwargs: Any) -> Enrolled:
@@ -456,6 +476,19 @@ class World:
         self.database.before = {self.database.writes + number: action}
         yield
         assert not self.database.before, "the registry wrote less than the test thinks"
+
+    async def report(
+        self, enrolled: Enrolled, event: OsEvent, os_user: str = "", *, sequence: int = 0, request_id: str = ""
+    ) -> OsSession:
+        """What the device says has happened on it; of events without a sequence each is newer than the one before."""
+        self.reported += 1
+        call = self.device_call(enrolled, "ReportOsSession", request_id)
+        said = Report(self.organization, name(enrolled), event, os_user, sequence or self.reported)
+        session, _ = await self.registry.os_sessions.report(call, said)
+        return session
+
+    async def sessions(self, device_id: str, time: int | None = None) -> list[OsSession]:
+        return list(await self.registry.os_sessions.page(self.organization, device_id, time, None, 1000))
 
     # What an admin does
 
@@ -586,8 +619,17 @@ class World:
         leases = [record.lease_id for record in registrations.values()]
         assert len(leases) == len(set(leases)), "I-01: two registrations with one lease"
         active = [it.registration for it in registrations.values()]
-        places = [it.device_id for it in active if it.user_id and it.state == pb.REGISTRATION_STATE_ACTIVE]
-        assert len(places) == len(set(places)), "decision 18: two active users on a device"
+        of_users = [it for it in active if it.user_id and it.state == pb.REGISTRATION_STATE_ACTIVE]
+        places = [(it.device_id, it.user_id if it.HasField("multi_user") else "") for it in of_users]
+        assert len(places) == len(set(places)), "decisions 18 and 19: two active registrations in one place"
+        for one in active:
+            on_device = [it for it in active if it.device_id == one.device_id and it.current]
+            assert len(on_device) <= 1, "decision 19: two are current"
+            assert not one.current or (one.HasField("multi_user") and one.state == pb.REGISTRATION_STATE_ACTIVE)
+        for device_id in {it.device_id for it in active}:
+            on = [it.registration_id for it in await self.sessions(device_id) if it.end_time is None]
+            current = [it.registration_id for it in active if it.device_id == device_id and it.current]
+            assert current == [it for it in on if it]
         for record in registrations.values():
             made = record.registration
             assert made.ipv4, "I-10"

@@ -116,6 +116,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: another user's active registration holds the device. Metadata: device_id."""
     ERROR_REASON_DEVICE_HELD_BY_ANOTHER_REGISTRATION: _ErrorReason.ValueType  # 73
     """FAILED_PRECONDITION: the user has another active registration on the device. Metadata: registration_id."""
+    ERROR_REASON_MULTI_USER_NOT_ALLOWED: _ErrorReason.ValueType  # 85
+    """FAILED_PRECONDITION: devices of this platform or client version are not shared. Metadata: least_windows_version."""
+    ERROR_REASON_DEVICE_NOT_SHARED: _ErrorReason.ValueType  # 86
+    """FAILED_PRECONDITION: the device is not in multi-user mode. Metadata: device_id."""
     ERROR_REASON_USER_REMOVED: _ErrorReason.ValueType  # 74
     """FAILED_PRECONDITION: the user was removed while enrolling."""
     ERROR_REASON_DEVICE_PROFILE_IS_DEFAULT: _ErrorReason.ValueType  # 201
@@ -277,6 +281,10 @@ ERROR_REASON_DEVICE_HELD_BY_ANOTHER_USER: ErrorReason.ValueType  # 72
 """FAILED_PRECONDITION: another user's active registration holds the device. Metadata: device_id."""
 ERROR_REASON_DEVICE_HELD_BY_ANOTHER_REGISTRATION: ErrorReason.ValueType  # 73
 """FAILED_PRECONDITION: the user has another active registration on the device. Metadata: registration_id."""
+ERROR_REASON_MULTI_USER_NOT_ALLOWED: ErrorReason.ValueType  # 85
+"""FAILED_PRECONDITION: devices of this platform or client version are not shared. Metadata: least_windows_version."""
+ERROR_REASON_DEVICE_NOT_SHARED: ErrorReason.ValueType  # 86
+"""FAILED_PRECONDITION: the device is not in multi-user mode. Metadata: device_id."""
 ERROR_REASON_USER_REMOVED: ErrorReason.ValueType  # 74
 """FAILED_PRECONDITION: the user was removed while enrolling."""
 ERROR_REASON_DEVICE_PROFILE_IS_DEFAULT: ErrorReason.ValueType  # 201

@@ -301,6 +301,38 @@ ACTIVE_REGISTRATIONS_EXCLUDE: ActiveRegistrations.ValueType  # 3
 """Devices with none."""
 Global___ActiveRegistrations: _TypeAlias = ActiveRegistrations  # noqa: Y015
 
+class _OsSessionEvent:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OsSessionEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OsSessionEvent.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OS_SESSION_EVENT_UNSPECIFIED: _OsSessionEvent.ValueType  # 0
+    """Never sent."""
+    OS_SESSION_EVENT_LOG_IN: _OsSessionEvent.ValueType  # 1
+    """Somebody has logged in to the operating system, or unlocked their session."""
+    OS_SESSION_EVENT_LOG_OUT: _OsSessionEvent.ValueType  # 2
+    """Somebody's session has ended."""
+    OS_SESSION_EVENT_SWITCH: _OsSessionEvent.ValueType  # 3
+    """Somebody has come to the desk without logging out the one before (fast user switching)."""
+    OS_SESSION_EVENT_LOCK: _OsSessionEvent.ValueType  # 4
+    """The login screen or the lock screen is shown."""
+
+class OsSessionEvent(_OsSessionEvent, metaclass=_OsSessionEventEnumTypeWrapper):
+    """What happens on a shared device."""
+
+OS_SESSION_EVENT_UNSPECIFIED: OsSessionEvent.ValueType  # 0
+"""Never sent."""
+OS_SESSION_EVENT_LOG_IN: OsSessionEvent.ValueType  # 1
+"""Somebody has logged in to the operating system, or unlocked their session."""
+OS_SESSION_EVENT_LOG_OUT: OsSessionEvent.ValueType  # 2
+"""Somebody's session has ended."""
+OS_SESSION_EVENT_SWITCH: OsSessionEvent.ValueType  # 3
+"""Somebody has come to the desk without logging out the one before (fast user switching)."""
+OS_SESSION_EVENT_LOCK: OsSessionEvent.ValueType  # 4
+"""The login screen or the lock screen is shown."""
+Global___OsSessionEvent: _TypeAlias = OsSessionEvent  # noqa: Y015
+
 @_typing.final
 class GetEnrollmentInfoRequest(_message.Message):
     """See EnrollmentService.GetEnrollmentInfo."""
@@ -462,6 +494,34 @@ class DeviceClaims(_message.Message):
 Global___DeviceClaims: _TypeAlias = DeviceClaims  # noqa: Y015
 
 @_typing.final
+class MultiUser(_message.Message):
+    """For whom on a shared device a registration is: on one in multi-user mode (decision 19)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OS_USER_FIELD_NUMBER: _builtins.int
+    PRE_LOGIN_FIELD_NUMBER: _builtins.int
+    os_user: _builtins.str
+    """The account of the operating system that it is for, by what the device calls it, such as a SID: 1 to 255 characters.
+    Left out with pre_login only.
+    """
+    pre_login: _builtins.bool
+    """It is for the login screen, while nobody is logged in. Of a service token only."""
+    def __init__(
+        self,
+        *,
+        os_user: _builtins.str = ...,
+        pre_login: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["os_user", b"os_user", "pre_login", b"pre_login"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiUser: _TypeAlias = MultiUser  # noqa: Y015
+
+@_typing.final
 class RegisterRequest(_message.Message):
     """See EnrollmentService.Register."""
 
@@ -476,6 +536,7 @@ class RegisterRequest(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MANAGED_FIELD_NUMBER: _builtins.int
+    MULTI_USER_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     key_type: Global___KeyType.ValueType
@@ -509,6 +570,12 @@ class RegisterRequest(_message.Message):
     def device(self) -> Global___DeviceClaims:
         """Required: the machine."""
 
+    @_builtins.property
+    def multi_user(self) -> Global___MultiUser:
+        """Says that the device is in multi-user mode, which its organization must allow on its platform; Windows needs client
+        version 2025.2.460.1 or later. Absent: it is not.
+        """
+
     def __init__(
         self,
         *,
@@ -521,10 +588,11 @@ class RegisterRequest(_message.Message):
         proof: _builtins.bytes = ...,
         request_id: _builtins.str = ...,
         managed: _builtins.bool = ...,
+        multi_user: Global___MultiUser | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "device", b"device"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "device", b"device", "multi_user", b"multi_user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "credential", b"credential", "device", b"device", "key_type", b"key_type", "managed", b"managed", "organization_id", b"organization_id", "proof", b"proof", "public_key", b"public_key", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "credential", b"credential", "device", b"device", "key_type", b"key_type", "managed", b"managed", "multi_user", b"multi_user", "organization_id", b"organization_id", "proof", b"proof", "public_key", b"public_key", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -658,6 +726,8 @@ class Registration(_message.Message):
     DEVICE_PROFILE_TIME_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
     MANAGED_FIELD_NUMBER: _builtins.int
+    MULTI_USER_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
     """reg_ and a UUIDv7. Not the device's id (decision 14)."""
     device_id: _builtins.str
@@ -686,6 +756,10 @@ class Registration(_message.Message):
     """The managed network that its device says it is in. Empty: none."""
     managed: _builtins.bool
     """Whether an administrator's file enrolled it, as its device said: a claim. Such a one cannot leave (decision 18)."""
+    current: _builtins.bool
+    """Whether what its device does is attributed to it: of those in multi-user mode at most one of a device. Another is
+    not refused by that.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it became active."""
@@ -710,6 +784,10 @@ class Registration(_message.Message):
     def device_profile_time(self) -> _timestamp_pb2.Timestamp:
         """When it got that profile. Absent: when it became active."""
 
+    @_builtins.property
+    def multi_user(self) -> Global___MultiUser:
+        """For whom on the device it is, in multi-user mode. Absent: outside of it."""
+
     def __init__(
         self,
         *,
@@ -733,10 +811,12 @@ class Registration(_message.Message):
         device_profile_time: _timestamp_pb2.Timestamp | None = ...,
         network: _builtins.str = ...,
         managed: _builtins.bool = ...,
+        multi_user: Global___MultiUser | None = ...,
+        current: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_profile_time", b"device_profile_time", "expire_time", b"expire_time", "holder", b"holder", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_profile_time", b"device_profile_time", "expire_time", b"expire_time", "holder", b"holder", "multi_user", b"multi_user", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_id", b"device_id", "device_profile_id", b"device_profile_id", "device_profile_time", b"device_profile_time", "expire_after", b"expire_after", "expire_time", b"expire_time", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "managed", b"managed", "network", b"network", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "tunnel_type", b"tunnel_type", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current", b"current", "device_id", b"device_id", "device_profile_id", b"device_profile_id", "device_profile_time", b"device_profile_time", "expire_after", b"expire_after", "expire_time", b"expire_time", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "managed", b"managed", "multi_user", b"multi_user", "network", b"network", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "tunnel_type", b"tunnel_type", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -2568,6 +2648,216 @@ class DeleteDeviceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDeviceResponse: _TypeAlias = DeleteDeviceResponse  # noqa: Y015
+
+@_typing.final
+class ReportOsSessionRequest(_message.Message):
+    """See DeviceService.ReportOsSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    OS_USER_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    registration_id: _builtins.str
+    """Required: the caller's own."""
+    event: Global___OsSessionEvent.ValueType
+    """Required."""
+    os_user: _builtins.str
+    """Required but for LOCK: the account, as in MultiUser."""
+    sequence: _builtins.int
+    """Required, at least 1: greater than that of every event of this device before, such as the microseconds of its clock."""
+    request_id: _builtins.str
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_id: _builtins.str = ...,
+        event: Global___OsSessionEvent.ValueType = ...,
+        os_user: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "organization_id", b"organization_id", "os_user", b"os_user", "registration_id", b"registration_id", "request_id", b"request_id", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportOsSessionRequest: _TypeAlias = ReportOsSessionRequest  # noqa: Y015
+
+@_typing.final
+class ReportOsSessionResponse(_message.Message):
+    """See DeviceService.ReportOsSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENT_REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    ASKS_TO_REGISTER_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    current_registration_id: _builtins.str
+    """The registration that is current now. Empty: none."""
+    asks_to_register: _builtins.bool
+    """Whether whoever is at the device is to be asked to register."""
+    sequence: _builtins.int
+    """The newest event that is known. A device whose clock was set back goes on behind it."""
+    revision_token: _builtins.str
+    """See the package."""
+    def __init__(
+        self,
+        *,
+        current_registration_id: _builtins.str = ...,
+        asks_to_register: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_to_register", b"asks_to_register", "current_registration_id", b"current_registration_id", "revision_token", b"revision_token", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportOsSessionResponse: _TypeAlias = ReportOsSessionResponse  # noqa: Y015
+
+@_typing.final
+class ListOsSessionsRequest(_message.Message):
+    """See DeviceService.ListOsSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    device_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Only the one that was so at this time. Absent: all."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "device_id", b"device_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOsSessionsRequest: _TypeAlias = ListOsSessionsRequest  # noqa: Y015
+
+@_typing.final
+class OsSession(_message.Message):
+    """Who had a shared device for a while, and which registration was current."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    OS_USER_FIELD_NUMBER: _builtins.int
+    AT_LOGIN_SCREEN_FIELD_NUMBER: _builtins.int
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    ASKS_TO_REGISTER_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """The device."""
+    os_user: _builtins.str
+    """The account that was at it, or at the login screen the one before. Empty: nobody yet."""
+    at_login_screen: _builtins.bool
+    """Whether the login screen or the lock screen was shown."""
+    registration_id: _builtins.str
+    """The registration that was current. Empty: none."""
+    user_id: _builtins.str
+    """A person's."""
+    service_token_id: _builtins.str
+    """A machine's."""
+    asks_to_register: _builtins.bool
+    """Whether the person was asked to register."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when, as the server heard it."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when. Absent: it still is so."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        os_user: _builtins.str = ...,
+        at_login_screen: _builtins.bool = ...,
+        registration_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        service_token_id: _builtins.str = ...,
+        asks_to_register: _builtins.bool = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time", "holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_to_register", b"asks_to_register", "at_login_screen", b"at_login_screen", "begin_time", b"begin_time", "device_id", b"device_id", "end_time", b"end_time", "holder", b"holder", "os_user", b"os_user", "registration_id", b"registration_id", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
+    _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_holder) -> _WhichOneofReturnType_holder | None: ...
+
+Global___OsSession: _TypeAlias = OsSession  # noqa: Y015
+
+@_typing.final
+class ListOsSessionsResponse(_message.Message):
+    """See DeviceService.ListOsSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OS_SESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def os_sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___OsSession]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        os_sessions: _abc.Iterable[Global___OsSession] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "os_sessions", b"os_sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOsSessionsResponse: _TypeAlias = ListOsSessionsResponse  # noqa: Y015
 
 @_typing.final
 class ServiceMode(_message.Message):

@@ -68,12 +68,13 @@ class EnrollmentServiceServicer:
         """Enrolls a device: makes a registration with its key, its user or service token, and one address of each family.
 
         The user who enrolls again on a device gets a new registration that takes over the addresses of the active one, and
-        that one is deleted (decision 18). A revoked one stays and keeps its addresses (decision 17).
+        that one is deleted (decision 18). A revoked one stays and keeps its addresses (decision 17). In multi-user mode each
+        user of a device has a registration; the first one deletes the users' registrations from before it (decision 19).
         Callers: anybody; the credential in the request decides. Idempotent by request_id: a retry, on any replica, goes on
         where the first call stopped, and starts anew after an abort.
         Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
         KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-        SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
+        SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, MULTI_USER_NOT_ALLOWED, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
         IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -326,7 +327,7 @@ class RegistrationServiceServicer:
     def UnrevokeRegistrations(self, request, context):
         """Restores revoked registrations with the same keys and addresses (decision 16). Callers: ADMIN keys. Idempotent by
         request_id; unrevoking an active one changes nothing. Errors per item: REGISTRATION_NOT_FOUND;
-        DEVICE_HELD_BY_ANOTHER_USER and DEVICE_HELD_BY_ANOTHER_REGISTRATION where it would break decision 18.
+        DEVICE_HELD_BY_ANOTHER_USER and DEVICE_HELD_BY_ANOTHER_REGISTRATION where it would break decision 18 or 19.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1041,6 +1042,16 @@ class DeviceServiceStub:
                 request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceResponse.FromString,
                 _registered_method=True)
+        self.ReportOsSession = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceService/ReportOsSession',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportOsSessionRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportOsSessionResponse.FromString,
+                _registered_method=True)
+        self.ListOsSessions = channel.unary_unary(
+                '/guardhouse.registry.v1.DeviceService/ListOsSessions',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListOsSessionsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListOsSessionsResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer:
@@ -1087,6 +1098,26 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportOsSession(self, request, context):
+        """Says what happens on a shared device, one that is in multi-user mode (decision 19): who logs in or out, or that the
+        login screen is shown. From that follows which of its registrations is current. Every switch is recorded. Callers: the
+        device, with the token of any of its registrations, of its own name only. Idempotent by request_id; an event that is
+        not newer by its sequence than what is known changes nothing, and is answered with what is so.
+        Errors: REGISTRATION_NOT_FOUND, DEVICE_NOT_SHARED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOsSessions(self, request, context):
+        """Lists who had a shared device and which registration was current, the newest first. What ended is kept for 400 days,
+        also of a device that has been deleted; of one that nobody knows there is nothing. Callers: ADMIN and AUDITOR keys.
+        Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1114,6 +1145,16 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.DeleteDevice,
                     request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceRequest.FromString,
                     response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceResponse.SerializeToString,
+            ),
+            'ReportOsSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOsSession,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportOsSessionRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportOsSessionResponse.SerializeToString,
+            ),
+            'ListOsSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOsSessions,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListOsSessionsRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListOsSessionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1252,6 +1293,60 @@ class DeviceService:
             '/guardhouse.registry.v1.DeviceService/DeleteDevice',
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceRequest.SerializeToString,
             guardhouse_dot_registry_dot_v1_dot_registry__pb2.DeleteDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOsSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceService/ReportOsSession',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportOsSessionRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportOsSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOsSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.DeviceService/ListOsSessions',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListOsSessionsRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListOsSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,12 +57,13 @@ class EnrollmentServiceStub:
     """Enrolls a device: makes a registration with its key, its user or service token, and one address of each family.
 
     The user who enrolls again on a device gets a new registration that takes over the addresses of the active one, and
-    that one is deleted (decision 18). A revoked one stays and keeps its addresses (decision 17).
+    that one is deleted (decision 18). A revoked one stays and keeps its addresses (decision 17). In multi-user mode each
+    user of a device has a registration; the first one deletes the users' registrations from before it (decision 19).
     Callers: anybody; the credential in the request decides. Idempotent by request_id: a retry, on any replica, goes on
     where the first call stopped, and starts anew after an abort.
     Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
     KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-    SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
+    SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, MULTI_USER_NOT_ALLOWED, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
     IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
     """
     ResolveIntent: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResolveIntentRequest, _registry_pb2.ResolveIntentResponse]
@@ -83,12 +84,13 @@ class EnrollmentServiceAsyncStub(EnrollmentServiceStub):
     """Enrolls a device: makes a registration with its key, its user or service token, and one address of each family.
 
     The user who enrolls again on a device gets a new registration that takes over the addresses of the active one, and
-    that one is deleted (decision 18). A revoked one stays and keeps its addresses (decision 17).
+    that one is deleted (decision 18). A revoked one stays and keeps its addresses (decision 17). In multi-user mode each
+    user of a device has a registration; the first one deletes the users' registrations from before it (decision 19).
     Callers: anybody; the credential in the request decides. Idempotent by request_id: a retry, on any replica, goes on
     where the first call stopped, and starts anew after an abort.
     Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
     KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-    SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
+    SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, MULTI_USER_NOT_ALLOWED, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
     IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
     """
     ResolveIntent: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResolveIntentRequest, _registry_pb2.ResolveIntentResponse]  # type: ignore[assignment]
@@ -118,12 +120,13 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Enrolls a device: makes a registration with its key, its user or service token, and one address of each family.
 
         The user who enrolls again on a device gets a new registration that takes over the addresses of the active one, and
-        that one is deleted (decision 18). A revoked one stays and keeps its addresses (decision 17).
+        that one is deleted (decision 18). A revoked one stays and keeps its addresses (decision 17). In multi-user mode each
+        user of a device has a registration; the first one deletes the users' registrations from before it (decision 19).
         Callers: anybody; the credential in the request decides. Idempotent by request_id: a retry, on any replica, goes on
         where the first call stopped, and starts anew after an abort.
         Errors: ORGANIZATION_NOT_FOUND, CHALLENGE_INVALID, KEY_INVALID, PROOF_INVALID, REQUEST_ID_REUSED,
         KEY_ALREADY_REGISTERED, ID_TOKEN_INVALID, SERVICE_TOKEN_INVALID, ENROLLMENT_REFUSED, SEATS_EXHAUSTED,
-        SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
+        SUBNET_EXHAUSTED, DEVICE_HELD_BY_ANOTHER_USER, MULTI_USER_NOT_ALLOWED, USER_BLOCKED, USER_REMOVED, ENROLLMENT_ABORTED,
         IDENTITY_PROVIDER_UNAVAILABLE, SERVICE_UNAVAILABLE; REGISTRATION_NOT_FOUND when the registration that it made has been deleted since.
         """
 
@@ -170,7 +173,7 @@ class RegistrationServiceStub:
     UnrevokeRegistrations: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UnrevokeRegistrationsRequest, _registry_pb2.UnrevokeRegistrationsResponse]
     """Restores revoked registrations with the same keys and addresses (decision 16). Callers: ADMIN keys. Idempotent by
     request_id; unrevoking an active one changes nothing. Errors per item: REGISTRATION_NOT_FOUND;
-    DEVICE_HELD_BY_ANOTHER_USER and DEVICE_HELD_BY_ANOTHER_REGISTRATION where it would break decision 18.
+    DEVICE_HELD_BY_ANOTHER_USER and DEVICE_HELD_BY_ANOTHER_REGISTRATION where it would break decision 18 or 19.
     """
     DeleteRegistrations: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteRegistrationsRequest, _registry_pb2.DeleteRegistrationsResponse]
     """Deletes registrations for good: their addresses are released, siblings and seats are untouched (decision 16).
@@ -241,7 +244,7 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     UnrevokeRegistrations: _aio.UnaryUnaryMultiCallable[_registry_pb2.UnrevokeRegistrationsRequest, _registry_pb2.UnrevokeRegistrationsResponse]  # type: ignore[assignment]
     """Restores revoked registrations with the same keys and addresses (decision 16). Callers: ADMIN keys. Idempotent by
     request_id; unrevoking an active one changes nothing. Errors per item: REGISTRATION_NOT_FOUND;
-    DEVICE_HELD_BY_ANOTHER_USER and DEVICE_HELD_BY_ANOTHER_REGISTRATION where it would break decision 18.
+    DEVICE_HELD_BY_ANOTHER_USER and DEVICE_HELD_BY_ANOTHER_REGISTRATION where it would break decision 18 or 19.
     """
     DeleteRegistrations: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteRegistrationsRequest, _registry_pb2.DeleteRegistrationsResponse]  # type: ignore[assignment]
     """Deletes registrations for good: their addresses are released, siblings and seats are untouched (decision 16).
@@ -345,7 +348,7 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.UnrevokeRegistrationsResponse, _abc.Awaitable[_registry_pb2.UnrevokeRegistrationsResponse]]:
         """Restores revoked registrations with the same keys and addresses (decision 16). Callers: ADMIN keys. Idempotent by
         request_id; unrevoking an active one changes nothing. Errors per item: REGISTRATION_NOT_FOUND;
-        DEVICE_HELD_BY_ANOTHER_USER and DEVICE_HELD_BY_ANOTHER_REGISTRATION where it would break decision 18.
+        DEVICE_HELD_BY_ANOTHER_USER and DEVICE_HELD_BY_ANOTHER_REGISTRATION where it would break decision 18 or 19.
         """
 
     @_abc_1.abstractmethod
@@ -544,6 +547,18 @@ class DeviceServiceStub:
     """Deletes a device with all its registrations, and aborts enrollments under way on it (decision 16). The machine gets
     a new device id when it enrolls again. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND.
     """
+    ReportOsSession: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReportOsSessionRequest, _registry_pb2.ReportOsSessionResponse]
+    """Says what happens on a shared device, one that is in multi-user mode (decision 19): who logs in or out, or that the
+    login screen is shown. From that follows which of its registrations is current. Every switch is recorded. Callers: the
+    device, with the token of any of its registrations, of its own name only. Idempotent by request_id; an event that is
+    not newer by its sequence than what is known changes nothing, and is answered with what is so.
+    Errors: REGISTRATION_NOT_FOUND, DEVICE_NOT_SHARED.
+    """
+    ListOsSessions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListOsSessionsRequest, _registry_pb2.ListOsSessionsResponse]
+    """Lists who had a shared device and which registration was current, the newest first. What ended is kept for 400 days,
+    also of a device that has been deleted; of one that nobody knows there is nothing. Callers: ADMIN and AUDITOR keys.
+    Errors: PAGE_TOKEN_INVALID.
+    """
 
 @_typing.type_check_only
 class DeviceServiceAsyncStub(DeviceServiceStub):
@@ -567,6 +582,18 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     DeleteDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteDeviceRequest, _registry_pb2.DeleteDeviceResponse]  # type: ignore[assignment]
     """Deletes a device with all its registrations, and aborts enrollments under way on it (decision 16). The machine gets
     a new device id when it enrolls again. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND.
+    """
+    ReportOsSession: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReportOsSessionRequest, _registry_pb2.ReportOsSessionResponse]  # type: ignore[assignment]
+    """Says what happens on a shared device, one that is in multi-user mode (decision 19): who logs in or out, or that the
+    login screen is shown. From that follows which of its registrations is current. Every switch is recorded. Callers: the
+    device, with the token of any of its registrations, of its own name only. Idempotent by request_id; an event that is
+    not newer by its sequence than what is known changes nothing, and is answered with what is so.
+    Errors: REGISTRATION_NOT_FOUND, DEVICE_NOT_SHARED.
+    """
+    ListOsSessions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListOsSessionsRequest, _registry_pb2.ListOsSessionsResponse]  # type: ignore[assignment]
+    """Lists who had a shared device and which registration was current, the newest first. What ended is kept for 400 days,
+    also of a device that has been deleted; of one that nobody knows there is nothing. Callers: ADMIN and AUDITOR keys.
+    Errors: PAGE_TOKEN_INVALID.
     """
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -618,6 +645,30 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.DeleteDeviceResponse, _abc.Awaitable[_registry_pb2.DeleteDeviceResponse]]:
         """Deletes a device with all its registrations, and aborts enrollments under way on it (decision 16). The machine gets
         a new device id when it enrolls again. Callers: ADMIN keys. Idempotent by request_id. Errors: DEVICE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportOsSession(
+        self,
+        request: _registry_pb2.ReportOsSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReportOsSessionResponse, _abc.Awaitable[_registry_pb2.ReportOsSessionResponse]]:
+        """Says what happens on a shared device, one that is in multi-user mode (decision 19): who logs in or out, or that the
+        login screen is shown. From that follows which of its registrations is current. Every switch is recorded. Callers: the
+        device, with the token of any of its registrations, of its own name only. Idempotent by request_id; an event that is
+        not newer by its sequence than what is known changes nothing, and is answered with what is so.
+        Errors: REGISTRATION_NOT_FOUND, DEVICE_NOT_SHARED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOsSessions(
+        self,
+        request: _registry_pb2.ListOsSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListOsSessionsResponse, _abc.Awaitable[_registry_pb2.ListOsSessionsResponse]]:
+        """Lists who had a shared device and which registration was current, the newest first. What ended is kept for 400 days,
+        also of a device that has been deleted; of one that nobody knows there is nothing. Callers: ADMIN and AUDITOR keys.
+        Errors: PAGE_TOKEN_INVALID.
         """
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,6 +11,7 @@ from guardhouse.errors import Conflict
 from guardhouse_services.database import Transaction
 from guardhouse_services.registry.domain import (
     KEEP_ENDED,
+    LISTED,
     LIVE,
     Claims,
     Device,
@@ -129,27 +130,36 @@ def _enroll_device() -> sa.Executable:
 
 
 def lock_places(tx: Transaction, intent: Registration) -> dict[str, Registration]:
-    """The intent in whatever state, and the active registration of a user on its device; by id, locked."""
+    """The intent in whatever state, and the users' active and revoked registrations on its device; by id, locked."""
     rows = _lock_places(tx, intent.organization_id, intent.device_id, intent.registration_id)
     return {row.registration_id: to_registration(row) for row in rows}
 
 
 @statement
 def _lock_places(organization_id: str, device_id: str, registration_id: str) -> sa.Select[Any]:
-    return (
-        sa.select(registration)
-        .where(
-            registration.c.organization_id == organization_id,
-            registration.c.device_id == device_id,
-            sa.or_(registration.c.registration_id == registration_id, sa.and_(is_active, is_users)),
-        )
-        .order_by(registration.c.registration_id)
-        .with_for_update()
+    # Found by the device first: SQLite would go through all in the order that they are locked in.
+    on_device = sa.select(registration.c.registration_id).where(
+        registration.c.organization_id == organization_id, registration.c.device_id == device_id
     )
+    wanted = sa.select(registration).where(
+        registration.c.organization_id == organization_id,
+        registration.c.registration_id.in_(on_device),
+        sa.or_(
+            registration.c.registration_id == registration_id,
+            sa.and_(registration.c.state.in_(LISTED), is_users),
+        ),
+    )
+    return wanted.order_by(registration.c.registration_id).with_for_update()
 
 
 def activate(
-    tx: Transaction, organization_id: str, registration_id: str, grant: Grant, lease: Lease, token_hash: bytes
+    tx: Transaction,
+    organization_id: str,
+    registration_id: str,
+    grant: Grant,
+    lease: Lease,
+    token_hash: bytes,
+    os_user: str | None,
 ) -> Registration:
     """A PENDING intent, whose row is locked, becomes ACTIVE."""
     done = _activate(
@@ -167,6 +177,7 @@ def activate(
         token_hash=token_hash,
         create_time=tx.now,
         expire_after=grant.expire_after,
+        os_user=os_user,
     )
     return to_registration(done.one())
 
@@ -186,6 +197,7 @@ def _activate(
     token_hash: bytes,
     create_time: int,
     expire_after: int | None,
+    os_user: str | None,
 ) -> sa.Executable:
     return (
         registration.update()
@@ -207,6 +219,7 @@ def _activate(
             token_hash=token_hash,
             create_time=create_time,
             expire_after=expire_after,
+            os_user=os_user,
         )
         .returning(registration)
     )

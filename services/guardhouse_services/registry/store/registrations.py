@@ -111,9 +111,9 @@ def _by_id(organization_id: str, ids: list[str]) -> sa.Select[Any]:
     )
 
 
-def active_of_users(tx: Transaction, organization_id: str, device_ids: Collection[str]) -> dict[str, Registration]:
-    """The active registration of a user on each of the devices that has one."""
-    return {row.device_id: to_registration(row) for row in _active_of_users(tx, organization_id, list(device_ids))}
+def active_of_users(tx: Transaction, organization_id: str, device_ids: Collection[str]) -> list[Registration]:
+    """The users' active registrations on the devices."""
+    return [to_registration(row) for row in _active_of_users(tx, organization_id, list(device_ids))]
 
 
 @statement
@@ -187,7 +187,9 @@ def _moved(organization_id: str, ids: list[str], states: Sequence[State], **valu
 
 @statement
 def _revoke(organization_id: str, ids: list[str], now: int) -> sa.Executable:
-    return _moved(organization_id, ids, (State.ACTIVE,), state=State.REVOKED, revoke_time=now, update_time=now)
+    return _moved(
+        organization_id, ids, (State.ACTIVE,), state=State.REVOKED, revoke_time=now, update_time=now, is_current=None
+    )
 
 
 @statement
@@ -197,7 +199,7 @@ def _unrevoke(organization_id: str, ids: list[str], now: int) -> sa.Executable:
 
 @statement
 def _delete(organization_id: str, ids: list[str], now: int) -> sa.Executable:
-    return _moved(organization_id, ids, LISTED, state=State.DELETED, end_time=now)
+    return _moved(organization_id, ids, LISTED, state=State.DELETED, end_time=now, is_current=None)
 
 
 def of_user(tx: Transaction, organization_id: str, user_id: str, upto: int, states: Sequence[State]) -> list[str]:

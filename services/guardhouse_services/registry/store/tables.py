@@ -7,6 +7,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from guardhouse.ids import DEVICE_PROFILE, ORGANIZATION, default_profile_id
+from guardhouse.os_sessions import Desk
 from guardhouse_services.registry.domain import (
     LISTED,
     LIVE,
@@ -14,6 +15,7 @@ from guardhouse_services.registry.domain import (
     Device,
     Holder,
     Lease,
+    OsSession,
     Posture,
     PostureChecks,
     Registration,
@@ -115,6 +117,8 @@ registration = sa.Table(
     sa.Column("device_profile_time", sa.BigInteger),
     sa.Column("network", sa.String(100), nullable=False, server_default=""),
     sa.Column("managed", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("os_user", sa.String(255)),
+    sa.Column("is_current", sa.Boolean),
 )
 registration_activity = sa.func.coalesce(registration.c.seen_time, registration.c.create_time)
 
@@ -131,20 +135,32 @@ def spelled(*states: State) -> sa.ColumnElement[bool]:
 is_live, is_listed = spelled(*LIVE), spelled(*LISTED)
 is_active, is_pending = (registration.c.state == sa.literal_column(f"'{it}'") for it in (State.ACTIVE, State.PENDING))
 is_users = registration.c.user_id.is_not(None)
+is_shared = registration.c.os_user.is_not(None)
+_is_current = registration.c.is_current.is_(sa.true())
 
 _of_organization = registration.c.organization_id
 # A key belongs to at most one live registration of the whole installation (I-09).
 _partial("registration_key", registration.c.public_key, where=is_live, unique=True)
 # One attempt of a request at a time.
 _partial("registration_request", _of_organization, registration.c.request_id, where=is_live, unique=True)
-# One active registration of a user on a device (decision 18).
+# One active registration of a user on a device (decision 18), and on a shared device one of each user (decision 19).
 _partial(
-    "registration_place",
+    "registration_exclusive",
     _of_organization,
     registration.c.device_id,
+    where=sa.and_(is_active, is_users, registration.c.os_user.is_(None)),
+    unique=True,
+)
+_partial(
+    "registration_place_of_user",
+    _of_organization,
+    registration.c.device_id,
+    registration.c.user_id,
     where=sa.and_(is_active, is_users),
     unique=True,
 )
+# At most one of a device is current.
+_partial("registration_current", _of_organization, registration.c.device_id, where=_is_current, unique=True)
 sa.Index("registration_by_request", _of_organization, registration.c.request_id)
 sa.Index("registration_by_device", _of_organization, registration.c.device_id)
 sa.Index("registration_by_user", _of_organization, registration.c.user_id)
@@ -283,6 +299,30 @@ profile_matching = sa.Table(
 is_under_way = profile_matching.c.end_time.is_(None)
 _partial("profile_matching_under_way", profile_matching.c.organization_id, where=is_under_way)
 
+os_session = sa.Table(
+    "os_session",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("device_id", sa.String(40), primary_key=True),
+    sa.Column("begin_time", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("end_time", sa.BigInteger),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("os_user", sa.String(255), nullable=False),
+    sa.Column("at_login_screen", sa.Boolean, nullable=False),
+    sa.Column("registration_id", sa.String(40)),
+    sa.Column("user_id", sa.String(40)),
+    sa.Column("service_token_id", sa.String(40)),
+)
+"""Who had a shared device, and which registration was current."""
+_partial(
+    "os_session_open",
+    os_session.c.organization_id,
+    os_session.c.device_id,
+    where=os_session.c.end_time.is_(None),
+    unique=True,
+)
+_partial("os_session_ended", os_session.c.end_time, where=os_session.c.end_time.is_not(None))
+
 fence = sa.Table(
     "fence",
     metadata,
@@ -332,6 +372,21 @@ def to_registration(row: Any) -> Registration:
         device_profile_time=row.device_profile_time,
         network=row.network,
         managed=row.managed,
+        os_user=row.os_user,
+        is_current=bool(row.is_current),
+    )
+
+
+def to_os_session(row: Any) -> OsSession:
+    return OsSession(
+        organization_id=row.organization_id,
+        device_id=row.device_id,
+        begin_time=row.begin_time,
+        desk=Desk(row.os_user, row.at_login_screen),
+        sequence=row.sequence,
+        registration_id=row.registration_id or "",
+        holder=Holder(row.user_id or "", row.service_token_id or ""),
+        end_time=row.end_time,
     )
 
 

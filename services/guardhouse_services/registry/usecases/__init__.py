@@ -14,6 +14,7 @@ from guardhouse_services.registry.usecases.devices import Devices
 from guardhouse_services.registry.usecases.enrollments import Enrollments
 from guardhouse_services.registry.usecases.heartbeats import Heartbeats
 from guardhouse_services.registry.usecases.lifetimes import BREAKER, Lifetimes
+from guardhouse_services.registry.usecases.os_sessions import OsSessions
 from guardhouse_services.registry.usecases.override_codes import OverrideCodes
 from guardhouse_services.registry.usecases.profile_matching import ProfileMatching
 from guardhouse_services.registry.usecases.proofs import Proofs
@@ -44,6 +45,7 @@ class Registry:
         self.rotations = Rotations(database, proofs)
         self.devices = Devices(database)
         self.device_profiles = DeviceProfiles(database, directory)
+        self.os_sessions = OsSessions(database)
         self.profile_matching = ProfileMatching(database)
         self.heartbeats = Heartbeats(clock, database)
         self.lifetimes = Lifetimes(database, directory)

@@ -10,6 +10,7 @@ from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import Device, DeviceFilter, Listed, Range, State, count_users
 from guardhouse_services.registry.messages import device_etag, to_event
+from guardhouse_services.registry.usecases.os_sessions import settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +83,17 @@ class Devices:
                 raise DeviceNotFound(device_id)
             present = store.registrations.lock_on_device(tx, organization_id, device_id)
             active = [it.registration_id for it in present.values() if it.state == State.ACTIVE]
-            changed = store.registrations.revoke(tx, organization_id, active)
-            ids = [it.registration_id for it in changed]
+            revoked = store.registrations.revoke(tx, organization_id, active)
+            ids = [it.registration_id for it in revoked]
             users = count_users(present.values())
-            requests.record(tx, call, device_id, *ids, revoked=len(changed), held=len(present), users=users)
+            requests.record(tx, call, device_id, *ids, revoked=len(revoked), held=len(present), users=users)
+            changed = settle(tx, organization_id, revoked)
             revision = (
                 tx.publish(organization_id, [to_event(it) for it in changed])
                 if changed
                 else tx.revision(organization_id)
             )
-            return Revocation(len(changed), len(present), users, tx.token(organization_id, revision))
+            return Revocation(len(revoked), len(present), users, tx.token(organization_id, revision))
 
         return await self._database.write(revoke, validate_only=validate_only)
 
@@ -108,6 +110,7 @@ class Devices:
             if not store.devices.delete(tx, organization_id, device_id):
                 raise DeviceNotFound(device_id)
             store.enrollments.abort_on_device(tx, organization_id, device_id)
+            store.os_sessions.end(tx, organization_id, device_id, tx.now)
             present = store.registrations.lock_on_device(tx, organization_id, device_id)
             gone = store.registrations.delete(tx, organization_id, present)
             users, ids = count_users(gone), [it.registration_id for it in gone]

@@ -10,6 +10,7 @@ from guardhouse_services.failpoint import failpoint
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import LISTED, Fence, Registration, State
 from guardhouse_services.registry.messages import from_identity, to_event
+from guardhouse_services.registry.usecases.os_sessions import settle
 from guardhouse_services.registry.usecases.profile_matching import STEP, assign
 
 
@@ -33,6 +34,10 @@ def follow_identity(tx: Transaction, organization_id: str, events: Sequence[iden
     # Every fence before any registration, in one order: see the store.
     fences = {user_id: store.fences.lock(tx, organization_id, user_id) for user_id, _ in news_of}
     for user_id, news in news_of:
+        upto = max(news.removed_revision, news.revoked_revision)
+        theirs = store.registrations.of_user(tx, organization_id, user_id, upto, LISTED)
+        store.os_sessions.lock_devices(tx, organization_id, theirs)
+    for user_id, news in news_of:
         known = fences[user_id]
         if news.removed_revision > known.removed_revision:
             known = replace(known, removed_revision=news.removed_revision)
@@ -49,7 +54,7 @@ def follow_identity(tx: Transaction, organization_id: str, events: Sequence[iden
         failpoint("registry.follow")
         ids = [it.registration_id for it in changed]
         audit.note_entry(tx, audit.Entry(organization_id, "job:follow identity", "", ids))
-        tx.publish(organization_id, [to_event(it) for it in changed])
+        tx.publish(organization_id, [to_event(it) for it in settle(tx, organization_id, changed)])
 
 
 def follow_people(tx: Transaction, organization_id: str, events: Sequence[identity_pb2.Event]) -> None:

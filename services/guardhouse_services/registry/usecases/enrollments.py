@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -46,9 +47,11 @@ from guardhouse_services.registry.domain import (
     Lease,
     Registration,
     State,
-    held,
+    check_shared,
+    displaced,
 )
 from guardhouse_services.registry.messages import from_identity, to_event, to_identity
+from guardhouse_services.registry.usecases import os_sessions
 from guardhouse_services.registry.usecases.profile_matching import assign
 from guardhouse_services.registry.usecases.proofs import Proofs
 from guardhouse_services.registry.usecases.rotations import check_never_held
@@ -87,6 +90,8 @@ class Enrollment:
     """Where the device is."""
     managed: bool = False
     """Whether an administrator's file has it enroll, as it says."""
+    os_user: str | None = None
+    """The account of a shared device that it is for; empty is the login screen. None: outside multi-user mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +106,10 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An intent to go on with, and which user's registration was active on its device then."""
+    """An intent to go on with, and the users' registrations that were active on its device then."""
 
     intent: Registration
-    occupant: Registration | None
+    occupants: Sequence[Registration] = ()
 
 
 class Enrollments:
@@ -142,13 +147,15 @@ class Enrollments:
         gives back what was reserved for it.
         """
         organization_id = enrollment.organization_id
-        await self._directory.organization(organization_id)
+        organization = await self._directory.organization(organization_id)
         self._check_proof(enrollment)
         async with self._under_way.setdefault(organization_id, asyncio.Semaphore(AT_A_TIME)):
-            return await self._enroll(call, enrollment)
+            return await self._enroll(call, enrollment, organization.multi_user_platforms)
 
-    async def _enroll(self, call: Call, enrollment: Enrollment) -> Enrolled:
-        begun = await self._database.write(lambda tx: self._begin(tx, enrollment), turn=enrollment.organization_id)
+    async def _enroll(self, call: Call, enrollment: Enrollment, shared_platforms: Collection[int]) -> Enrolled:
+        begun = await self._database.write(
+            lambda tx: self._begin(tx, enrollment, shared_platforms), turn=enrollment.organization_id
+        )
         failpoint("registry.begun")
         if isinstance(begun, Enrolled):
             return begun
@@ -163,7 +170,7 @@ class Enrollments:
                 refused = True
                 raise
             failpoint("registry.authorized")
-            return await self._activate(call, begun, grant, enrollment.claims)
+            return await self._activate(call, begun, grant, enrollment)
         except GuardhouseError as error:
             return await self._give_up(call, begun.intent, grant, error, refused=refused)
 
@@ -180,7 +187,7 @@ class Enrollments:
         )
         self._proofs.check_proof(key_type, enrollment.public_key, transcript, enrollment.proof)
 
-    def _begin(self, tx: Transaction, enrollment: Enrollment) -> Begun | Enrolled:
+    def _begin(self, tx: Transaction, enrollment: Enrollment, shared_platforms: Collection[int]) -> Begun | Enrolled:
         """The intent to go on with, or the registration that the request has made already."""
         organization_id = enrollment.organization_id
         found, key_holder = store.enrollments.earlier(tx, organization_id, enrollment.request_id, enrollment.public_key)
@@ -194,11 +201,13 @@ class Enrollments:
             if found.state in LISTED:
                 return self._made(tx, found)
             if found.state == State.PENDING and tx.now < found.deadline:
-                return Begun(found, self._occupant(tx, found))
+                return Begun(found, self._occupants(tx, found))
             store.enrollments.abort(tx, found.organization_id, found.registration_id)
         if key_holder is not None and key_holder != found:
             raise KeyAlreadyRegistered("a live registration holds this public key; make a fresh one")
         self._proofs.check_fresh(enrollment.challenge, tx.now)
+        if enrollment.os_user is not None:
+            check_shared(shared_platforms, enrollment.claims)
         new_device_id = new_id(DEVICE, tx.now)
         device_id = store.enrollments.claim_device(tx, organization_id, new_device_id, enrollment.claims)
         intent = Registration(
@@ -216,7 +225,7 @@ class Enrollments:
         store.enrollments.insert_intent(tx, intent)
         check_never_held(tx, intent.public_key)
         failpoint("registry.begin")
-        return Begun(intent, None if device_id == new_device_id else self._occupant(tx, intent))
+        return Begun(intent, () if device_id == new_device_id else self._occupants(tx, intent))
 
     async def _authorize(self, intent: Registration, enrollment: Enrollment) -> Grant:
         request = identity_pb2.AuthorizeEnrollmentRequest(
@@ -238,40 +247,38 @@ class Enrollments:
             expire_after=parse_duration(granted.expire_after, "expire_after") if granted.expire_after else None,
         )
 
-    async def _activate(self, call: Call, begun: Begun, grant: Grant, claims: Claims) -> Enrolled:
+    async def _activate(self, call: Call, begun: Begun, grant: Grant, enrollment: Enrollment) -> Enrolled:
         """Takes over the addresses of the user's active registration on the device, or reserves a pair, and commits."""
-        intent, predecessor = begun.intent, begun.occupant
-        if not grant.holder.user_id:
-            predecessor = None
-        elif predecessor is not None and predecessor.holder != grant.holder:
-            predecessor = await self._predecessor(intent, grant)
+        intent, os_user = begun.intent, enrollment.os_user
+        try:
+            predecessor = _own(displaced(begun.occupants, grant.holder, os_user), grant.holder)
+        except DeviceHeldByAnotherUser:
+            # They may have left meanwhile.
+            predecessor = await self._predecessor(intent, grant, os_user)
         for _ in range(ACTIVATIONS):
             lease = predecessor.lease if predecessor else await self._reserve(intent, grant)
             failpoint("registry.reserved")
             token = self._token(intent)
-            step = _Activation(call, intent, grant, claims, lease, predecessor, hash_secret(token))
+            step = _Activation(call, intent, grant, enrollment, lease, predecessor, hash_secret(token))
             try:
                 registration, device, revision_token = await self._database.write(step.run, turn=intent.organization_id)
             except _StartOver:
-                predecessor = await self._predecessor(intent, grant)
+                predecessor = await self._predecessor(intent, grant, os_user)
                 continue
             failpoint("registry.activated")
             return Enrolled(registration, device, token, revision_token)
         raise Conflict("the user's registration on this device keeps changing; retry")
 
-    async def _predecessor(self, intent: Registration, grant: Grant) -> Registration | None:
+    async def _predecessor(self, intent: Registration, grant: Grant, os_user: str | None) -> Registration | None:
         """The user's own active registration on the device, as it is now. Raises DeviceHeldByAnotherUser."""
-        present = await self._database.read(lambda tx: self._occupant(tx, intent))
-        if present is not None and present.holder != grant.holder:
-            raise held(present, grant.holder.user_id)
-        return present
+        present = await self._database.read(lambda tx: self._occupants(tx, intent))
+        return _own(displaced(present, grant.holder, os_user), grant.holder)
 
     @staticmethod
-    def _occupant(tx: Transaction, intent: Registration) -> Registration | None:
-        on_device = store.registrations.active_of_users(tx, intent.organization_id, [intent.device_id])
-        present = on_device.get(intent.device_id)
+    def _occupants(tx: Transaction, intent: Registration) -> Sequence[Registration]:
+        present = store.registrations.active_of_users(tx, intent.organization_id, [intent.device_id])
         # Another call of the same request may have been faster.
-        return None if present is None or present.registration_id == intent.registration_id else present
+        return [it for it in present if it.registration_id != intent.registration_id]
 
     async def _reserve(self, intent: Registration, grant: Grant) -> Lease:
         request = ipam_pb2.ReserveAddressesRequest(
@@ -384,6 +391,7 @@ class Enrollments:
 
     async def sweep_once(self) -> None:
         await self._database.write(_abort_overdue)
+        await self._database.write(store.os_sessions.forget_ended)
         await self._database.write(store.enrollments.forget_ended)
 
 
@@ -392,6 +400,11 @@ def _abort_overdue(tx: Transaction) -> None:
     for organization_id, items in groupby(aborted, key=lambda it: it[0]):
         ids = [registration_id for _, registration_id in items]
         audit.note_entry(tx, audit.Entry(organization_id, "job:sweep", "", ids))
+
+
+def _own(present: Sequence[Registration], holder: Holder) -> Registration | None:
+    """The user's own active registration, whose addresses go to the next one. A service token has none."""
+    return next((it for it in present if it.state == State.ACTIVE and it.holder == holder), None)
 
 
 class _StartOver(Exception):
@@ -405,7 +418,7 @@ class _Activation:
     call: Call
     intent: Registration
     grant: Grant
-    claims: Claims
+    enrollment: Enrollment
     lease: Lease
     predecessor: Registration | None
     token_hash: bytes
@@ -415,7 +428,7 @@ class _Activation:
 
         Raises _StartOver when the one that it was to replace has changed.
         """
-        intent, grant = self.intent, self.grant
+        intent, grant, os_user = self.intent, self.grant, self.enrollment.os_user
         organization_id, registration_id = intent.organization_id, intent.registration_id
         user_id = grant.holder.user_id
         if user_id:
@@ -423,7 +436,7 @@ class _Activation:
             if grant.person is not None:
                 # Identity's feed says so, too; it may come later.
                 store.people.save(tx, organization_id, {user_id: grant.person})
-        device = store.enrollments.enroll_device(tx, organization_id, intent.device_id, self.claims)
+        device = store.enrollments.enroll_device(tx, organization_id, intent.device_id, self.enrollment.claims)
         places = store.enrollments.lock_places(tx, intent)
         present = places.pop(registration_id, None)
         if device is not None and present is not None and present.state in LISTED:
@@ -434,26 +447,24 @@ class _Activation:
             raise EnrollmentAborted("the enrollment took too long and was aborted; try again")
         if device is None:
             raise EnrollmentAborted("the device was deleted while enrolling; try again")
-        replaced: list[Registration] = []
-        if user_id:
-            occupant = next(iter(places.values()), None)
-            if occupant is not None and occupant.holder != grant.holder:
-                raise held(occupant, user_id)
-            if occupant != self.predecessor:
-                raise _StartOver
-            replaced = store.registrations.delete(tx, organization_id, places)
-        active = store.enrollments.activate(tx, organization_id, registration_id, grant, self.lease, self.token_hash)
+        going = displaced(places.values(), grant.holder, os_user)
+        if _own(going, grant.holder) != self.predecessor:
+            raise _StartOver
+        replaced = store.registrations.delete(tx, organization_id, [it.registration_id for it in going])
+        active = store.enrollments.activate(
+            tx, organization_id, registration_id, grant, self.lease, self.token_hash, os_user
+        )
         moved = self._match(tx)
         active = moved.pop(registration_id, active)
         objects = (registration_id, intent.device_id, *(it.registration_id for it in replaced))
         audit.note(tx, self.call, *objects, actor=grant.holder.actor)
         # The new holder of the lease comes first, so that the deletion behind it does not release it.
-        events = [to_event(it) for it in (active, *replaced, *moved.values())]
-        revision = tx.publish(organization_id, events)
+        active, *others = os_sessions.enrolled(tx, active, [active, *replaced, *moved.values()])
+        revision = tx.publish(organization_id, [to_event(it) for it in (active, *others)])
         failpoint("registry.activate")
         device = replace(
             device,
-            active_registrations=device.active_registrations + 1 - len(replaced),
+            active_registrations=device.active_registrations + 1 - sum(it.state == State.ACTIVE for it in going),
             last_seen=LastSeen(registration_id, user_id),
         )
         return active, device, tx.token(organization_id, revision)

@@ -16,6 +16,7 @@ from guardhouse_services.paging import Page
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import End, Registration, Usage, end_of
 from guardhouse_services.registry.messages import to_event
+from guardhouse_services.registry.usecases.os_sessions import settle
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class Lifetimes:
         if not BREAKER.passes(tx, organization_id, end, ids, DELETE):
             return 0
         before = _revoked_before(tx, keeps)
+        store.os_sessions.lock_devices(tx, organization_id, ids)
         present = store.registrations.lock(tx, organization_id, ids)
         gone = [key for key, registration in present.items() if end_of(registration, before, tx.now) is end]
         return self._end(tx, organization_id, end, gone)
@@ -120,6 +122,7 @@ class Lifetimes:
     ) -> None:
         """Deletes these, but for those that were restored or heard of since they are held."""
         end = End(held.source)
+        store.os_sessions.lock_devices(tx, organization_id, since.keys())
         present = store.registrations.lock(tx, organization_id, since)
         gone = [key for key, registration in present.items() if end.holds(registration, since[key])]
         done("")
@@ -131,7 +134,7 @@ class Lifetimes:
         if gone:
             entry = audit.Entry(organization_id, f"job:delete {end}", "", [*objects, *ids])
             audit.note_entry(tx, entry)
-            tx.publish(organization_id, [to_event(it) for it in gone])
+            tx.publish(organization_id, [to_event(it) for it in settle(tx, organization_id, gone)])
             tx.before_commit.append(lambda _tx: self._count(end, len(gone)))
         return len(gone)
 

@@ -17,8 +17,10 @@ from guardhouse_services.registry.domain import (
     RegistrationFilter,
     State,
     held,
+    rival,
 )
 from guardhouse_services.registry.messages import to_event
+from guardhouse_services.registry.usecases.os_sessions import settle
 
 Outcome = Registration | GuardhouseError
 """Of one item of a batch."""
@@ -72,6 +74,7 @@ class Registrations:
         self, call: Call, organization_id: str, ids: Sequence[str], *, validate_only: bool = False
     ) -> Batch:
         def work(tx: Transaction) -> tuple[Failures, list[Registration]]:
+            store.os_sessions.lock_devices(tx, organization_id, ids)
             present = store.registrations.lock(tx, organization_id, ids)
             return _missing(ids, present), store.registrations.revoke(tx, organization_id, ids)
 
@@ -80,23 +83,26 @@ class Registrations:
     async def unrevoke(
         self, call: Call, organization_id: str, ids: Sequence[str], *, validate_only: bool = False
     ) -> Batch:
-        """Restores those whose place on the device is free, the first of several for one place (decision 18)."""
+        """Restores those whose place on the device is free, the first of several for one place (decisions 18, 19)."""
 
         def work(tx: Transaction) -> tuple[Failures, list[Registration]]:
             known = store.registrations.by_id(tx, organization_id, ids)
             device_ids = {it.device_id for it in known.values()}
             store.devices.lock(tx, organization_id, device_ids)
             present = store.registrations.lock(tx, organization_id, ids)
-            places = store.registrations.active_of_users(tx, organization_id, device_ids)
+            places: dict[str, list[Registration]] = {it: [] for it in device_ids}
+            for active in store.registrations.active_of_users(tx, organization_id, device_ids):
+                places[active.device_id].append(active)
             failures, wanted = _missing(ids, present), []
             for registration in present.values():
                 if registration.state != State.REVOKED:
                     continue
                 if registration.holder.user_id:
-                    occupant = places.setdefault(registration.device_id, registration)
-                    if occupant is not registration:
+                    occupant = rival(registration, places[registration.device_id])
+                    if occupant is not None:
                         failures[registration.registration_id] = held(occupant, registration.holder.user_id)
                         continue
+                    places[registration.device_id].append(registration)
                 wanted.append(registration.registration_id)
             return failures, store.registrations.unrevoke(tx, organization_id, wanted)
 
@@ -106,6 +112,7 @@ class Registrations:
         self, call: Call, organization_id: str, ids: Sequence[str], *, validate_only: bool = False
     ) -> Batch:
         def work(tx: Transaction) -> tuple[Failures, list[Registration]]:
+            store.os_sessions.lock_devices(tx, organization_id, ids)
             present = store.registrations.lock(tx, organization_id, ids)
             return _missing(ids, present), store.registrations.delete(tx, organization_id, ids)
 
@@ -120,6 +127,7 @@ class Registrations:
         def leave(tx: Transaction) -> str:
             if requests.find(tx, call.key) is not None:
                 return tx.token(organization_id, tx.revision(organization_id))
+            store.os_sessions.lock_devices(tx, organization_id, [registration_id])
             present = store.registrations.lock(tx, organization_id, [registration_id]).get(registration_id)
             if present is None:
                 raise RegistrationNotFound(registration_id)
@@ -127,7 +135,7 @@ class Registrations:
                 # It was revoked since its device was recognised, which can do nothing any more.
                 raise CredentialsInvalid("the registration token is of no active registration")
             _check_may_leave(tx, present)
-            gone = store.registrations.delete(tx, organization_id, [registration_id])
+            gone = settle(tx, organization_id, store.registrations.delete(tx, organization_id, [registration_id]))
             requests.record(tx, call, registration_id)
             return tx.token(organization_id, tx.publish(organization_id, [to_event(it) for it in gone]))
 
@@ -150,6 +158,7 @@ class Registrations:
                 reasons = {key: [failure.reason, failure.message] for key, failure in failures.items()}
                 now = store.registrations.by_id(tx, organization_id, ids)
                 requests.record(tx, call, *(it.registration_id for it in changed), failures=reasons)
+                changed = settle(tx, organization_id, changed)
                 revision = (
                     tx.publish(organization_id, [to_event(it) for it in changed])
                     if changed
