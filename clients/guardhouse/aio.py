@@ -41,6 +41,8 @@ class Client(Connections[AioChannel]):
     held_deletions = _stub("registry", registry_rpc.HeldActionServiceStub)
     device_profiles = _stub("registry", registry_rpc.DeviceProfileServiceStub)
     registry_audit = _stub("registry", registry_rpc.AuditServiceStub)
+    subnets = _stub("ipam", ipam_rpc.SubnetServiceStub)
+    ip_profiles = _stub("ipam", ipam_rpc.IpProfileServiceStub)
     addresses = _stub("ipam", ipam_rpc.AddressServiceStub)
     ipam_audit = _stub("ipam", ipam_rpc.AuditServiceStub)
     policies = _stub("session", session_rpc.PolicyServiceStub)

@@ -99,6 +99,8 @@ class Client(Connections[BlockingChannel]):
     held_deletions = Stub("registry", registry_rpc.HeldActionServiceStub)
     device_profiles = Stub("registry", registry_rpc.DeviceProfileServiceStub)
     registry_audit = Stub("registry", registry_rpc.AuditServiceStub)
+    subnets = Stub("ipam", ipam_rpc.SubnetServiceStub)
+    ip_profiles = Stub("ipam", ipam_rpc.IpProfileServiceStub)
     addresses = Stub("ipam", ipam_rpc.AddressServiceStub)
     ipam_audit = Stub("ipam", ipam_rpc.AuditServiceStub)
     policies = Stub("session", session_rpc.PolicyServiceStub)

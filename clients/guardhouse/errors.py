@@ -199,6 +199,14 @@ class PinNotFound(NotFound):
     reason, key, noun = "PIN_NOT_FOUND", "pin_id", "pin"
 
 
+class SubnetNotFound(NotFound):
+    reason, key, noun = "SUBNET_NOT_FOUND", "subnet_id", "subnet"
+
+
+class IpProfileNotFound(NotFound):
+    reason, key, noun = "IP_PROFILE_NOT_FOUND", "ip_profile_id", "IP profile"
+
+
 class PolicyNotFound(NotFound):
     reason, key, noun = "POLICY_NOT_FOUND", "policy_id", "policy"
 
@@ -243,6 +251,10 @@ class PrecedenceTaken(AlreadyExists):
 
 class ListExists(AlreadyExists):
     reason = "LIST_EXISTS"
+
+
+class SubnetOverlaps(AlreadyExists):
+    reason = "SUBNET_OVERLAPS"
 
 
 class FailedPrecondition(GuardhouseError):
@@ -313,6 +325,10 @@ class KeyNotCurrent(FailedPrecondition):
 
 class ListInUse(FailedPrecondition):
     reason = "LIST_IN_USE"
+
+
+class SubnetInUse(FailedPrecondition):
+    reason = "SUBNET_IN_USE"
 
 
 class RuleGroupInUse(FailedPrecondition):

@@ -78,36 +78,49 @@ def note(tx: Transaction, call: Call, *objects: str, actor: str = "", reason: st
     entry = Entry(
         key.organization_id, actor or call.caller.name, call.method, objects, key.request_id, call.trace_id, reason
     )
-    tx.before_commit.append(partial(_append, entry=entry))
+    _put(tx, entry)
 
 
 def note_entry(tx: Transaction, entry: Entry) -> None:
     """Puts what no call asked for on record when its transaction commits: a record for every so many objects."""
     for start in range(0, len(entry.objects) or 1, OBJECTS):
-        part = replace(entry, objects=entry.objects[start : start + OBJECTS])
-        tx.before_commit.append(partial(_append, entry=part))
+        _put(tx, replace(entry, objects=entry.objects[start : start + OBJECTS]))
 
 
-def _append(tx: Transaction, entry: Entry) -> None:
-    organization_id = entry.organization_id
+def _put(tx: Transaction, entry: Entry) -> None:
+    """What a transaction does to an organization is written together."""
+    entries = tx.on_record.setdefault(entry.organization_id, [])
+    if not entries:
+        tx.before_commit.append(partial(_append, organization_id=entry.organization_id, entries=entries))
+    entries.append(entry)
+
+
+def _append(tx: Transaction, organization_id: str, entries: Sequence[Entry]) -> None:
     after = tx.lock(organization_id)
     before, _ = tx.changed.get(organization_id, (after, after))
-    sequence, previous = _last(tx, organization_id)
-    record = AuditRecord(
-        sequence=sequence + 1,
-        actor=entry.actor,
-        method=entry.method,
-        objects=entry.objects[:OBJECTS],
-        before_revision=before,
-        after_revision=after,
-        request_id=entry.request_id,
-        trace_id=entry.trace_id,
-        reason=ErrorReason.Value(f"ERROR_REASON_{entry.reason or 'UNSPECIFIED'}"),
-    )
-    set_time(record.record_time, tx.now)
-    payload = record.SerializeToString()
-    chained = record_hash(tx.service, organization_id, record, previous)
-    _add(tx, organization_id, record.sequence, payload, chained)
+    sequence, chained = _last(tx, organization_id)
+    rows: list[dict[str, Any]] = []
+    for entry in entries:
+        sequence += 1
+        record = AuditRecord(
+            sequence=sequence,
+            actor=entry.actor,
+            method=entry.method,
+            objects=entry.objects[:OBJECTS],
+            before_revision=before,
+            after_revision=after,
+            request_id=entry.request_id,
+            trace_id=entry.trace_id,
+            reason=ErrorReason.Value(f"ERROR_REASON_{entry.reason or 'UNSPECIFIED'}"),
+        )
+        set_time(record.record_time, tx.now)
+        chained = record_hash(tx.service, organization_id, record, chained)
+        row = {"sequence": sequence, "payload": record.SerializeToString(), "hash": chained}
+        rows.append({"organization_id": organization_id, **row})
+    tx.execute(_ADD, rows)
+
+
+_ADD = audit_record.insert()
 
 
 def _last(tx: Transaction, organization_id: str) -> tuple[int, bytes]:
@@ -121,13 +134,6 @@ def _newest(organization_id: str) -> sa.Select[Any]:
     newest = sa.select(audit_record.c.sequence, audit_record.c.hash)
     newest = newest.where(audit_record.c.organization_id == organization_id)
     return newest.order_by(audit_record.c.sequence.desc()).limit(1)
-
-
-@statement
-def _add(organization_id: str, sequence: int, payload: bytes, chained: bytes) -> sa.Executable:
-    return audit_record.insert().values(
-        organization_id=organization_id, sequence=sequence, payload=payload, hash=chained
-    )
 
 
 @statement

@@ -133,6 +133,8 @@ class Transaction:
         """The revisions before and after, of each organization whose head was taken."""
         self.may_have_a_twin = False
         """Whether the same request may be done at this moment by another call."""
+        self.on_record: dict[str, list[Any]] = {}
+        """What is put on the audit log of each organization when it commits."""
         self.before_commit: list[Callable[[Transaction], None]] = []
         """What comes after everything else, in this transaction."""
         self.service = service

@@ -119,6 +119,12 @@ def _save(insert: Insert, source: str, organization_id: str, epoch: str, revisio
 
 
 @statement
+def begin_anew(source: str, organization_id: str) -> sa.Executable:
+    """Has whoever follows the source next take a snapshot of the organization."""
+    return applied.delete().where(applied.c.source == source, applied.c.organization_id == organization_id)
+
+
+@statement
 def _move(source: str, organization_id: str, epoch: str, before: int, after: int) -> sa.Executable:
     """From the revision before to the one after; no row when the position is not that one any more."""
     present = (

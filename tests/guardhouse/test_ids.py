@@ -16,7 +16,7 @@ PREFIXES = [value for name, value in vars(ids).items() if name.isupper() and isi
 
 def test_prefixes_are_distinct() -> None:
     """Decision 14: a device id and a registration id are different things everywhere."""
-    assert len(PREFIXES) == len(set(PREFIXES)) == 22
+    assert len(PREFIXES) == len(set(PREFIXES)) == 23
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

@@ -19,6 +19,7 @@ from guardhouse.ids import (
     ENROLLMENT_POLICY,
     HELD_ACTION,
     IDENTITY_PROVIDER,
+    IP_PROFILE,
     LIST,
     ORGANIZATION,
     PIN,
@@ -28,6 +29,7 @@ from guardhouse.ids import (
     RULE_GROUP,
     SERVICE_TOKEN,
     SIGNING_KEY,
+    SUBNET,
     USER,
 )
 from guardhouse.session.v1.session_pb2 import Schedule, TrafficValues
@@ -49,6 +51,8 @@ PREFIXES = {
     "device_profile_id": DEVICE_PROFILE,
     "registration_id": REGISTRATION,
     "intent_id": REGISTRATION,
+    "subnet_id": SUBNET,
+    "ip_profile_id": IP_PROFILE,
     "policy_id": POLICY,
     "deleted_policy_id": POLICY,
     "list_id": LIST,

@@ -18,6 +18,7 @@ from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
 from guardhouse.ids import DEVICE, REGISTRATION, USER, new_id
 from guardhouse.ipam.v1 import ipam_pb2 as ipam
+from guardhouse.ipam.v1 import ipam_pb2_grpc as ipam_rpc
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.registry.v1 import registry_pb2_grpc as registry_rpc
 from guardhouse.session.v1 import session_pb2 as session
@@ -74,6 +75,8 @@ class Seeds:
         ids["pin_id"] = await self._new_pin(1)
         ids["rule_group_id"] = await self._new_rule_group()
         ids["device_profile_id"] = await self._new_device_profile()
+        ids["subnet_id"] = await self._new_subnet()
+        ids["ip_profile_id"] = await self._new_ip_profile()
         ids["held_action_id"] = await self._new_held_action()
         gone = (await world.enroll("gone", "gone")).registration
         ids["removal_id"] = (await world.remove(gone.user_id)).removal.removal_id
@@ -448,9 +451,88 @@ class Seeds:
 
     # ipam
 
+    async def _CreateSubnet(self, request: ipam.CreateSubnetRequest) -> None:
+        await self._room_for_a_subnet()
+        number = next(_numbers)
+        request.subnet.Clear()
+        network = f"10.{number // 256 % 256}.{number % 256}.0/24"
+        request.subnet.MergeFrom(ipam.Subnet(display_name="a subnet", description="for tests", network=network))
+
+    async def _UpdateSubnet(self, request: ipam.UpdateSubnetRequest) -> None:
+        changed = ipam.Subnet(subnet_id=self.ids["subnet_id"], display_name="another", description="for tests")
+        request.subnet.CopyFrom(changed)
+        request.update_mask.MergeFrom(FieldMask(paths=["display_name", "description"]))
+
+    async def _DeleteSubnet(self, request: ipam.DeleteSubnetRequest) -> None:
+        request.subnet_id = await self._new_subnet()
+
+    async def _CreateIpProfile(self, request: ipam.CreateIpProfileRequest) -> None:
+        await self._room_for_an_ip_profile()
+        request.ip_profile.CopyFrom(self._ip_profile())
+
+    async def _UpdateIpProfile(self, request: ipam.UpdateIpProfileRequest) -> None:
+        changed = self._ip_profile()
+        changed.ip_profile_id = self.ids["ip_profile_id"]
+        request.ip_profile.CopyFrom(changed)
+        paths = ["display_name", "description", "match", "precedence", "subnet_id", "enabled"]
+        request.update_mask.MergeFrom(FieldMask(paths=paths))
+
+    async def _DeleteIpProfile(self, request: ipam.DeleteIpProfileRequest) -> None:
+        await self._room_for_an_ip_profile()
+        request.ip_profile_id = await self._new_ip_profile()
+
+    async def _MatchIpProfile(self, request: ipam.MatchIpProfileRequest) -> None:
+        request.identity.CopyFrom(_HOLDER)
+
+    def _ip_profile(self) -> ipam.IpProfile:
+        return ipam.IpProfile(
+            display_name="a profile",
+            description="for tests",
+            match='identity.email == "nobody@example.com"',
+            precedence=next(_numbers),
+            subnet_id=self.ids["subnet_id"],
+            enabled=True,
+        )
+
+    async def _new_subnet(self) -> str:
+        request = ipam.CreateSubnetRequest(organization_id=self.ids["organization_id"])
+        await self._CreateSubnet(request)
+        made = await self.plane.stub(ipam_rpc.SubnetServiceStub).CreateSubnet(request)
+        return str(made.subnet.subnet_id)
+
+    async def _new_ip_profile(self) -> str:
+        request = ipam.CreateIpProfileRequest(organization_id=self.ids["organization_id"])
+        await self._CreateIpProfile(request)
+        made = await self.plane.stub(ipam_rpc.IpProfileServiceStub).CreateIpProfile(request)
+        return str(made.ip_profile.ip_profile_id)
+
+    async def _room_for_a_subnet(self) -> None:
+        """Deletes those that earlier requests made, before they are as many as there may be."""
+        stub, organization_id = self.plane.stub(ipam_rpc.SubnetServiceStub), self.ids["organization_id"]
+        listed = await stub.ListSubnets(ipam.ListSubnetsRequest(organization_id=organization_id, page_size=100))
+        if len(listed.subnets) > 90:
+            for subnet in listed.subnets:
+                is_empty = subnet.capacity.free == subnet.capacity.total
+                if is_empty and not subnet.is_default and subnet.subnet_id != self.ids["subnet_id"]:
+                    gone = ipam.DeleteSubnetRequest(organization_id=organization_id, subnet_id=subnet.subnet_id)
+                    await stub.DeleteSubnet(gone)
+
+    async def _room_for_an_ip_profile(self) -> None:
+        """The same of profiles."""
+        stub, organization_id = self.plane.stub(ipam_rpc.IpProfileServiceStub), self.ids["organization_id"]
+        present = (await stub.ListIpProfiles(ipam.ListIpProfilesRequest(organization_id=organization_id))).ip_profiles
+        if len(present) > 25:
+            for profile in present:
+                if profile.ip_profile_id != self.ids.get("ip_profile_id"):
+                    gone = ipam.DeleteIpProfileRequest(
+                        organization_id=organization_id, ip_profile_id=profile.ip_profile_id
+                    )
+                    await stub.DeleteIpProfile(gone)
+
     async def _ReserveAddresses(self, request: Any) -> None:
         request.intent_id = self._new_intent()
         request.ClearField("service_token_id")
+        request.identity.CopyFrom(_HOLDER)
         request.user_id = self.ids["user_id"]
 
     async def _ReleaseAddresses(self, request: Any) -> None:
@@ -724,6 +806,9 @@ def _application() -> session.Application:
     )
 
 
+_HOLDER = identity.HolderIdentity(
+    email="alice@example.com", display_name="Alice", groups=["staff"], oidc_claims=["department=research"]
+)
 _CLIENT = session.ClientFacts(ip="192.0.2.1", country="DE")
 _REQUEST = session.Traffic(
     fields={"http.request.host": "wiki.example.com", "net.dst.ip": "10.0.0.1", "net.dst.port": "443"},

@@ -29,6 +29,7 @@ from guardhouse.enrollment import make_rotation
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
 from guardhouse.ids import default_profile_id
+from guardhouse.ipam.v1 import ipam_pb2 as ipam
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
 from guardhouse_services.database import Database, change, new_epoch
@@ -208,6 +209,12 @@ class Cases:
     async def pin_not_found(self) -> Outcome:
         return await self.call("ipam.AddressService.UnpinAddress", pin_id=f"pin_{UNKNOWN}")
 
+    async def subnet_not_found(self) -> Outcome:
+        return await self.call("ipam.SubnetService.GetSubnet", subnet_id=f"sub_{UNKNOWN}")
+
+    async def ip_profile_not_found(self) -> Outcome:
+        return await self.call("ipam.IpProfileService.GetIpProfile", ip_profile_id=f"ipp_{UNKNOWN}")
+
     async def policy_not_found(self) -> Outcome:
         return await self.call("session.PolicyService.GetPolicy", policy_id=f"pol_{UNKNOWN}")
 
@@ -317,6 +324,15 @@ class Cases:
         return await self.call(
             "identity.ServiceTokenService.DeleteServiceToken", service_token_id=self.seeds.ids["service_token_id"]
         )
+
+    async def subnet_overlaps(self) -> Outcome:
+        _, request = await self.seeds.valid(METHODS["ipam.SubnetService.CreateSubnet"])
+        assert (await self.send("ipam.SubnetService.CreateSubnet", request)).code == "OK"
+        again = ipam.Subnet(display_name="again", network=request.subnet.network)
+        return await self.call("ipam.SubnetService.CreateSubnet", subnet=again)
+
+    async def subnet_in_use(self) -> Outcome:
+        return await self.call("ipam.SubnetService.DeleteSubnet", subnet_id=self.seeds.ids["subnet_id"])
 
     async def rule_group_in_use(self) -> Outcome:
         name = "identity.EnrollmentPolicyService.CreateEnrollmentPolicy"

@@ -39,6 +39,8 @@ COMMANDS = {
     "registrations": Place("devices", "registrations", "A user or service token on a device, with key and addresses."),
     "profiles": Place("device_profiles", "app", "What clients are told, by whose they are and what they run."),
     "addresses": Place("addresses", "app", "Who holds which virtual address."),
+    "subnets": Place("subnets", "app", "The networks that addresses are given out from."),
+    "ip-profiles": Place("ip_profiles", "app", "Who gets an address from which subnet."),
     "policies": Place("policies", "app", "What traffic is allowed, and how old a session may be for it."),
     "lists": Place("lists", "app", "Named lists of addresses, hosts and the like, which policies share."),
     "applications": Place("applications", "app", "Who may sign in to what, and for how long."),

@@ -34,6 +34,8 @@ _REQUESTS: Final[dict[str, Callable[..., Message]]] = {
     ),
     "device_profiles": registry.ListDeviceProfilesRequest,
     "addresses": ipam.ListPinsRequest,
+    "subnets": ipam.ListSubnetsRequest,
+    "ip_profiles": ipam.ListIpProfilesRequest,
     "policies": session.ListPoliciesRequest,
     "lists": session.ListListsRequest,
     "applications": session.ListApplicationsRequest,

@@ -150,8 +150,9 @@ FIELDS: Final[Mapping[str, Field]] = {
         _rows(_PEOPLE, _IDENTITY_PAGE, Type.TEXT, "identity.groups.id", "identity.groups.name", many=True),
         _rows(_PEOPLE, _IDENTITY_PAGE, Type.EMAIL, "identity.groups.email", many=True),
         _rows(_PEOPLE, _IDENTITY_PAGE, Type.TEXT, "identity.saml_attributes", many=True, keyed=True),
-        _rows((*_POLICY, *_PROFILE), _IDENTITY_PAGE, Type.TEXT, "identity.oidc_claims", many=True, keyed=True),
-        _rows(_PROFILE, _PROFILE_PAGE, Type.TEXT, "identity.service_token_uuid", "network", "os.version"),
+        _rows(_PEOPLE, _IDENTITY_PAGE, Type.TEXT, "identity.oidc_claims", many=True, keyed=True),
+        _rows((*_PROFILE, Scope.IP_PROFILE), _PROFILE_PAGE, Type.TEXT, "identity.service_token_uuid"),
+        _rows(_PROFILE, _PROFILE_PAGE, Type.TEXT, "network", "os.version"),
         _rows(_PROFILE, _PROFILE_PAGE, Type.WORD, "os.name"),
         _rows(
             (Scope.DEVICE_POSTURE,),

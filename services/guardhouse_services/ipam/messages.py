@@ -5,9 +5,69 @@ import ipaddress
 from guardhouse.ids import USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
-from guardhouse.times import from_timestamp, optional_timestamp
+from guardhouse.times import from_timestamp, optional_timestamp, to_timestamp
+from guardhouse_services import etags
+from guardhouse_services.ipam.domain.ip_profiles import IpProfile, Trace
 from guardhouse_services.ipam.domain.leases import Exists, Gone, Holding, Lease
 from guardhouse_services.ipam.domain.pins import Pin
+from guardhouse_services.ipam.domain.subnets import Capacity, Subnet
+
+
+def subnet(of: Subnet, used: Capacity | None = None) -> pb.Subnet:
+    made = pb.Subnet(
+        subnet_id=of.subnet_id,
+        display_name=of.display_name,
+        description=of.description,
+        network=of.ipv4,
+        is_default=of.is_default,
+        create_time=to_timestamp(of.create_time),
+        update_time=to_timestamp(of.update_time),
+    )
+    etags.tag(made)
+    # Its use changes nothing that somebody would decide anew for.
+    if used is not None:
+        made.capacity.CopyFrom(_capacity(used))
+    return made
+
+
+def _capacity(of: Capacity) -> pb.SubnetCapacity:
+    return pb.SubnetCapacity(
+        total=of.total,
+        active=of.active,
+        revoked=of.revoked,
+        reserved=of.reserved,
+        quarantined=of.quarantined,
+        free=of.free,
+        growth_per_day=of.growth_per_day,
+        exhaust_time=optional_timestamp(of.exhaust_time),
+    )
+
+
+def ip_profile(of: IpProfile) -> pb.IpProfile:
+    made = pb.IpProfile(
+        ip_profile_id=of.ip_profile_id,
+        display_name=of.display_name,
+        description=of.description,
+        match=of.expression,
+        precedence=of.precedence,
+        subnet_id=of.subnet_id,
+        enabled=of.enabled,
+        create_time=to_timestamp(of.create_time),
+        update_time=to_timestamp(of.update_time),
+    )
+    etags.tag(made)
+    return made
+
+
+def ip_profile_trace(of: Trace) -> pb.IpProfileTrace:
+    return pb.IpProfileTrace(
+        ip_profile_id=of.profile.ip_profile_id,
+        display_name=of.profile.display_name,
+        precedence=of.profile.precedence,
+        enabled=of.profile.enabled,
+        matched=of.matched,
+        decides=of.decides,
+    )
 
 
 def to_lease(value: Holding) -> pb.Lease:

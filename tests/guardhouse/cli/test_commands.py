@@ -107,6 +107,17 @@ METHODS = {
     "registry.DeviceService.ListOsSessions": "devices sessions",
     "registry.AuditService.ListAuditRecords": "audit tail",
     "registry.AuditService.GetAuditCheckpoint": "audit checkpoint",
+    "ipam.SubnetService.CreateSubnet": "subnets create",
+    "ipam.SubnetService.GetSubnet": "subnets show",
+    "ipam.SubnetService.ListSubnets": "subnets list",
+    "ipam.SubnetService.UpdateSubnet": "subnets update",
+    "ipam.SubnetService.DeleteSubnet": "subnets delete",
+    "ipam.IpProfileService.CreateIpProfile": "ip-profiles create",
+    "ipam.IpProfileService.GetIpProfile": "ip-profiles show",
+    "ipam.IpProfileService.ListIpProfiles": "ip-profiles list",
+    "ipam.IpProfileService.UpdateIpProfile": "ip-profiles update",
+    "ipam.IpProfileService.DeleteIpProfile": "ip-profiles delete",
+    "ipam.IpProfileService.MatchIpProfile": "ip-profiles match",
     "ipam.AddressService.LookupAddress": "addresses show",
     "ipam.AddressService.ListAddresses": "addresses list",
     "ipam.AddressService.ListAddressHistory": "addresses history",
@@ -483,6 +494,8 @@ LISTS: list[tuple[str, Message]] = [
     ("devices list", registry.ListDevicesResponse(devices=[registry.Device()])),
     ("registrations list", registry.ListRegistrationsResponse(registrations=[registry.Registration()])),
     ("profiles list", registry.ListDeviceProfilesResponse(device_profiles=[registry.DeviceProfile()])),
+    ("subnets list", ipam.ListSubnetsResponse(subnets=[ipam.Subnet()])),
+    ("ip-profiles list", ipam.ListIpProfilesResponse(ip_profiles=[ipam.IpProfile()])),
     ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
     ("policies list", session.ListPoliciesResponse(policies=[session.Policy()])),
     ("lists list", session.ListListsResponse(lists=[session.List()])),
@@ -988,6 +1001,66 @@ COMMANDS: list[tuple[str, Message]] = [
     (
         "registrations delete reg_1 -y",
         registry.DeleteRegistrationsRequest(organization_id=ORGANIZATION, registration_ids=["reg_1"]),
+    ),
+    (
+        "subnets create Lab --network 10.1.0.0/24 --description x --default",
+        ipam.CreateSubnetRequest(
+            organization_id=ORGANIZATION,
+            subnet=ipam.Subnet(display_name="Lab", network="10.1.0.0/24", description="x", is_default=True),
+        ),
+    ),
+    ("subnets show sub_1", ipam.GetSubnetRequest(organization_id=ORGANIZATION, subnet_id="sub_1")),
+    ("subnets list --limit 3", ipam.ListSubnetsRequest(organization_id=ORGANIZATION, page_size=3)),
+    (
+        "subnets update sub_1 --name New --default --etag e1",
+        ipam.UpdateSubnetRequest(
+            organization_id=ORGANIZATION,
+            subnet=ipam.Subnet(subnet_id="sub_1", display_name="New", is_default=True, etag="e1"),
+            update_mask=FieldMask(paths=["display_name", "is_default"]),
+        ),
+    ),
+    (
+        "subnets delete sub_1 --yes --etag e1",
+        ipam.DeleteSubnetRequest(organization_id=ORGANIZATION, subnet_id="sub_1", etag="e1"),
+    ),
+    (
+        "ip-profiles create Contractors --match x --precedence 10 --subnet sub_1 --description y --disabled",
+        ipam.CreateIpProfileRequest(
+            organization_id=ORGANIZATION,
+            ip_profile=ipam.IpProfile(
+                display_name="Contractors", match="x", precedence=10, subnet_id="sub_1", description="y"
+            ),
+        ),
+    ),
+    ("ip-profiles show ipp_1", ipam.GetIpProfileRequest(organization_id=ORGANIZATION, ip_profile_id="ipp_1")),
+    ("ip-profiles list", ipam.ListIpProfilesRequest(organization_id=ORGANIZATION, page_size=1000)),
+    (
+        "ip-profiles update ipp_1 --match y --precedence 7 --subnet sub_2 --disabled --etag e1",
+        ipam.UpdateIpProfileRequest(
+            organization_id=ORGANIZATION,
+            ip_profile=ipam.IpProfile(ip_profile_id="ipp_1", match="y", precedence=7, subnet_id="sub_2", etag="e1"),
+            update_mask=FieldMask(paths=["match", "precedence", "subnet_id", "enabled"]),
+        ),
+    ),
+    (
+        "ip-profiles delete ipp_1 --yes",
+        ipam.DeleteIpProfileRequest(organization_id=ORGANIZATION, ip_profile_id="ipp_1"),
+    ),
+    (
+        "ip-profiles match --email ada@example.com --name Ada --group ops --group berlin --claim department=research",
+        ipam.MatchIpProfileRequest(
+            organization_id=ORGANIZATION,
+            identity=identity.HolderIdentity(
+                email="ada@example.com",
+                display_name="Ada",
+                groups=["ops", "berlin"],
+                oidc_claims=["department=research"],
+            ),
+        ),
+    ),
+    (
+        "ip-profiles match --service-token svt_1",
+        ipam.MatchIpProfileRequest(organization_id=ORGANIZATION, service_token_id="svt_1"),
     ),
     (
         "addresses show 100.96.0.1",

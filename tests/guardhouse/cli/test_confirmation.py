@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from guardhouse.common.v1 import access_pb2, errors_pb2, results_pb2
 from guardhouse.errors import AccessDenied
 from guardhouse.identity.v1 import identity_pb2 as identity
+from guardhouse.ipam.v1 import ipam_pb2 as ipam
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
 from tests.guardhouse.cli.commands import POLICY, USER, Run, commands, words
@@ -113,6 +114,20 @@ REHEARSALS: list[tuple[str, Message, str]] = [
         "rule-groups delete X",
         identity.DeleteRuleGroupResponse(rule_group=identity.RuleGroup(display_name="Staff")),
         "This deletes 'Staff', which no policy names.",
+    ),
+    (
+        "subnets delete X",
+        ipam.DeleteSubnetResponse(
+            subnet=ipam.Subnet(
+                display_name="Lab", network="10.1.0.0/24", capacity=ipam.SubnetCapacity(total=254, free=254)
+            )
+        ),
+        "This deletes 'Lab', 10.1.0.0/24 with 254 addresses.",
+    ),
+    (
+        "ip-profiles delete X",
+        ipam.DeleteIpProfileResponse(ip_profile=ipam.IpProfile(display_name="Contractors")),
+        "This deletes 'Contractors'; addresses that it gave stay as they are.",
     ),
     (
         "applications delete X",

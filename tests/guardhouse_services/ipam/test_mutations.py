@@ -1,9 +1,13 @@
 """Every mutation of ipam's contract: one effect for a repeated request (I-07), and one record of it (I-33)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse.errors import EnrollmentAborted, SubnetExhausted
-from guardhouse.ids import DEVICE, PIN, REGISTRATION, USER
+from guardhouse.ids import DEVICE, IP_PROFILE, PIN, REGISTRATION, SUBNET, USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse_services.audit import Audit
@@ -17,7 +21,27 @@ from guardhouse_services.paging import Pages
 from tests.guardhouse_services.desk import Desk, Expected, Story, only
 from tests.guardhouse_services.ipam.world import World, deleted, name, new
 
+
+def named(part: str, field: str) -> Callable[[Any, Any], list[str]]:
+    """The id in a part of the answer."""
+    return lambda _, answer: [getattr(getattr(answer, part), field)]
+
+
+def renamed(part: str) -> Callable[[Any], Any]:
+    return lambda request: setattr(getattr(request, part), "display_name", "Renamed otherwise")
+
+
+def another_id(field: str, prefix: str) -> Callable[[Any], Any]:
+    return lambda request: setattr(request, field, new(prefix))
+
+
 MUTATIONS = {
+    "CreateSubnet": Expected(named("subnet", "subnet_id"), change=renamed("subnet")),
+    "UpdateSubnet": Expected(named("subnet", "subnet_id"), change=renamed("subnet")),
+    "DeleteSubnet": Expected(named("subnet", "subnet_id"), change=another_id("subnet_id", SUBNET)),
+    "CreateIpProfile": Expected(named("ip_profile", "ip_profile_id"), change=renamed("ip_profile")),
+    "UpdateIpProfile": Expected(named("ip_profile", "ip_profile_id"), change=renamed("ip_profile")),
+    "DeleteIpProfile": Expected(named("ip_profile", "ip_profile_id"), change=another_id("ip_profile_id", IP_PROFILE)),
     "ReserveAddresses": Expected(
         lambda request, answer: [answer.lease_id, request.intent_id], actor=lambda *_: "service:registry"
     ),
@@ -58,6 +82,15 @@ async def story(world: World) -> Story:
         organization_id=world.organization, network="100.96.7.7", device_id=new(DEVICE), user_id=new(USER)
     )
     yield pb.UnpinAddressRequest(organization_id=world.organization, pin_id=pinned.pin.pin_id)
+    about: dict[str, Any] = {"organization_id": world.organization}
+    draft = pb.Subnet(display_name="Lab", network="10.1.0.0/24")
+    subnet = (yield pb.CreateSubnetRequest(**about, subnet=draft)).subnet
+    wanted = pb.IpProfile(display_name="All", match='identity.email != ""', precedence=1, subnet_id=subnet.subnet_id)
+    profile = (yield pb.CreateIpProfileRequest(**about, ip_profile=wanted)).ip_profile
+    yield pb.UpdateSubnetRequest(**about, subnet=subnet, update_mask=FieldMask(paths=["display_name"]))
+    yield pb.UpdateIpProfileRequest(**about, ip_profile=profile, update_mask=FieldMask(paths=["display_name"]))
+    yield pb.DeleteIpProfileRequest(**about, ip_profile_id=profile.ip_profile_id)
+    yield pb.DeleteSubnetRequest(**about, subnet_id=subnet.subnet_id)
 
 
 async def test_every_mutation_has_one_effect_one_answer_and_one_record(world: World, desk: Desk) -> None:

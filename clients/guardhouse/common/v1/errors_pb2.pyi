@@ -86,6 +86,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: nobody holds the address. Metadata: address."""
     ERROR_REASON_PIN_NOT_FOUND: _ErrorReason.ValueType  # 160
     """NOT_FOUND: no such pin in the organization. Metadata: pin_id."""
+    ERROR_REASON_SUBNET_NOT_FOUND: _ErrorReason.ValueType  # 150
+    """NOT_FOUND: no such subnet in the organization. Metadata: subnet_id."""
+    ERROR_REASON_IP_PROFILE_NOT_FOUND: _ErrorReason.ValueType  # 151
+    """NOT_FOUND: no such IP profile in the organization. Metadata: ip_profile_id."""
     ERROR_REASON_POLICY_NOT_FOUND: _ErrorReason.ValueType  # 50
     """NOT_FOUND: no such policy in the organization. Metadata: policy_id."""
     ERROR_REASON_LIST_NOT_FOUND: _ErrorReason.ValueType  # 51
@@ -106,6 +110,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: another pin covers an address of this one, or is of the same holder and device. Metadata: pin_id."""
     ERROR_REASON_LIST_EXISTS: _ErrorReason.ValueType  # 63
     """ALREADY_EXISTS: another list of the organization has this name. Metadata: name."""
+    ERROR_REASON_SUBNET_OVERLAPS: _ErrorReason.ValueType  # 152
+    """ALREADY_EXISTS: another subnet of the organization has addresses of this network. Metadata: subnet_id."""
     ERROR_REASON_SEAT_LIMIT_BELOW_USE: _ErrorReason.ValueType  # 70
     """FAILED_PRECONDITION: the seat limit would be below the seats in use. Metadata: used."""
     ERROR_REASON_SERVICE_TOKEN_IN_USE: _ErrorReason.ValueType  # 71
@@ -134,6 +140,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the key that was to be replaced is not the registration's key. Metadata: registration_id."""
     ERROR_REASON_LIST_IN_USE: _ErrorReason.ValueType  # 78
     """FAILED_PRECONDITION: policies use the list. Metadata: policy_ids."""
+    ERROR_REASON_SUBNET_IN_USE: _ErrorReason.ValueType  # 153
+    """FAILED_PRECONDITION: the subnet is the default one, or IP profiles name it, or addresses of it are not free.
+    Metadata: ip_profile_ids or registration_ids, of the first 100.
+    """
     ERROR_REASON_DEVICE_SESSION_DURATION_REQUIRED: _ErrorReason.ValueType  # 79
     """FAILED_PRECONDITION: applications are to take the sessions of devices, and no duration is set for those. Metadata:
     application_ids, of those that say so themselves.
@@ -251,6 +261,10 @@ ERROR_REASON_ADDRESS_NOT_FOUND: ErrorReason.ValueType  # 49
 """NOT_FOUND: nobody holds the address. Metadata: address."""
 ERROR_REASON_PIN_NOT_FOUND: ErrorReason.ValueType  # 160
 """NOT_FOUND: no such pin in the organization. Metadata: pin_id."""
+ERROR_REASON_SUBNET_NOT_FOUND: ErrorReason.ValueType  # 150
+"""NOT_FOUND: no such subnet in the organization. Metadata: subnet_id."""
+ERROR_REASON_IP_PROFILE_NOT_FOUND: ErrorReason.ValueType  # 151
+"""NOT_FOUND: no such IP profile in the organization. Metadata: ip_profile_id."""
 ERROR_REASON_POLICY_NOT_FOUND: ErrorReason.ValueType  # 50
 """NOT_FOUND: no such policy in the organization. Metadata: policy_id."""
 ERROR_REASON_LIST_NOT_FOUND: ErrorReason.ValueType  # 51
@@ -271,6 +285,8 @@ ERROR_REASON_PIN_EXISTS: ErrorReason.ValueType  # 161
 """ALREADY_EXISTS: another pin covers an address of this one, or is of the same holder and device. Metadata: pin_id."""
 ERROR_REASON_LIST_EXISTS: ErrorReason.ValueType  # 63
 """ALREADY_EXISTS: another list of the organization has this name. Metadata: name."""
+ERROR_REASON_SUBNET_OVERLAPS: ErrorReason.ValueType  # 152
+"""ALREADY_EXISTS: another subnet of the organization has addresses of this network. Metadata: subnet_id."""
 ERROR_REASON_SEAT_LIMIT_BELOW_USE: ErrorReason.ValueType  # 70
 """FAILED_PRECONDITION: the seat limit would be below the seats in use. Metadata: used."""
 ERROR_REASON_SERVICE_TOKEN_IN_USE: ErrorReason.ValueType  # 71
@@ -299,6 +315,10 @@ ERROR_REASON_KEY_NOT_CURRENT: ErrorReason.ValueType  # 77
 """FAILED_PRECONDITION: the key that was to be replaced is not the registration's key. Metadata: registration_id."""
 ERROR_REASON_LIST_IN_USE: ErrorReason.ValueType  # 78
 """FAILED_PRECONDITION: policies use the list. Metadata: policy_ids."""
+ERROR_REASON_SUBNET_IN_USE: ErrorReason.ValueType  # 153
+"""FAILED_PRECONDITION: the subnet is the default one, or IP profiles name it, or addresses of it are not free.
+Metadata: ip_profile_ids or registration_ids, of the first 100.
+"""
 ERROR_REASON_DEVICE_SESSION_DURATION_REQUIRED: ErrorReason.ValueType  # 79
 """FAILED_PRECONDITION: applications are to take the sessions of devices, and no duration is set for those. Metadata:
 application_ids, of those that say so themselves.

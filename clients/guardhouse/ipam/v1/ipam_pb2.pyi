@@ -17,6 +17,7 @@ Its comment names what it may answer besides.
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -33,6 +34,933 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class Subnet(_message.Message):
+    """A network that addresses are given out from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBNET_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    subnet_id: _builtins.str
+    """sub_ and a UUIDv7. Set by the server."""
+    display_name: _builtins.str
+    """What people read; 1 to 100 characters."""
+    description: _builtins.str
+    """At most 500 characters."""
+    network: _builtins.str
+    """The IPv4 network, such as 10.20.0.0/16. The first and the last address of it are not given out."""
+    is_default: _builtins.bool
+    """Whether it is for those whom no IP profile matches."""
+    etag: _builtins.str
+    """Which state it is in, without the capacity; see AIP-154. Sent with a change, that is made to this state only."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    @_builtins.property
+    def capacity(self) -> Global___SubnetCapacity:
+        """As it is now. Set by the server."""
+
+    def __init__(
+        self,
+        *,
+        subnet_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        network: _builtins.str = ...,
+        is_default: _builtins.bool = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+        capacity: Global___SubnetCapacity | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "is_default", b"is_default", "network", b"network", "subnet_id", b"subnet_id", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subnet: _TypeAlias = Subnet  # noqa: Y015
+
+@_typing.final
+class SubnetCapacity(_message.Message):
+    """Pairs of addresses of a subnet, by what they are. `total` is the sum of the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
+    GROWTH_PER_DAY_FIELD_NUMBER: _builtins.int
+    EXHAUST_TIME_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """That the subnet has."""
+    active: _builtins.int
+    """Held by active registrations."""
+    revoked: _builtins.int
+    """Held by registrations that are revoked; deleting those frees them."""
+    reserved: _builtins.int
+    """Reserved for enrollments that are under way."""
+    quarantined: _builtins.int
+    """Given back so short a time ago that only the same holder on the same device gets them."""
+    free: _builtins.int
+    """Free to be given out."""
+    growth_per_day: _builtins.float
+    """How many more are held each day, over the last 30 days or since the subnet was made."""
+    @_builtins.property
+    def exhaust_time(self) -> _timestamp_pb2.Timestamp:
+        """When none is free any more at this rate. Absent: not in ten years."""
+
+    def __init__(
+        self,
+        *,
+        total: _builtins.int = ...,
+        active: _builtins.int = ...,
+        revoked: _builtins.int = ...,
+        reserved: _builtins.int = ...,
+        quarantined: _builtins.int = ...,
+        free: _builtins.int = ...,
+        growth_per_day: _builtins.float = ...,
+        exhaust_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exhaust_time", b"exhaust_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "exhaust_time", b"exhaust_time", "free", b"free", "growth_per_day", b"growth_per_day", "quarantined", b"quarantined", "reserved", b"reserved", "revoked", b"revoked", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubnetCapacity: _TypeAlias = SubnetCapacity  # noqa: Y015
+
+@_typing.final
+class CreateSubnetRequest(_message.Message):
+    """See SubnetService.CreateSubnet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SUBNET_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """Checks everything and changes nothing."""
+    @_builtins.property
+    def subnet(self) -> Global___Subnet:
+        """display_name and network are required. With is_default it takes the place of the present default."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        subnet: Global___Subnet | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subnet", b"subnet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "subnet", b"subnet", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSubnetRequest: _TypeAlias = CreateSubnetRequest  # noqa: Y015
+
+@_typing.final
+class CreateSubnetResponse(_message.Message):
+    """See SubnetService.CreateSubnet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBNET_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def subnet(self) -> Global___Subnet:
+        """As it was created."""
+
+    def __init__(
+        self,
+        *,
+        subnet: Global___Subnet | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subnet", b"subnet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "subnet", b"subnet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSubnetResponse: _TypeAlias = CreateSubnetResponse  # noqa: Y015
+
+@_typing.final
+class GetSubnetRequest(_message.Message):
+    """See SubnetService.GetSubnet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SUBNET_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    subnet_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        subnet_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "subnet_id", b"subnet_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSubnetRequest: _TypeAlias = GetSubnetRequest  # noqa: Y015
+
+@_typing.final
+class GetSubnetResponse(_message.Message):
+    """See SubnetService.GetSubnet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBNET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subnet(self) -> Global___Subnet:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        subnet: Global___Subnet | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subnet", b"subnet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subnet", b"subnet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSubnetResponse: _TypeAlias = GetSubnetResponse  # noqa: Y015
+
+@_typing.final
+class ListSubnetsRequest(_message.Message):
+    """See SubnetService.ListSubnets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubnetsRequest: _TypeAlias = ListSubnetsRequest  # noqa: Y015
+
+@_typing.final
+class ListSubnetsResponse(_message.Message):
+    """See SubnetService.ListSubnets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBNETS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def subnets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subnet]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        subnets: _abc.Iterable[Global___Subnet] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "subnets", b"subnets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubnetsResponse: _TypeAlias = ListSubnetsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateSubnetRequest(_message.Message):
+    """See SubnetService.UpdateSubnet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SUBNET_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def subnet(self) -> Global___Subnet:
+        """subnet_id is required; the rest are the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of display_name, description and is_default, which can be set only; required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        subnet: Global___Subnet | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subnet", b"subnet", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "subnet", b"subnet", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSubnetRequest: _TypeAlias = UpdateSubnetRequest  # noqa: Y015
+
+@_typing.final
+class UpdateSubnetResponse(_message.Message):
+    """See SubnetService.UpdateSubnet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBNET_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def subnet(self) -> Global___Subnet:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        subnet: Global___Subnet | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subnet", b"subnet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "subnet", b"subnet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSubnetResponse: _TypeAlias = UpdateSubnetResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSubnetRequest(_message.Message):
+    """See SubnetService.DeleteSubnet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SUBNET_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    subnet_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """Checks everything and changes nothing."""
+    etag: _builtins.str
+    """Of the state that is to be deleted; empty: whichever it is."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        subnet_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "organization_id", b"organization_id", "request_id", b"request_id", "subnet_id", b"subnet_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSubnetRequest: _TypeAlias = DeleteSubnetRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSubnetResponse(_message.Message):
+    """See SubnetService.DeleteSubnet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBNET_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def subnet(self) -> Global___Subnet:
+        """As it was."""
+
+    def __init__(
+        self,
+        *,
+        subnet: Global___Subnet | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subnet", b"subnet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_token", b"revision_token", "subnet", b"subnet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSubnetResponse: _TypeAlias = DeleteSubnetResponse  # noqa: Y015
+
+@_typing.final
+class IpProfile(_message.Message):
+    """Who gets an address from a subnet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
+    PRECEDENCE_FIELD_NUMBER: _builtins.int
+    SUBNET_ID_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    ip_profile_id: _builtins.str
+    """ipp_ and a UUIDv7. Set by the server."""
+    display_name: _builtins.str
+    """What people read; 1 to 100 characters."""
+    description: _builtins.str
+    """At most 500 characters."""
+    match: _builtins.str
+    """An expression of at most 10,000 characters over identity.email, identity.name, identity.groups.*,
+    identity.oidc_claims, identity.saml_attributes and identity.service_token_uuid, which is a service_token_id; such as
+    any(identity.groups.name[*] in {"contractors"}).
+    """
+    precedence: _builtins.int
+    """1 to 1,000,000; of two that match the lower one decides. No two profiles have the same."""
+    subnet_id: _builtins.str
+    """Where the addresses come from."""
+    enabled: _builtins.bool
+    """A disabled profile matches nobody."""
+    etag: _builtins.str
+    """Which state it is in; see AIP-154. Sent with a change, that is made to this state only."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    def __init__(
+        self,
+        *,
+        ip_profile_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        match: _builtins.str = ...,
+        precedence: _builtins.int = ...,
+        subnet_id: _builtins.str = ...,
+        enabled: _builtins.bool = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "display_name", b"display_name", "enabled", b"enabled", "etag", b"etag", "ip_profile_id", b"ip_profile_id", "match", b"match", "precedence", b"precedence", "subnet_id", b"subnet_id", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IpProfile: _TypeAlias = IpProfile  # noqa: Y015
+
+@_typing.final
+class CreateIpProfileRequest(_message.Message):
+    """See IpProfileService.CreateIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    IP_PROFILE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """Checks everything and changes nothing."""
+    @_builtins.property
+    def ip_profile(self) -> Global___IpProfile:
+        """All but description and enabled are required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        ip_profile: Global___IpProfile | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateIpProfileRequest: _TypeAlias = CreateIpProfileRequest  # noqa: Y015
+
+@_typing.final
+class CreateIpProfileResponse(_message.Message):
+    """See IpProfileService.CreateIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_PROFILE_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def ip_profile(self) -> Global___IpProfile:
+        """As it was created."""
+
+    def __init__(
+        self,
+        *,
+        ip_profile: Global___IpProfile | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateIpProfileResponse: _TypeAlias = CreateIpProfileResponse  # noqa: Y015
+
+@_typing.final
+class GetIpProfileRequest(_message.Message):
+    """See IpProfileService.GetIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    IP_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    ip_profile_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        ip_profile_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "ip_profile_id", b"ip_profile_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIpProfileRequest: _TypeAlias = GetIpProfileRequest  # noqa: Y015
+
+@_typing.final
+class GetIpProfileResponse(_message.Message):
+    """See IpProfileService.GetIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_PROFILE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ip_profile(self) -> Global___IpProfile:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        ip_profile: Global___IpProfile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIpProfileResponse: _TypeAlias = GetIpProfileResponse  # noqa: Y015
+
+@_typing.final
+class ListIpProfilesRequest(_message.Message):
+    """See IpProfileService.ListIpProfiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """See the package."""
+    page_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIpProfilesRequest: _TypeAlias = ListIpProfilesRequest  # noqa: Y015
+
+@_typing.final
+class ListIpProfilesResponse(_message.Message):
+    """See IpProfileService.ListIpProfiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_PROFILES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def ip_profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpProfile]:
+        """At most page_size."""
+
+    def __init__(
+        self,
+        *,
+        ip_profiles: _abc.Iterable[Global___IpProfile] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_profiles", b"ip_profiles", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIpProfilesResponse: _TypeAlias = ListIpProfilesResponse  # noqa: Y015
+
+@_typing.final
+class UpdateIpProfileRequest(_message.Message):
+    """See IpProfileService.UpdateIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    IP_PROFILE_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """Checks everything and changes nothing."""
+    @_builtins.property
+    def ip_profile(self) -> Global___IpProfile:
+        """ip_profile_id is required; the rest are the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of display_name, description, match, precedence, subnet_id and enabled; required."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        ip_profile: Global___IpProfile | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateIpProfileRequest: _TypeAlias = UpdateIpProfileRequest  # noqa: Y015
+
+@_typing.final
+class UpdateIpProfileResponse(_message.Message):
+    """See IpProfileService.UpdateIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_PROFILE_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def ip_profile(self) -> Global___IpProfile:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        ip_profile: Global___IpProfile | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateIpProfileResponse: _TypeAlias = UpdateIpProfileResponse  # noqa: Y015
+
+@_typing.final
+class DeleteIpProfileRequest(_message.Message):
+    """See IpProfileService.DeleteIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    IP_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    ip_profile_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
+    """Checks everything and changes nothing."""
+    etag: _builtins.str
+    """Of the state that is to be deleted; empty: whichever it is."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        ip_profile_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "ip_profile_id", b"ip_profile_id", "organization_id", b"organization_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteIpProfileRequest: _TypeAlias = DeleteIpProfileRequest  # noqa: Y015
+
+@_typing.final
+class DeleteIpProfileResponse(_message.Message):
+    """See IpProfileService.DeleteIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_PROFILE_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def ip_profile(self) -> Global___IpProfile:
+        """As it was."""
+
+    def __init__(
+        self,
+        *,
+        ip_profile: Global___IpProfile | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_profile", b"ip_profile", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteIpProfileResponse: _TypeAlias = DeleteIpProfileResponse  # noqa: Y015
+
+@_typing.final
+class MatchIpProfileRequest(_message.Message):
+    """See IpProfileService.MatchIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    service_token_id: _builtins.str
+    """A machine."""
+    @_builtins.property
+    def identity(self) -> _identity_pb2.HolderIdentity:
+        """A person, as identity would describe them."""
+
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        identity: _identity_pb2.HolderIdentity | None = ...,
+        service_token_id: _builtins.str = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "identity", b"identity", "service_token_id", b"service_token_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "holder", b"holder", "identity", b"identity", "organization_id", b"organization_id", "service_token_id", b"service_token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["identity", "service_token_id"]  # noqa: Y015
+    _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_holder) -> _WhichOneofReturnType_holder | None: ...
+
+Global___MatchIpProfileRequest: _TypeAlias = MatchIpProfileRequest  # noqa: Y015
+
+@_typing.final
+class MatchIpProfileResponse(_message.Message):
+    """See IpProfileService.MatchIpProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    SUBNET_ID_FIELD_NUMBER: _builtins.int
+    TRACES_FIELD_NUMBER: _builtins.int
+    ip_profile_id: _builtins.str
+    """The profile that decides. Empty: none matches."""
+    subnet_id: _builtins.str
+    """The subnet that an address would come from; empty when none was made yet, which is then the default."""
+    @_builtins.property
+    def traces(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpProfileTrace]:
+        """All profiles, as they are asked."""
+
+    def __init__(
+        self,
+        *,
+        ip_profile_id: _builtins.str = ...,
+        subnet_id: _builtins.str = ...,
+        traces: _abc.Iterable[Global___IpProfileTrace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_profile_id", b"ip_profile_id", "subnet_id", b"subnet_id", "traces", b"traces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MatchIpProfileResponse: _TypeAlias = MatchIpProfileResponse  # noqa: Y015
+
+@_typing.final
+class IpProfileTrace(_message.Message):
+    """What a profile makes of somebody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    PRECEDENCE_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DECIDES_FIELD_NUMBER: _builtins.int
+    ip_profile_id: _builtins.str
+    """The profile."""
+    display_name: _builtins.str
+    """Its name."""
+    precedence: _builtins.int
+    """Its precedence."""
+    enabled: _builtins.bool
+    """Whether it is asked at all."""
+    matched: _builtins.bool
+    """Whether it matches."""
+    decides: _builtins.bool
+    """Whether it decides: it is the first that is enabled and matches."""
+    def __init__(
+        self,
+        *,
+        ip_profile_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        precedence: _builtins.int = ...,
+        enabled: _builtins.bool = ...,
+        matched: _builtins.bool = ...,
+        decides: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decides", b"decides", "display_name", b"display_name", "enabled", b"enabled", "ip_profile_id", b"ip_profile_id", "matched", b"matched", "precedence", b"precedence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IpProfileTrace: _TypeAlias = IpProfileTrace  # noqa: Y015
 
 @_typing.final
 class Lease(_message.Message):

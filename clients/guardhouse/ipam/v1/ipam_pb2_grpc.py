@@ -84,7 +84,8 @@ class AddressServiceServicer:
     def ReserveAddresses(self, request, context):
         """Reserves a pair for an enrollment. The pair that the same user had on the same device comes back while it rests
         (decision 25). Callers: registry. Idempotent by intent_id: a repeated call answers the same.
-        Errors: ORGANIZATION_NOT_FOUND, SUBNET_EXHAUSTED; ENROLLMENT_ABORTED for an intent whose pair was released.
+        Which subnet it comes from the IP profiles say. Errors: ORGANIZATION_NOT_FOUND, SUBNET_EXHAUSTED; ENROLLMENT_ABORTED
+        for an intent whose pair was released.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -410,6 +411,573 @@ class AddressService:
             '/guardhouse.ipam.v1.AddressService/ListPins',
             guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListPinsRequest.SerializeToString,
             guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListPinsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class SubnetServiceStub:
+    """Subnets: the IPv4 networks that addresses are given out from (decision 24).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateSubnet = channel.unary_unary(
+                '/guardhouse.ipam.v1.SubnetService/CreateSubnet',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateSubnetRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateSubnetResponse.FromString,
+                _registered_method=True)
+        self.GetSubnet = channel.unary_unary(
+                '/guardhouse.ipam.v1.SubnetService/GetSubnet',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetSubnetRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetSubnetResponse.FromString,
+                _registered_method=True)
+        self.ListSubnets = channel.unary_unary(
+                '/guardhouse.ipam.v1.SubnetService/ListSubnets',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListSubnetsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListSubnetsResponse.FromString,
+                _registered_method=True)
+        self.UpdateSubnet = channel.unary_unary(
+                '/guardhouse.ipam.v1.SubnetService/UpdateSubnet',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateSubnetRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateSubnetResponse.FromString,
+                _registered_method=True)
+        self.DeleteSubnet = channel.unary_unary(
+                '/guardhouse.ipam.v1.SubnetService/DeleteSubnet',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteSubnetRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteSubnetResponse.FromString,
+                _registered_method=True)
+
+
+class SubnetServiceServicer:
+    """Subnets: the IPv4 networks that addresses are given out from (decision 24).
+    """
+
+    def CreateSubnet(self, request, context):
+        """Creates a subnet. Its IPv4 network is inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10, is a /24 or
+        larger, shares no address with another subnet of the organization, and stays as it is. Callers: ADMIN keys. Idempotent by
+        request_id. Errors: ORGANIZATION_NOT_FOUND, SUBNET_OVERLAPS; LIMIT_REACHED beyond 100 subnets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSubnet(self, request, context):
+        """Gets a subnet with its capacity. Callers: ADMIN and AUDITOR keys. Errors: SUBNET_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSubnets(self, request, context):
+        """Lists the subnets by creation, with their capacities. There is none before the organization's first enrollment or
+        CreateSubnet, with which the default one is made. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSubnet(self, request, context):
+        """Changes the fields that the mask names. Exactly one subnet is the default: making another one the default ends that of
+        the one before. Whoever has an address keeps it. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSubnet(self, request, context):
+        """Deletes a subnet of which nothing is in use. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH; SUBNET_IN_USE for the default one, for one that IP profiles name, and while an
+        address of it is held, reserved or in quarantine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_SubnetServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateSubnet': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSubnet,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateSubnetRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateSubnetResponse.SerializeToString,
+            ),
+            'GetSubnet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSubnet,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetSubnetRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetSubnetResponse.SerializeToString,
+            ),
+            'ListSubnets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSubnets,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListSubnetsRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListSubnetsResponse.SerializeToString,
+            ),
+            'UpdateSubnet': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSubnet,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateSubnetRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateSubnetResponse.SerializeToString,
+            ),
+            'DeleteSubnet': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSubnet,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteSubnetRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteSubnetResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.ipam.v1.SubnetService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.ipam.v1.SubnetService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class SubnetService:
+    """Subnets: the IPv4 networks that addresses are given out from (decision 24).
+    """
+
+    @staticmethod
+    def CreateSubnet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.SubnetService/CreateSubnet',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateSubnetRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateSubnetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSubnet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.SubnetService/GetSubnet',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetSubnetRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetSubnetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSubnets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.SubnetService/ListSubnets',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListSubnetsRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListSubnetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSubnet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.SubnetService/UpdateSubnet',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateSubnetRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateSubnetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSubnet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.SubnetService/DeleteSubnet',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteSubnetRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteSubnetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class IpProfileServiceStub:
+    """IP profiles: who gets an address from which subnet (decision 24). The enabled profiles are asked by ascending
+    precedence, and the first that matches decides; if none does, it is the default subnet. One that is full refuses the
+    enrollment.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateIpProfile = channel.unary_unary(
+                '/guardhouse.ipam.v1.IpProfileService/CreateIpProfile',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateIpProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateIpProfileResponse.FromString,
+                _registered_method=True)
+        self.GetIpProfile = channel.unary_unary(
+                '/guardhouse.ipam.v1.IpProfileService/GetIpProfile',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetIpProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetIpProfileResponse.FromString,
+                _registered_method=True)
+        self.ListIpProfiles = channel.unary_unary(
+                '/guardhouse.ipam.v1.IpProfileService/ListIpProfiles',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListIpProfilesRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListIpProfilesResponse.FromString,
+                _registered_method=True)
+        self.UpdateIpProfile = channel.unary_unary(
+                '/guardhouse.ipam.v1.IpProfileService/UpdateIpProfile',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateIpProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateIpProfileResponse.FromString,
+                _registered_method=True)
+        self.DeleteIpProfile = channel.unary_unary(
+                '/guardhouse.ipam.v1.IpProfileService/DeleteIpProfile',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteIpProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteIpProfileResponse.FromString,
+                _registered_method=True)
+        self.MatchIpProfile = channel.unary_unary(
+                '/guardhouse.ipam.v1.IpProfileService/MatchIpProfile',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.MatchIpProfileRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.MatchIpProfileResponse.FromString,
+                _registered_method=True)
+
+
+class IpProfileServiceServicer:
+    """IP profiles: who gets an address from which subnet (decision 24). The enabled profiles are asked by ascending
+    precedence, and the first that matches decides; if none does, it is the default subnet. One that is full refuses the
+    enrollment.
+    """
+
+    def CreateIpProfile(self, request, context):
+        """Creates an IP profile. It counts for whoever enrolls next; whoever has an address keeps it. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, SUBNET_NOT_FOUND, PRECEDENCE_TAKEN; LIMIT_REACHED beyond 30
+        profiles; FIELD_INVALID for a match that is none, with the column.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetIpProfile(self, request, context):
+        """Gets an IP profile. Callers: ADMIN and AUDITOR keys. Errors: IP_PROFILE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIpProfiles(self, request, context):
+        """Lists the IP profiles by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateIpProfile(self, request, context):
+        """Changes the fields that the mask names, for whoever enrolls next. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: as CreateIpProfile, IP_PROFILE_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteIpProfile(self, request, context):
+        """Deletes an IP profile. Whoever has an address keeps it. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: IP_PROFILE_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MatchIpProfile(self, request, context):
+        """Says from which subnet somebody who enrolls now would get an address, and what each profile makes of them. It changes
+        nothing, and does not say whether the subnet has an address left. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_IpProfileServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateIpProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateIpProfile,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateIpProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateIpProfileResponse.SerializeToString,
+            ),
+            'GetIpProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIpProfile,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetIpProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetIpProfileResponse.SerializeToString,
+            ),
+            'ListIpProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIpProfiles,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListIpProfilesRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListIpProfilesResponse.SerializeToString,
+            ),
+            'UpdateIpProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateIpProfile,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateIpProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateIpProfileResponse.SerializeToString,
+            ),
+            'DeleteIpProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteIpProfile,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteIpProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteIpProfileResponse.SerializeToString,
+            ),
+            'MatchIpProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.MatchIpProfile,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.MatchIpProfileRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.MatchIpProfileResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.ipam.v1.IpProfileService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.ipam.v1.IpProfileService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class IpProfileService:
+    """IP profiles: who gets an address from which subnet (decision 24). The enabled profiles are asked by ascending
+    precedence, and the first that matches decides; if none does, it is the default subnet. One that is full refuses the
+    enrollment.
+    """
+
+    @staticmethod
+    def CreateIpProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.IpProfileService/CreateIpProfile',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateIpProfileRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.CreateIpProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetIpProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.IpProfileService/GetIpProfile',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetIpProfileRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetIpProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIpProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.IpProfileService/ListIpProfiles',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListIpProfilesRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListIpProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateIpProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.IpProfileService/UpdateIpProfile',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateIpProfileRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.UpdateIpProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteIpProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.IpProfileService/DeleteIpProfile',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteIpProfileRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.DeleteIpProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MatchIpProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.IpProfileService/MatchIpProfile',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.MatchIpProfileRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.MatchIpProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,7 +48,8 @@ class AddressServiceStub:
     ReserveAddresses: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReserveAddressesRequest, _ipam_pb2.ReserveAddressesResponse]
     """Reserves a pair for an enrollment. The pair that the same user had on the same device comes back while it rests
     (decision 25). Callers: registry. Idempotent by intent_id: a repeated call answers the same.
-    Errors: ORGANIZATION_NOT_FOUND, SUBNET_EXHAUSTED; ENROLLMENT_ABORTED for an intent whose pair was released.
+    Which subnet it comes from the IP profiles say. Errors: ORGANIZATION_NOT_FOUND, SUBNET_EXHAUSTED; ENROLLMENT_ABORTED
+    for an intent whose pair was released.
     """
     ReleaseAddresses: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAddressesRequest, _ipam_pb2.ReleaseAddressesResponse]
     """Gives back what an intent reserved, and refuses the intent from now on. Registry calls it only for an intent that it
@@ -88,7 +89,8 @@ class AddressServiceAsyncStub(AddressServiceStub):
     ReserveAddresses: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReserveAddressesRequest, _ipam_pb2.ReserveAddressesResponse]  # type: ignore[assignment]
     """Reserves a pair for an enrollment. The pair that the same user had on the same device comes back while it rests
     (decision 25). Callers: registry. Idempotent by intent_id: a repeated call answers the same.
-    Errors: ORGANIZATION_NOT_FOUND, SUBNET_EXHAUSTED; ENROLLMENT_ABORTED for an intent whose pair was released.
+    Which subnet it comes from the IP profiles say. Errors: ORGANIZATION_NOT_FOUND, SUBNET_EXHAUSTED; ENROLLMENT_ABORTED
+    for an intent whose pair was released.
     """
     ReleaseAddresses: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAddressesRequest, _ipam_pb2.ReleaseAddressesResponse]  # type: ignore[assignment]
     """Gives back what an intent reserved, and refuses the intent from now on. Registry calls it only for an intent that it
@@ -131,7 +133,8 @@ class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ipam_pb2.ReserveAddressesResponse, _abc.Awaitable[_ipam_pb2.ReserveAddressesResponse]]:
         """Reserves a pair for an enrollment. The pair that the same user had on the same device comes back while it rests
         (decision 25). Callers: registry. Idempotent by intent_id: a repeated call answers the same.
-        Errors: ORGANIZATION_NOT_FOUND, SUBNET_EXHAUSTED; ENROLLMENT_ABORTED for an intent whose pair was released.
+        Which subnet it comes from the IP profiles say. Errors: ORGANIZATION_NOT_FOUND, SUBNET_EXHAUSTED; ENROLLMENT_ABORTED
+        for an intent whose pair was released.
         """
 
     @_abc_1.abstractmethod
@@ -206,6 +209,248 @@ class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the pins and exclusions, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
 
 def add_AddressServiceServicer_to_server(servicer: AddressServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class SubnetServiceStub:
+    """Subnets: the IPv4 networks that addresses are given out from (decision 24)."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> SubnetServiceAsyncStub: ...
+    CreateSubnet: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.CreateSubnetRequest, _ipam_pb2.CreateSubnetResponse]
+    """Creates a subnet. Its IPv4 network is inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10, is a /24 or
+    larger, shares no address with another subnet of the organization, and stays as it is. Callers: ADMIN keys. Idempotent by
+    request_id. Errors: ORGANIZATION_NOT_FOUND, SUBNET_OVERLAPS; LIMIT_REACHED beyond 100 subnets.
+    """
+    GetSubnet: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.GetSubnetRequest, _ipam_pb2.GetSubnetResponse]
+    """Gets a subnet with its capacity. Callers: ADMIN and AUDITOR keys. Errors: SUBNET_NOT_FOUND."""
+    ListSubnets: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListSubnetsRequest, _ipam_pb2.ListSubnetsResponse]
+    """Lists the subnets by creation, with their capacities. There is none before the organization's first enrollment or
+    CreateSubnet, with which the default one is made. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    """
+    UpdateSubnet: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.UpdateSubnetRequest, _ipam_pb2.UpdateSubnetResponse]
+    """Changes the fields that the mask names. Exactly one subnet is the default: making another one the default ends that of
+    the one before. Whoever has an address keeps it. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH.
+    """
+    DeleteSubnet: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.DeleteSubnetRequest, _ipam_pb2.DeleteSubnetResponse]
+    """Deletes a subnet of which nothing is in use. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH; SUBNET_IN_USE for the default one, for one that IP profiles name, and while an
+    address of it is held, reserved or in quarantine.
+    """
+
+@_typing.type_check_only
+class SubnetServiceAsyncStub(SubnetServiceStub):
+    """Subnets: the IPv4 networks that addresses are given out from (decision 24)."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateSubnet: _aio.UnaryUnaryMultiCallable[_ipam_pb2.CreateSubnetRequest, _ipam_pb2.CreateSubnetResponse]  # type: ignore[assignment]
+    """Creates a subnet. Its IPv4 network is inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10, is a /24 or
+    larger, shares no address with another subnet of the organization, and stays as it is. Callers: ADMIN keys. Idempotent by
+    request_id. Errors: ORGANIZATION_NOT_FOUND, SUBNET_OVERLAPS; LIMIT_REACHED beyond 100 subnets.
+    """
+    GetSubnet: _aio.UnaryUnaryMultiCallable[_ipam_pb2.GetSubnetRequest, _ipam_pb2.GetSubnetResponse]  # type: ignore[assignment]
+    """Gets a subnet with its capacity. Callers: ADMIN and AUDITOR keys. Errors: SUBNET_NOT_FOUND."""
+    ListSubnets: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListSubnetsRequest, _ipam_pb2.ListSubnetsResponse]  # type: ignore[assignment]
+    """Lists the subnets by creation, with their capacities. There is none before the organization's first enrollment or
+    CreateSubnet, with which the default one is made. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    """
+    UpdateSubnet: _aio.UnaryUnaryMultiCallable[_ipam_pb2.UpdateSubnetRequest, _ipam_pb2.UpdateSubnetResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names. Exactly one subnet is the default: making another one the default ends that of
+    the one before. Whoever has an address keeps it. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH.
+    """
+    DeleteSubnet: _aio.UnaryUnaryMultiCallable[_ipam_pb2.DeleteSubnetRequest, _ipam_pb2.DeleteSubnetResponse]  # type: ignore[assignment]
+    """Deletes a subnet of which nothing is in use. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH; SUBNET_IN_USE for the default one, for one that IP profiles name, and while an
+    address of it is held, reserved or in quarantine.
+    """
+
+class SubnetServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Subnets: the IPv4 networks that addresses are given out from (decision 24)."""
+
+    @_abc_1.abstractmethod
+    def CreateSubnet(
+        self,
+        request: _ipam_pb2.CreateSubnetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.CreateSubnetResponse, _abc.Awaitable[_ipam_pb2.CreateSubnetResponse]]:
+        """Creates a subnet. Its IPv4 network is inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10, is a /24 or
+        larger, shares no address with another subnet of the organization, and stays as it is. Callers: ADMIN keys. Idempotent by
+        request_id. Errors: ORGANIZATION_NOT_FOUND, SUBNET_OVERLAPS; LIMIT_REACHED beyond 100 subnets.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSubnet(
+        self,
+        request: _ipam_pb2.GetSubnetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.GetSubnetResponse, _abc.Awaitable[_ipam_pb2.GetSubnetResponse]]:
+        """Gets a subnet with its capacity. Callers: ADMIN and AUDITOR keys. Errors: SUBNET_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListSubnets(
+        self,
+        request: _ipam_pb2.ListSubnetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ListSubnetsResponse, _abc.Awaitable[_ipam_pb2.ListSubnetsResponse]]:
+        """Lists the subnets by creation, with their capacities. There is none before the organization's first enrollment or
+        CreateSubnet, with which the default one is made. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateSubnet(
+        self,
+        request: _ipam_pb2.UpdateSubnetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.UpdateSubnetResponse, _abc.Awaitable[_ipam_pb2.UpdateSubnetResponse]]:
+        """Changes the fields that the mask names. Exactly one subnet is the default: making another one the default ends that of
+        the one before. Whoever has an address keeps it. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSubnet(
+        self,
+        request: _ipam_pb2.DeleteSubnetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.DeleteSubnetResponse, _abc.Awaitable[_ipam_pb2.DeleteSubnetResponse]]:
+        """Deletes a subnet of which nothing is in use. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH; SUBNET_IN_USE for the default one, for one that IP profiles name, and while an
+        address of it is held, reserved or in quarantine.
+        """
+
+def add_SubnetServiceServicer_to_server(servicer: SubnetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class IpProfileServiceStub:
+    """IP profiles: who gets an address from which subnet (decision 24). The enabled profiles are asked by ascending
+    precedence, and the first that matches decides; if none does, it is the default subnet. One that is full refuses the
+    enrollment.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> IpProfileServiceAsyncStub: ...
+    CreateIpProfile: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.CreateIpProfileRequest, _ipam_pb2.CreateIpProfileResponse]
+    """Creates an IP profile. It counts for whoever enrolls next; whoever has an address keeps it. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, SUBNET_NOT_FOUND, PRECEDENCE_TAKEN; LIMIT_REACHED beyond 30
+    profiles; FIELD_INVALID for a match that is none, with the column.
+    """
+    GetIpProfile: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.GetIpProfileRequest, _ipam_pb2.GetIpProfileResponse]
+    """Gets an IP profile. Callers: ADMIN and AUDITOR keys. Errors: IP_PROFILE_NOT_FOUND."""
+    ListIpProfiles: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListIpProfilesRequest, _ipam_pb2.ListIpProfilesResponse]
+    """Lists the IP profiles by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateIpProfile: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.UpdateIpProfileRequest, _ipam_pb2.UpdateIpProfileResponse]
+    """Changes the fields that the mask names, for whoever enrolls next. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: as CreateIpProfile, IP_PROFILE_NOT_FOUND, ETAG_MISMATCH.
+    """
+    DeleteIpProfile: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.DeleteIpProfileRequest, _ipam_pb2.DeleteIpProfileResponse]
+    """Deletes an IP profile. Whoever has an address keeps it. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: IP_PROFILE_NOT_FOUND, ETAG_MISMATCH.
+    """
+    MatchIpProfile: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.MatchIpProfileRequest, _ipam_pb2.MatchIpProfileResponse]
+    """Says from which subnet somebody who enrolls now would get an address, and what each profile makes of them. It changes
+    nothing, and does not say whether the subnet has an address left. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND.
+    """
+
+@_typing.type_check_only
+class IpProfileServiceAsyncStub(IpProfileServiceStub):
+    """IP profiles: who gets an address from which subnet (decision 24). The enabled profiles are asked by ascending
+    precedence, and the first that matches decides; if none does, it is the default subnet. One that is full refuses the
+    enrollment.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateIpProfile: _aio.UnaryUnaryMultiCallable[_ipam_pb2.CreateIpProfileRequest, _ipam_pb2.CreateIpProfileResponse]  # type: ignore[assignment]
+    """Creates an IP profile. It counts for whoever enrolls next; whoever has an address keeps it. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, SUBNET_NOT_FOUND, PRECEDENCE_TAKEN; LIMIT_REACHED beyond 30
+    profiles; FIELD_INVALID for a match that is none, with the column.
+    """
+    GetIpProfile: _aio.UnaryUnaryMultiCallable[_ipam_pb2.GetIpProfileRequest, _ipam_pb2.GetIpProfileResponse]  # type: ignore[assignment]
+    """Gets an IP profile. Callers: ADMIN and AUDITOR keys. Errors: IP_PROFILE_NOT_FOUND."""
+    ListIpProfiles: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListIpProfilesRequest, _ipam_pb2.ListIpProfilesResponse]  # type: ignore[assignment]
+    """Lists the IP profiles by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    UpdateIpProfile: _aio.UnaryUnaryMultiCallable[_ipam_pb2.UpdateIpProfileRequest, _ipam_pb2.UpdateIpProfileResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names, for whoever enrolls next. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: as CreateIpProfile, IP_PROFILE_NOT_FOUND, ETAG_MISMATCH.
+    """
+    DeleteIpProfile: _aio.UnaryUnaryMultiCallable[_ipam_pb2.DeleteIpProfileRequest, _ipam_pb2.DeleteIpProfileResponse]  # type: ignore[assignment]
+    """Deletes an IP profile. Whoever has an address keeps it. Callers: ADMIN keys. Idempotent by request_id.
+    Errors: IP_PROFILE_NOT_FOUND, ETAG_MISMATCH.
+    """
+    MatchIpProfile: _aio.UnaryUnaryMultiCallable[_ipam_pb2.MatchIpProfileRequest, _ipam_pb2.MatchIpProfileResponse]  # type: ignore[assignment]
+    """Says from which subnet somebody who enrolls now would get an address, and what each profile makes of them. It changes
+    nothing, and does not say whether the subnet has an address left. Callers: ADMIN and AUDITOR keys.
+    Errors: ORGANIZATION_NOT_FOUND.
+    """
+
+class IpProfileServiceServicer(metaclass=_abc_1.ABCMeta):
+    """IP profiles: who gets an address from which subnet (decision 24). The enabled profiles are asked by ascending
+    precedence, and the first that matches decides; if none does, it is the default subnet. One that is full refuses the
+    enrollment.
+    """
+
+    @_abc_1.abstractmethod
+    def CreateIpProfile(
+        self,
+        request: _ipam_pb2.CreateIpProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.CreateIpProfileResponse, _abc.Awaitable[_ipam_pb2.CreateIpProfileResponse]]:
+        """Creates an IP profile. It counts for whoever enrolls next; whoever has an address keeps it. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, SUBNET_NOT_FOUND, PRECEDENCE_TAKEN; LIMIT_REACHED beyond 30
+        profiles; FIELD_INVALID for a match that is none, with the column.
+        """
+
+    @_abc_1.abstractmethod
+    def GetIpProfile(
+        self,
+        request: _ipam_pb2.GetIpProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.GetIpProfileResponse, _abc.Awaitable[_ipam_pb2.GetIpProfileResponse]]:
+        """Gets an IP profile. Callers: ADMIN and AUDITOR keys. Errors: IP_PROFILE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListIpProfiles(
+        self,
+        request: _ipam_pb2.ListIpProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ListIpProfilesResponse, _abc.Awaitable[_ipam_pb2.ListIpProfilesResponse]]:
+        """Lists the IP profiles by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+
+    @_abc_1.abstractmethod
+    def UpdateIpProfile(
+        self,
+        request: _ipam_pb2.UpdateIpProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.UpdateIpProfileResponse, _abc.Awaitable[_ipam_pb2.UpdateIpProfileResponse]]:
+        """Changes the fields that the mask names, for whoever enrolls next. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: as CreateIpProfile, IP_PROFILE_NOT_FOUND, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteIpProfile(
+        self,
+        request: _ipam_pb2.DeleteIpProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.DeleteIpProfileResponse, _abc.Awaitable[_ipam_pb2.DeleteIpProfileResponse]]:
+        """Deletes an IP profile. Whoever has an address keeps it. Callers: ADMIN keys. Idempotent by request_id.
+        Errors: IP_PROFILE_NOT_FOUND, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def MatchIpProfile(
+        self,
+        request: _ipam_pb2.MatchIpProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.MatchIpProfileResponse, _abc.Awaitable[_ipam_pb2.MatchIpProfileResponse]]:
+        """Says from which subnet somebody who enrolls now would get an address, and what each profile makes of them. It changes
+        nothing, and does not say whether the subnet has an address left. Callers: ADMIN and AUDITOR keys.
+        Errors: ORGANIZATION_NOT_FOUND.
+        """
+
+def add_IpProfileServiceServicer_to_server(servicer: IpProfileServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class AuditServiceStub:
     """The audit log of this service: every change and every refused privileged call, chained per organization (see

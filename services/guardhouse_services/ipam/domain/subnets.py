@@ -3,13 +3,22 @@
 import ipaddress
 from dataclasses import dataclass
 
-from guardhouse.errors import InvalidField
+from guardhouse.durations import DAY
+from guardhouse.errors import FieldRequired, InvalidField
 
 # RFC 1918, and the shared space of RFC 6598 (decision 24).
 PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
 LOW_32_BITS = 0xFFFF_FFFF
 FIRST = 0
 """The number of an organization's first subnet."""
+
+LIMIT = 100
+"""How many an organization may have."""
+LONGEST_PREFIX = 24
+"""Of a network that an administrator names (decision 24)."""
+RATE_OVER = 30
+"""Days over which the growth of a subnet is told."""
+FORECAST_TO = 3650 * DAY
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -80,9 +89,54 @@ class Subnet:
         return int(network.network_address) <= first <= last <= int(network.broadcast_address)
 
     @property
+    def total(self) -> int:
+        """How many pairs there are: all but the address that names the network and the one for broadcast."""
+        return self.network.num_addresses - 2
+
+    @property
     def is_used_up(self) -> bool:
         """Whether every address was given out once. The last of the network is for broadcast."""
         return self.next_ipv4 >= int(self.network.broadcast_address)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a subnet's pairs are, besides held and revoked, and how many were held when its growth began to count."""
+
+    reserved: int
+    quarantined: int
+    held_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How a subnet's pairs are used; the first five add up to `total`. `exhaust_time` None is not in ten years."""
+
+    active: int
+    revoked: int
+    reserved: int
+    quarantined: int
+    free: int
+    total: int
+    growth_per_day: float
+    exhaust_time: int | None
+
+
+def capacity(of: Subnet, usage: Usage, now: int) -> Capacity:
+    """As of now. Of a subnet that is younger than a day the growth is that of a day: an hour says little about it."""
+    free = of.total - of.held - usage.reserved - usage.quarantined
+    since = max(of.create_time, now - RATE_OVER * DAY)
+    growth = (of.held - usage.held_before) / (max(now - since, DAY) / DAY)
+    exhaust_time = None
+    if growth > 0 and free <= growth * (FORECAST_TO // DAY):
+        exhaust_time = now + round(max(free, 0) / growth * DAY)
+    active = of.held - of.revoked
+    return Capacity(active, of.revoked, usage.reserved, usage.quarantined, free, of.total, growth, exhaust_time)
+
+
+def day_before(of: Subnet, now: int) -> int:
+    """The day at whose end the pairs that were held are the beginning of the growth."""
+    return max(now // DAY - RATE_OVER, of.create_time // DAY - 1)
 
 
 def new_space(network: str, random_bits: int) -> Space:
@@ -138,3 +192,18 @@ def pairs_of(network: Network, ipv6: str) -> tuple[int, int] | None:
         if not network.subnet_of(own) and not network.subnet_of(mapped):
             return None
     return int(network[0]) & LOW_32_BITS, int(network[-1]) & LOW_32_BITS
+
+
+def check_network(text: str, field: str) -> str:
+    """What an administrator names, in its normal form. Raises FieldRequired and InvalidField (decision 24)."""
+    if not text:
+        raise FieldRequired(field)
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError:
+        raise InvalidField(field, f"{field} is an IPv4 network such as 10.20.0.0/16") from None
+    if network.prefixlen > LONGEST_PREFIX:
+        raise InvalidField(field, f"{field} is a /{LONGEST_PREFIX} or larger, not a /{network.prefixlen}")
+    if not any(network.subnet_of(private) for private in PRIVATE):
+        raise InvalidField(field, f"{field} is neither in RFC 1918 nor in 100.64.0.0/10")
+    return str(network)

@@ -1,6 +1,6 @@
 """Leases, the holds that are history, and the intents that are refused."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any
@@ -44,68 +44,37 @@ def _find_intent(organization_id: str, intent_id: str) -> sa.Select[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Prospect:
-    """What a reservation depends on."""
+class Known:
+    """What reservations depend on."""
 
-    is_buried: bool
-    """The intent's reservation was given back."""
-    intent: Lease | None
-    """What it reserved before."""
-    own: Lease | None
-    """The pair that the holder had on the device last, while it rests."""
-    rested: Lease | None
-    """The pair that has rested longest, of those that have rested long enough."""
+    buried: Collection[str]
+    """Intents whose reservations were given back."""
+    reserved: Mapping[str, Lease]
+    """What intents reserved before, or their registrations hold."""
+    resting: dict[tuple[str, str, int], Lease]
+    """The pairs that holders had on devices last, while they rest, by device, holder and subnet."""
 
 
-def find_prospect(tx: Transaction, organization_id: str, wanted: Lease, subnet: Subnet, before: int) -> Prospect:
-    """All of it in one statement: each costs a round trip, of which a reservation has few.
+def find_known(tx: Transaction, organization_id: str, wanted: Iterable[tuple[str, str, str]]) -> Known:
+    """Of these intents, devices and holders. The caller has locked the space.
 
-    `before` is when a rest must have begun; none before the subnet's `rested_time` is looked for. The caller has locked
-    the space.
+    All of it in one statement: each costs a round trip, of which a reservation has few.
     """
-    rows = _prospect(
-        tx,
-        organization_id,
-        wanted.registration_id,
-        wanted.device_id,
-        wanted.holder_id,
-        subnet.number,
-        subnet.rested_time,
-        before,
-    )
-    found = {row.kind: row for row in rows}
-    intent, own, longest = (_lease(found[kind]) if kind in found else None for kind in ("intent", "own", "rested"))
-    return Prospect("buried" in found, intent, own, longest)
-
-
-def _own(organization_id: str, device_id: str, holder_id: str, number: int) -> sa.Select[Any]:
-    own = (lease.c.device_id == device_id, lease.c.holder_id == holder_id, lease.c.rest_time.is_not(None))
-    return _leases(organization_id, *own, lease.c.subnet == number).order_by(lease.c.rest_time.desc()).limit(1)
-
-
-def rested(organization_id: str, number: int, rested_time: int, before: int) -> sa.Select[Any]:
-    # Written so that SQLite takes the index of the subnet, not the one of all.
-    place = sa.tuple_(lease.c.subnet, lease.c.rest_time)
-    within = (place >= sa.tuple_(number, rested_time), place <= sa.tuple_(number, before))
-    resting = _leases(organization_id, *within, lease.c.rest_time.is_not(None))
-    return resting.order_by(lease.c.subnet, lease.c.rest_time).limit(1)
-
-
-def find_rested(tx: Transaction, organization_id: str, number: int, rested_time: int, before: int) -> Lease | None:
-    """The pair of the subnet that has rested longest, of those that began to between the two times."""
-    row = _find_rested(tx, organization_id, number, rested_time, before).one_or_none()
-    return _lease(row) if row else None
-
-
-@statement
-def _find_rested(organization_id: str, number: int, rested_time: int, before: int) -> sa.Select[Any]:
-    return rested(organization_id, number, rested_time, before)
-
-
-def _is_buried(organization_id: str, intent_id: str | None) -> sa.Select[Any]:
-    columns: list[Any] = [sa.literal_column("'buried'"), *(sa.null() for _ in lease.c)]
-    buried = (tombstone.c.organization_id == organization_id, tombstone.c.intent_id == intent_id)
-    return sa.select(*columns).where(*buried)
+    intents, devices, holders = (sorted(set(each)) for each in zip(*wanted, strict=True))
+    buried: list[str] = []
+    reserved: dict[str, Lease] = {}
+    resting: dict[tuple[str, str, int], Lease] = {}
+    # What is reserved comes behind what is held, and of pairs that rest the one that was released last comes last.
+    for row in sorted(
+        _known(tx, organization_id, intents, devices, holders), key=lambda it: (it.state, it.rest_time or 0)
+    ):
+        if row.kind == "buried":
+            buried.append(row.registration_id)
+        elif row.kind == "intent":
+            reserved[row.registration_id] = _lease(row)
+        else:
+            resting[row.device_id, row.holder_id, row.subnet] = _lease(row)
+    return Known(buried, reserved, resting)
 
 
 def _one_of(kind: str, query: sa.Select[Any]) -> sa.Select[Any]:
@@ -113,22 +82,44 @@ def _one_of(kind: str, query: sa.Select[Any]) -> sa.Select[Any]:
     return sa.select(*columns)
 
 
+def _are_buried(organization_id: str, intents: Sequence[str]) -> sa.Select[Any]:
+    blank: dict[str, Any] = {"registration_id": tombstone.c.intent_id, "state": sa.literal_column("''")}
+    columns: list[Any] = [blank.get(column.name, sa.null()) for column in lease.c]
+    buried = (tombstone.c.organization_id == organization_id, tombstone.c.intent_id.in_(intents))
+    return sa.select(sa.literal_column("'buried'"), *columns).where(*buried)
+
+
 @statement
-def _prospect(
-    organization_id: str,
-    intent_id: str | None,
-    device_id: str,
-    holder_id: str,
-    number: int,
-    rested_time: int,
-    before: int,
+def _known(
+    organization_id: str, intents: Sequence[str], devices: Sequence[str], holders: Sequence[str]
 ) -> sa.Executable:
+    own = (lease.c.device_id.in_(devices), lease.c.holder_id.in_(holders), lease.c.rest_time.is_not(None))
     return sa.union_all(
-        _one_of("intent", _of_intent(organization_id, intent_id)),
-        _one_of("own", _own(organization_id, device_id, holder_id, number)),
-        _one_of("rested", rested(organization_id, number, rested_time, before)),
-        _is_buried(organization_id, intent_id),
+        _one_of("intent", _leases(organization_id, lease.c.registration_id.in_(intents))),
+        _one_of("own", _leases(organization_id, *own)),
+        _are_buried(organization_id, intents),
     )
+
+
+def find_rested(tx: Transaction, organization_id: str, of: Subnet, before: int, limit: int) -> list[Lease]:
+    """The pairs of a subnet that have rested longest, of those whose rest began by then.
+
+    None before the subnet's `rested_time` is looked for. The caller has locked the space.
+    """
+    return [_lease(row) for row in _rested(tx, organization_id, of.number, of.rested_time, before, limit)]
+
+
+def rested(organization_id: str, number: int, rested_time: int, before: int, limit: int) -> sa.Select[Any]:
+    # Written so that SQLite takes the index of the subnet, not the one of all.
+    place = sa.tuple_(lease.c.subnet, lease.c.rest_time)
+    within = (place >= sa.tuple_(number, rested_time), place <= sa.tuple_(number, before))
+    resting = _leases(organization_id, *within, lease.c.rest_time.is_not(None))
+    return resting.order_by(lease.c.subnet, lease.c.rest_time).limit(limit)
+
+
+@statement
+def _rested(organization_id: str, number: int, rested_time: int, before: int, limit: int) -> sa.Select[Any]:
+    return rested(organization_id, number, rested_time, before, limit)
 
 
 def find_lease(tx: Transaction, organization_id: str, lease_id: str) -> Lease | None:
@@ -184,16 +175,19 @@ def _find_pairs(organization_id: str, first: int, last: int) -> sa.Select[Any]:
     return _leases(organization_id, lease.c.ipv4 >= first, lease.c.ipv4 <= last)
 
 
-def add_lease(tx: Transaction, organization_id: str, made: Lease) -> None:
-    add_leases(tx, organization_id, [made])
-
-
 def add_leases(tx: Transaction, organization_id: str, made: Sequence[Lease]) -> None:
     if made:
         tx.execute(_ADD_LEASE, [{"organization_id": organization_id, **asdict(each)} for each in made])
 
 
 _ADD_LEASE = lease.insert()
+
+
+@statement
+def drop_left(organization_id: str, number: int, first: int, last: int) -> sa.Executable:
+    """Drops what subnets that were deleted have left of these addresses, which are another subnet's now."""
+    within = (lease.c.organization_id == organization_id, lease.c.ipv4 >= first, lease.c.ipv4 <= last)
+    return lease.delete().where(*within, lease.c.subnet != number, lease.c.rest_time.is_not(None))
 
 
 def save_leases(tx: Transaction, organization_id: str, changed: Collection[Lease]) -> None:

@@ -5,7 +5,9 @@ from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
 from guardhouse_services.ipam.usecases.addresses import Addresses, ResolveIntent
 from guardhouse_services.ipam.usecases.effects import apply, missing, seen, snapshot
+from guardhouse_services.ipam.usecases.ip_profiles import IpProfiles
 from guardhouse_services.ipam.usecases.pins import AddressPins
+from guardhouse_services.ipam.usecases.subnets import Subnets
 
 __all__ = ["Ipam", "apply", "missing", "seen", "snapshot"]
 
@@ -23,5 +25,7 @@ class Ipam:
         history: int,
         resolve_intent: ResolveIntent,
     ) -> None:
+        self.subnets = Subnets(database, directory, network, quarantine)
+        self.ip_profiles = IpProfiles(database, directory, network)
         self.addresses = Addresses(clock, database, directory, network, quarantine, history, resolve_intent)
         self.pins = AddressPins(database, directory, network)

@@ -3,14 +3,13 @@
 import asyncio
 import logging
 import random
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
-from guardhouse import ids
 from guardhouse.clock import Clock
 from guardhouse.durations import format_duration
-from guardhouse.errors import AddressNotFound, EnrollmentAborted, GuardhouseError, SubnetExhausted
+from guardhouse.errors import AddressNotFound, GuardhouseError
 from guardhouse.following import Follower
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse_services import audit
@@ -18,9 +17,10 @@ from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import Directory
 from guardhouse_services.failpoint import failpoint
+from guardhouse_services.follower import begin_anew
 from guardhouse_services.ipam import store
+from guardhouse_services.ipam.domain.ip_profiles import NOBODY, Holder
 from guardhouse_services.ipam.domain.leases import (
-    ASK_AFTER,
     ASK_AGAIN,
     FOREVER,
     Exists,
@@ -28,11 +28,10 @@ from guardhouse_services.ipam.domain.leases import (
     Lease,
     Ledger,
     Place,
-    State,
 )
-from guardhouse_services.ipam.domain.pins import Pins
-from guardhouse_services.ipam.domain.subnets import Network, Space, Subnet, first_subnet, new_space, pairs_of
+from guardhouse_services.ipam.domain.subnets import Network, pairs_of
 from guardhouse_services.ipam.usecases.effects import note, write
+from guardhouse_services.ipam.usecases.reservations import Reservations, Wanted, opened
 from guardhouse_services.paging import Page
 
 log = logging.getLogger(__name__)
@@ -68,48 +67,23 @@ class Addresses:
         self._database = database
         self._directory = directory
         self._network = network
-        self._quarantine = quarantine
+        self._reservations = Reservations(database, network, quarantine)
         self._history = history
         self._resolve_intent = resolve_intent
 
     async def reserve_addresses(
-        self, call: Call, organization_id: str, intent_id: str, device_id: str, holder_id: str
+        self,
+        call: Call,
+        organization_id: str,
+        intent_id: str,
+        device_id: str,
+        holder_id: str,
+        holder: Holder = NOBODY,
     ) -> Lease:
         """Raises OrganizationNotFound, EnrollmentAborted and SubnetExhausted."""
         await self._directory.organization(organization_id)
-
-        def reserve(tx: Transaction) -> Lease:
-            failpoint("ipam.reserve")
-            space, subnets = opened(tx, organization_id, self._network)
-            subnet = next(each for each in subnets if each.is_default)
-            wanted = Lease(
-                lease_id=ids.new_id(ids.LEASE, tx.now),
-                ipv4=0,
-                ipv6="",
-                state=State.RESERVED,
-                registration_id=intent_id,
-                device_id=device_id,
-                holder_id=holder_id,
-                reserve_time=tx.now,
-                ask_time=tx.now + ASK_AFTER,
-                subnet=subnet.number,
-            )
-            rested_before = tx.now - self._quarantine
-            found = store.leases.find_prospect(tx, organization_id, wanted, subnet, rested_before)
-            if found.is_buried:
-                raise EnrollmentAborted("what this enrollment reserved was given back; start a new one")
-            if found.intent is not None:
-                return found.intent
-            pins = Pins(store.pins.all_of(tx, organization_id))
-            made = _pinned(tx, organization_id, space, subnets, wanted, pins, rested_before)
-            if made is None:
-                made = _allocate(tx, organization_id, space, subnet, wanted, found, pins, rested_before)
-            audit.note(tx, call, made.lease_id, intent_id)
-            return made
-
-        lease = await self._database.write(reserve, turn=organization_id)
-        failpoint("ipam.reserved")
-        return lease
+        wanted = Wanted(call, intent_id, device_id, holder_id, holder)
+        return await self._reservations.reserve(organization_id, wanted)
 
     async def release_addresses(self, call: Call, organization_id: str, intent_id: str) -> None:
         """Gives back what the intent reserved, and refuses it from now on. What a registration holds stays."""
@@ -183,9 +157,31 @@ class Addresses:
 
         It is one job, because an answer may end a lease only where the feed is known to be applied up to the answer.
         """
+        await self.recount()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.follower.run())
             group.create_task(self._resolve())
+
+    async def recount(self) -> None:
+        """Counts anew what subnets have held.
+
+        Only whoever follows changes that, so counting once before is enough, whichever release has followed until now.
+        One that knew no subnets kept no count, nor did it note which registrations are revoked: a snapshot tells that.
+        """
+        after = ""
+        while found := await self._database.read(partial(store.subnets.organizations, after=after)):
+            for organization_id in found:
+                work = partial(self._recount, organization_id=organization_id)
+                await self._database.write(work, turn=organization_id)
+            after = found[-1]
+
+    def _recount(self, tx: Transaction, organization_id: str) -> None:
+        space, subnets = opened(tx, organization_id, self._network)
+        for each in subnets:
+            store.subnets.recount(tx, organization_id, each)
+        if not space.is_told:
+            begin_anew(tx, "registry", organization_id)
+            store.subnets.will_be_told(tx, organization_id)
 
     async def _resolve(self) -> None:
         while True:
@@ -247,101 +243,3 @@ class Addresses:
         except GuardhouseError as error:
             log.info("the registry does not say what has become of %s: %s", registration_id, error.message)
             return registry.ResolveIntentResponse()
-
-
-def opened(tx: Transaction, organization_id: str, network: str) -> tuple[Space, list[Subnet]]:
-    """The organization's space, locked, and its subnets, of which the first is made of the network if there is none."""
-    space = store.subnets.lock_space(tx, organization_id) or store.subnets.add_space(
-        tx, organization_id, new_space(network, secrets.randbits(56))
-    )
-    subnets = store.subnets.of_space(tx, organization_id, space)
-    if not subnets:
-        # It is the first use, or a release that knew no subnets made the space.
-        made = first_subnet(space, ids.new_id(ids.SUBNET, tx.now), tx.now)
-        store.subnets.insert(tx, organization_id, made)
-        subnets.append(made)
-    return space, subnets
-
-
-def _pinned(
-    tx: Transaction,
-    organization_id: str,
-    space: Space,
-    subnets: Sequence[Subnet],
-    wanted: Lease,
-    pins: Pins,
-    rested_before: int,
-) -> Lease | None:
-    """Gives the lease the pair that is pinned to its holder on the device, whatever subnet it is of.
-
-    None: there is none, or it is held, or whoever had it before may not be forgotten yet.
-    """
-    pin = pins.of(wanted.device_id, wanted.holder_id)
-    if pin is None:
-        return None
-    subnet = next((each for each in subnets if each.contains(pin.first_ipv4, pin.last_ipv4)), None)
-    if subnet is None:
-        return None
-    made = replace(wanted, ipv4=pin.first_ipv4, ipv6=space.ipv6_of(pin.first_ipv4), subnet=subnet.number)
-    pair = store.leases.find_pair(tx, organization_id, pin.first_ipv4)
-    if pair is None:
-        store.leases.add_lease(tx, organization_id, made)
-        return made
-    was_theirs = (pair.device_id, pair.holder_id) == (wanted.device_id, wanted.holder_id)
-    if pair.rest_time is None or (pair.rest_time > rested_before and not was_theirs):
-        return None
-    made = replace(made, release_time=pair.release_time)
-    store.leases.save_leases(tx, organization_id, [made])
-    return made
-
-
-def _allocate(
-    tx: Transaction,
-    organization_id: str,
-    space: Space,
-    subnet: Subnet,
-    wanted: Lease,
-    found: store.leases.Prospect,
-    pins: Pins,
-    rested_before: int,
-) -> Lease:
-    """Gives the lease its pair: the holder's own, or the one that has rested longest, or one never given out.
-
-    Rested pairs go before new ones so that no more addresses are ever in use than were needed at once: the table and
-    its indexes stay as small, and a network that is used up behaves like one that is not.
-    """
-    own = found.own if found.own and not pins.covering(found.own.ipv4) else None
-    pair = own or found.rested
-    while pair is not None and pins.covering(pair.ipv4):
-        # It is kept, and the next search begins behind it.
-        behind = (pair.rest_time or 0) + 1
-        pair = store.leases.find_rested(tx, organization_id, subnet.number, behind, rested_before)
-    if pair is None:
-        subnet = replace(subnet, next_ipv4=_never_given_out(tx, organization_id, subnet, pins))
-    if own is None:
-        if pair is None and subnet.is_used_up:
-            message = f"every address of {subnet.ipv4} is in use or resting; delete registrations that are not used"
-            raise SubnetExhausted(message, subnet=subnet.ipv4)
-        # The next search begins where this one ended.
-        searched = rested_before if pair is None else pair.rest_time or 0
-        rested_time = max(subnet.rested_time, searched)
-        next_ipv4 = subnet.next_ipv4 + (pair is None)
-        store.subnets.save_place(tx, organization_id, replace(subnet, next_ipv4=next_ipv4, rested_time=rested_time))
-    if pair is None:
-        made = replace(wanted, ipv4=subnet.next_ipv4, ipv6=space.ipv6_of(subnet.next_ipv4))
-        store.leases.add_lease(tx, organization_id, made)
-    else:
-        made = replace(wanted, ipv4=pair.ipv4, ipv6=pair.ipv6, release_time=pair.release_time)
-        store.leases.save_leases(tx, organization_id, [made])
-    return made
-
-
-def _never_given_out(tx: Transaction, organization_id: str, subnet: Subnet, pins: Pins) -> int:
-    """The lowest address from the mark on that nobody had and no pin keeps.
-
-    Somebody had one beyond the mark if it was pinned to them.
-    """
-    ipv4 = pins.behind(subnet.next_ipv4)
-    while store.leases.find_pair(tx, organization_id, ipv4) is not None:
-        ipv4 = pins.behind(ipv4 + 1)
-    return ipv4

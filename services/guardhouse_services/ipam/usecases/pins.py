@@ -13,7 +13,7 @@ from guardhouse_services.ipam import store
 from guardhouse_services.ipam.domain.leases import Lease, State
 from guardhouse_services.ipam.domain.pins import LIMIT, SPAN, Pin, Pins
 from guardhouse_services.ipam.domain.subnets import Network, Space, Subnet, first_address, pairs_of
-from guardhouse_services.ipam.usecases.addresses import opened
+from guardhouse_services.ipam.usecases.reservations import opened
 from guardhouse_services.paging import Page
 
 
