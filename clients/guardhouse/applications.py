@@ -124,6 +124,8 @@ class Session(NamedTuple):
     authenticate_revision: int
     user: User | None = None
     bound: bool = False
+    revoked: bool = False
+    """By itself, as a device's may be."""
 
 
 class Outcome(NamedTuple):
@@ -159,7 +161,7 @@ def decide(
       none, or it lacks its binding, or its provider is not the application's: REAUTHENTICATE. A user removed at or
       after its revision: BLOCK.
     - the policies, by what is known now: BLOCK unless the first that matches lets somebody in.
-    - a user revoked at or after the session's revision: REAUTHENTICATE (decision 35).
+    - a device's session that was revoked, or a user at or after the session's revision: REAUTHENTICATE (decision 35).
     - a session older than the settings say for devices, the policy's, or the application's: REAUTHENTICATE. One that
       began in the future proves nothing, unless somebody is signing in: then two clocks differ.
     """
@@ -199,7 +201,7 @@ def decide(
     name = policy.display_name
     if policy.decision is PolicyDecision.BLOCK:
         return refuse(Decision.BLOCK, Reason.POLICY_BLOCK, policy=name)
-    if judged.user is not None and _ends(judged.user.revoked_revision, judged):
+    if judged.revoked or (judged.user is not None and _ends(judged.user.revoked_revision, judged)):
         return refuse(Decision.REAUTHENTICATE, Reason.SESSION_REVOKED, policy=name)
     if of_device and device_duration is not None:
         duration = device_duration
@@ -233,6 +235,7 @@ def _of_device(device: Device) -> Session | None:
         registration.authenticate_time,
         registration.authenticate_revision,
         device.user,
+        revoked=registration.session_revoked,
     )
 
 

@@ -78,7 +78,7 @@ class Registration:
 
     `authenticate_time` is that of the newest authentication made for this registration and `authenticate_revision` its
     revision; both are 0 while none is known, which is as old as can be. `authorize_revision` is the revision at which
-    the enrollment was authorized.
+    the enrollment was authorized. `session_revoked` says that the session was revoked at or after that authentication.
     """
 
     registration_id: str
@@ -88,6 +88,7 @@ class Registration:
     authenticate_time: int
     authenticate_revision: int
     authorize_revision: int
+    session_revoked: bool = False
 
 
 @dataclass(slots=True)
@@ -173,7 +174,8 @@ def check_session(
       allow would let switching a policy off lift its timeout. Whoever wants that removes check_session.
     - a policy whose action is not ALLOW: BLOCK.
     - a policy without a timeout, or for DNS: ALLOW (decision 28).
-    - a user revoked at or after the newest authentication's revision: REAUTHENTICATE (decision 35).
+    - a session that was revoked, or a user at or after the newest authentication's revision: REAUTHENTICATE (decision
+      35).
     - otherwise ALLOW if 0 <= now - authenticate_time < timeout, and REAUTHENTICATE if not. An authentication in the
       future comes from a clock that is wrong, and proves no freshness. The timeout is the policy's present one, so
       shortening it acts on sessions that exist (decision 28).
@@ -204,7 +206,9 @@ def check_session(
     timeout = policy.timeout
     if timeout is None or policy.filter is _DNS:
         return _new(Verdict, (_ALLOW, _NO_SESSION_LIMIT, None, valid_for, degraded))
-    if user is not None and user.revoked_revision and user.revoked_revision >= registration.authenticate_revision:
+    if registration.session_revoked or (
+        user is not None and user.revoked_revision and user.revoked_revision >= registration.authenticate_revision
+    ):
         return Verdict(_REAUTHENTICATE, Reason.SESSION_REVOKED, None, valid_for, degraded)
     authenticate_time = registration.authenticate_time
     expire_time = authenticate_time + timeout

@@ -8,11 +8,13 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from guardhouse.errors import FieldRequired, InvalidField
+from guardhouse.ids import check_id
 from guardhouse.times import from_timestamp
 
 # 9999-12-31T23:59:59Z, the last that a Timestamp may hold.
 LAST_SECOND = 253_402_300_799
 REQUEST_ID = re.compile(r"[!-~]{1,64}")
+MAX_BATCH = 1000
 EMAIL = 254
 """Characters of an address that mail is sent to (RFC 5321, section 4.5.3.1.3, without the brackets)."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -66,6 +68,12 @@ def count(items: Sequence[object], field: str, limit: int, *, least: int = 1) ->
         raise FieldRequired(field, f"{field} needs at least {least}")
     if len(items) > limit:
         raise InvalidField(field, f"{field} has {len(items)} entries; at most {limit} are allowed")
+
+
+def ids(values: Sequence[str], field: str, prefix: str, limit: int = MAX_BATCH, *, least: int = 0) -> list[str]:
+    """Ids of a kind, each once."""
+    count(values, field, limit, least=least)
+    return list(dict.fromkeys(check_id(each, prefix, f"{field}[{at}]") for at, each in enumerate(values)))
 
 
 def mask(update_mask: FieldMask, allowed: Sequence[str]) -> frozenset[str]:

@@ -270,6 +270,9 @@ def test_a_revocation_ends_the_session_of_a_device() -> None:
     assert check(WIKI, None, device, DEVICES) == (REAUTHENTICATE, Reason.SESSION_REVOKED)
     newer = device._replace(registration=replace(LAPTOP, authenticate_revision=21))
     assert check(WIKI, None, newer, DEVICES) == (ALLOW, Reason.SESSION_FRESH)
+    alone = DEVICE._replace(registration=replace(LAPTOP, session_revoked=True))
+    assert check(WIKI, None, alone, DEVICES) == (REAUTHENTICATE, Reason.SESSION_REVOKED)
+    assert check(WIKI, SESSION, alone) == (ALLOW, Reason.SESSION_FRESH)
 
 
 def test_no_answer_holds_longer_than_the_facts() -> None:

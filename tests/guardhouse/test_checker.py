@@ -72,8 +72,10 @@ class World:
         record = identity.UserRecord(user=of, revoked_revision=revoked_revision, removed_revision=removed_revision)
         return identity.Event(user=record)
 
-    def authentication(self, number: int) -> Any:
-        fact = identity.Authentication(registration_id=person(number)[0], revision=self.revision)
+    def authentication(self, number: int, revoked_revision: int = 0) -> Any:
+        fact = identity.Authentication(
+            registration_id=person(number)[0], revision=self.revision, revoked_revision=revoked_revision
+        )
         set_time(fact.authenticate_time, self.clock.now())
         return identity.Event(authentication=fact)
 
@@ -122,6 +124,7 @@ async def test_an_answer_that_is_kept_is_the_one_that_would_be_made_anew() -> No
         lambda number: ("identity", it.user(number, group=dice.choice(["", "blocked"]))),
         lambda number: ("identity", it.user(number, removed_revision=it.revision)),
         lambda number: ("identity", it.authentication(number)),
+        lambda number: ("identity", it.authentication(number, it.revision)),
         lambda number: ("registry", it.registration(number, passed=dice.choice(["", "firewall"]))),
         lambda number: ("registry", it.registration(number, active=dice.random() < 0.7)),
         lambda number: ("session", it.policy(number, dice.choice(["5m", "1h"]))),

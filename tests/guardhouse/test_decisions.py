@@ -133,6 +133,14 @@ def test_a_revoked_user_authenticates_again(revoked_revision: int, expected: tup
     assert check(registration=again, user=user) == (ALLOW, Reason.SESSION_FRESH)
 
 
+@pytest.mark.parametrize(("registration", "user"), [(REGISTRATION, USER), (OF_TOKEN, None)])
+def test_a_revoked_session_begins_anew(registration: Registration, user: User | None) -> None:
+    """As decision 35 has it of all that a user has; of a machine's too."""
+    revoked = replace(registration, session_revoked=True)
+    assert check(revoked, user) == (REAUTHENTICATE, Reason.SESSION_REVOKED)
+    assert check(revoked, user, replace(POLICY, timeout=None)) == (ALLOW, Reason.NO_SESSION_LIMIT)
+
+
 def test_a_registration_without_an_authentication_is_as_old_as_can_be() -> None:
     """Decision 27: without a known authentication there is nothing fresh, and no revocation to have come after it."""
     registration = replace(REGISTRATION, authenticate_time=0, authenticate_revision=0)

@@ -6,20 +6,23 @@ import typer
 
 from guardhouse.cli import output
 from guardhouse.cli.complete import ids
-from guardhouse.cli.invocation import Context
+from guardhouse.cli.invocation import Context, batches, joined
 from guardhouse.cli.login import How, again
 from guardhouse.cli.options import (
     Challenge,
     ClientId,
     ClientSecret,
     ClientSecretFile,
+    DryRun,
     IdToken,
     IdTokenFile,
     Limit,
     RedirectPort,
     RegistrationId,
+    RegistrationIds,
     SignIn,
     credential,
+    listed,
 )
 from guardhouse.session.v1 import session_pb2 as pb
 
@@ -57,6 +60,18 @@ def show_session(ctx: Context, registration_id: RegistrationId) -> None:
     it = ctx.obj
     request = pb.GetSessionRequest(organization_id=it.organization_id, registration_id=registration_id)
     it.show(it.client.sessions.GetSession(request))
+
+
+@app.command("revoke")
+def revoke_sessions(ctx: Context, registration_ids: RegistrationIds, dry_run: DryRun = False) -> None:
+    """End registrations' sessions: policies that limit them ask for a new sign-in. Nothing else ends."""
+    it = ctx.obj
+    request = pb.RevokeSessionsRequest(
+        organization_id=it.organization_id, registration_ids=listed(registration_ids), validate_only=dry_run
+    )
+    response = joined(batches(it.client.sessions.RevokeSessions, request, "registration_ids", "ended"))
+    done = "would have to authenticate again" if dry_run else "has to authenticate again"
+    it.show_results(response, response.results, done)
 
 
 @app.command("start-reauthentication")

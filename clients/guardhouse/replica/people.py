@@ -19,7 +19,10 @@ class Authentication:
     """A registration's newest authentication after its enrollment."""
 
     time: int
+    """Where the timer starts."""
     revision: int
+    revoked_revision: int = 0
+    """What was authenticated at or before this revision of identity counts no more."""
 
 
 class IdentityState(OrganizationState):
@@ -44,7 +47,7 @@ class IdentityState(OrganizationState):
                 fact = event.authentication
                 time = from_timestamp(fact.authenticate_time)
                 let_go(self.authentications.get(fact.registration_id))
-                self.authentications[fact.registration_id] = Authentication(time, fact.revision)
+                self.authentications[fact.registration_id] = Authentication(time, fact.revision, fact.revoked_revision)
             case "authentication_deleted":
                 self.authentications.pop(event.authentication_deleted, None)
             case _:

@@ -48,6 +48,7 @@ class Subject(Registration):
         self.service_token_id = of.service_token_id
         self.authenticate_time = self.enroll_time = from_timestamp(record.authenticate_time)
         self.authenticate_revision = self.authorize_revision = record.authorize_revision
+        self.session_revoked = False
         self.authentication: Authentication | None = None
         """The one that is taken into account."""
         self.ipv4, self.ipv6 = addresses
@@ -87,6 +88,7 @@ class Subject(Registration):
             self.authenticate_time,
             self.authenticate_revision,
             self.authorize_revision,
+            self.session_revoked,
         )
 
     def join(self, users: dict[str, User]) -> User | None:
@@ -112,6 +114,8 @@ class Subject(Registration):
             self.authenticate_time, self.authenticate_revision = authentication.time, authentication.revision
         else:
             self.authenticate_time, self.authenticate_revision = self.enroll_time, self.authorize_revision
+        revoked = authentication.revoked_revision if authentication is not None else 0
+        self.session_revoked = revoked != 0 and revoked >= self.authenticate_revision
 
     def who(self, policies: PolicySet, users: dict[str, User], now: int) -> int:
         """The policies whose identity and device posture hold, asked once for as long as nothing of it changes."""

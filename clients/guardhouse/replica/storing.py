@@ -200,6 +200,7 @@ def _authentication(registration_id: str, of: Authentication) -> identity.Event:
     event = identity.Event()
     event.authentication.registration_id = registration_id
     event.authentication.revision = of.revision
+    event.authentication.revoked_revision = of.revoked_revision
     set_time(event.authentication.authenticate_time, of.time)
     return event
 

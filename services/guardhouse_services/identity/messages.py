@@ -374,5 +374,6 @@ def authentication_event(of: Authentication) -> pb.Event:
         registration_id=of.registration_id,
         authenticate_time=to_timestamp(of.authenticate_time),
         revision=of.revision,
+        revoked_revision=of.revoked_revision,
     )
     return pb.Event(authentication=made)

@@ -634,6 +634,16 @@ class IdentityServicer:
             authenticate_revision=recorded.revision,
         )
 
+    async def RevokeAuthentications(
+        self, request: pb.RevokeAuthenticationsRequest, call: Call
+    ) -> pb.RevokeAuthenticationsResponse:
+        organization_id = _organization(request)
+        ids = checks.ids(request.registration_ids, "registration_ids", REGISTRATION, least=1)
+        checks.request_id(request.request_id, required=True)
+        actor = checks.text(request.actor, "actor", NAME, required=False)
+        gone, token = await self.identity.authentications.revoke(call, organization_id, ids, actor)
+        return pb.RevokeAuthenticationsResponse(gone_registration_ids=gone, revision_token=token)
+
     async def ReportActivity(self, request: pb.ReportActivityRequest, call: Call) -> pb.ReportActivityResponse:
         organization_id = _organization(request)
         checks.count(request.activity, "activity", REPORTED, least=0)

@@ -1,6 +1,5 @@
 """The registry's values as messages of its contract."""
 
-from guardhouse.common.v1 import errors_pb2, results_pb2
 from guardhouse.decisions import Profile
 from guardhouse.device_profiles import DeviceProfile, Route, Settings, Step
 from guardhouse.durations import format_duration, optional_duration
@@ -21,6 +20,7 @@ from guardhouse_services.registry.domain import (
     Registration,
     State,
 )
+from guardhouse_services.results import item_error
 
 _STATES = {
     State.ACTIVE: pb.REGISTRATION_STATE_ACTIVE,
@@ -155,9 +155,7 @@ def from_posture(message: pb.DevicePosture) -> PostureChecks:
 def to_result(registration_id: str, outcome: Registration | GuardhouseError) -> pb.RegistrationResult:
     if isinstance(outcome, Registration):
         return pb.RegistrationResult(registration_id=registration_id, registration=to_registration(outcome))
-    reason = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{outcome.reason}")
-    error = results_pb2.ItemError(reason=reason, message=outcome.message)
-    return pb.RegistrationResult(registration_id=registration_id, error=error)
+    return pb.RegistrationResult(registration_id=registration_id, error=item_error(outcome))
 
 
 def to_key(value: FormerKey) -> pb.RegistrationKey:

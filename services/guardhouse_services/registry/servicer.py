@@ -66,7 +66,6 @@ from guardhouse_services.registry.usecases.enrollments import Enrollment
 from guardhouse_services.registry.usecases.os_sessions import Report
 from guardhouse_services.registry.usecases.rotations import Rotation
 
-MAX_BATCH = 1000
 MAX_USERS = 100
 SEARCH_LIMIT = 100
 TEXT_LIMIT = 255
@@ -214,8 +213,8 @@ class RegistryServicer:
             request.user_id,
             request.service_token_id,
             request.device_id,
-            ids=_each(request.registration_ids, REGISTRATION, "registration_ids", MAX_BATCH),
-            user_ids=_each(request.user_ids, USER, "user_ids", MAX_USERS),
+            ids=checks.ids(request.registration_ids, "registration_ids", REGISTRATION),
+            user_ids=checks.ids(request.user_ids, "user_ids", USER, MAX_USERS),
             search=_search(request),
             device_profile_id=request.device_profile_id,
         )
@@ -438,7 +437,7 @@ class RegistryServicer:
         wanted = DeviceFilter(
             _ACTIVE[request.active_registrations],
             request.platform,
-            _each(request.device_ids, DEVICE, "device_ids", MAX_BATCH),
+            checks.ids(request.device_ids, "device_ids", DEVICE),
             _search(request),
             [_tag(tag, f"tags[{at}]") for at, tag in enumerate(request.tags)],
             request.last_seen_user_id,
@@ -664,12 +663,7 @@ def _keeps(text: str) -> int:
 def _ids(organization_id: str, ids: Sequence[str]) -> list[str]:
     """The ids of a batch, each once."""
     check_id(organization_id, ORGANIZATION, "organization_id")
-    return _each(ids, REGISTRATION, "registration_ids", MAX_BATCH, least=1)
-
-
-def _each(ids: Sequence[str], kind: str, field: str, limit: int, *, least: int = 0) -> list[str]:
-    checks.count(ids, field, limit, least=least)
-    return list(dict.fromkeys(check_id(each, kind, f"{field}[{at}]") for at, each in enumerate(ids)))
+    return checks.ids(ids, "registration_ids", REGISTRATION, least=1)
 
 
 def _check_credential(request: pb.RegisterRequest) -> None:

@@ -71,9 +71,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         return max(max_staleness, max((policy.max_open for policy in policies), default=0))
 
     authentication = identity_pb2_grpc.AuthenticationServiceStub(peers.channel("identity"))
-    session = Session(
-        clock, database, directory, replica, authentication.RecordAuthentication, master_key, settings.token_issuer
-    )
+    session = Session(clock, database, directory, replica, authentication, master_key, settings.token_issuer)
     servicer = SessionServicer(clock, session, Pages(master_key), feed, audit)
     return Node(
         service=SERVICE,

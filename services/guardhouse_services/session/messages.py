@@ -7,12 +7,14 @@ from guardhouse.applications import Application, DeviceSessionSettings, SigningK
 from guardhouse.applications import Policy as ApplicationPolicy
 from guardhouse.decisions import Verdict
 from guardhouse.durations import format_duration
+from guardhouse.errors import GuardhouseError
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.policies import DAYS, Step
 from guardhouse.rules import Rule, RuleKind
 from guardhouse.session.v1 import session_pb2 as pb
 from guardhouse.times import to_timestamp
 from guardhouse_services import etags
+from guardhouse_services.results import item_error
 from guardhouse_services.session.checking import ALL, fill
 from guardhouse_services.session.domain.lists import ValueList
 from guardhouse_services.session.domain.policies import CheckSession, Policy, PolicyWarning, Staleness
@@ -240,6 +242,12 @@ def session(of: Session, names: Mapping[str, str]) -> pb.Session:
     else:
         found.service_token_id = registration.service_token_id
     return found
+
+
+def session_result(registration_id: str, of: Session | GuardhouseError, names: Mapping[str, str]) -> pb.SessionResult:
+    if isinstance(of, Session):
+        return pb.SessionResult(registration_id=registration_id, session=session(of, names))
+    return pb.SessionResult(registration_id=registration_id, error=item_error(of))
 
 
 def sign_in(provider: identity.IdentityProvider) -> pb.SignIn:

@@ -280,6 +280,17 @@ class SessionServicer:
         sessions = [messages.session(it, names) for it in self.session.sessions.show(organization_id, shown)]
         return pb.ListSessionsResponse(sessions=sessions, next_page_token=token)
 
+    async def RevokeSessions(self, request: pb.RevokeSessionsRequest, call: Call) -> pb.RevokeSessionsResponse:
+        organization_id = check_id(request.organization_id, ORGANIZATION, "organization_id")
+        checks.request_id(request.request_id, required=True)
+        ids = checks.ids(request.registration_ids, "registration_ids", REGISTRATION, least=1)
+        revoked, token = await self.session.sessions.revoke(
+            call, organization_id, ids, validate_only=request.validate_only
+        )
+        names = self.session.replica.policy_state(organization_id).names
+        results = [messages.session_result(*outcome, names) for outcome in zip(ids, revoked, strict=True)]
+        return pb.RevokeSessionsResponse(results=results, revision_token=token)
+
     async def StartReauthentication(
         self, request: pb.StartReauthenticationRequest, call: Call
     ) -> pb.StartReauthenticationResponse:

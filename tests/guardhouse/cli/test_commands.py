@@ -150,6 +150,7 @@ METHODS = {
     "session.SessionService.LogIn": "applications log-in",
     "session.SessionService.GetSession": "sessions show",
     "session.SessionService.ListSessions": "sessions list",
+    "session.SessionService.RevokeSessions": "sessions revoke",
     "session.SessionService.StartReauthentication": "sessions start-reauthentication",
     "session.SessionService.Reauthenticate": "sessions reauthenticate",
     "session.SessionService.RefreshIdentity": "sessions refresh",
@@ -1310,6 +1311,12 @@ COMMANDS: list[tuple[str, Message]] = [
     (
         f"sessions show {REGISTRATION}",
         session.GetSessionRequest(organization_id=ORGANIZATION, registration_id=REGISTRATION),
+    ),
+    (
+        f"sessions revoke {REGISTRATION} --dry-run",
+        session.RevokeSessionsRequest(
+            organization_id=ORGANIZATION, registration_ids=[REGISTRATION], validate_only=True
+        ),
     ),
     (
         f"sessions refresh {REGISTRATION} --id-token signed --challenge 1.mac",

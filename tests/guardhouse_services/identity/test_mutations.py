@@ -113,6 +113,11 @@ MUTATIONS = {
         actor=lambda request, _answer: request.actor,
         change=renamed("actor"),
     ),
+    "RevokeAuthentications": Expected(
+        lambda request, _answer: list(request.registration_ids),
+        actor=lambda request, _answer: request.actor,
+        change=renamed("actor"),
+    ),
     "RevokeUser": Expected(named("user", "user_id"), change=renamed("user_id")),
     "OffboardUser": Expected(
         lambda request, answer: [answer.removal.removal_id, request.user_id], change=renamed("user_id")
@@ -240,6 +245,9 @@ async def story(world: World) -> Story:
         organization_id=organization_id,
         credential=Credential(id_token=world.sign_in("ada").compact),
         actor="key:of-a-gateway",
+    )
+    yield pb.RevokeAuthenticationsRequest(
+        organization_id=organization_id, registration_ids=[intent_id], actor="key:of-an-administrator"
     )
     revoked = yield pb.RevokeUserRequest(organization_id=organization_id, user_id=user_id)
     assert revoked.registrations == 1

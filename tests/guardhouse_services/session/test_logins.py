@@ -77,6 +77,7 @@ class Identity(identity_pb2_grpc.AuthenticationServiceServicer):
     AuthorizeEnrollment: Any = None
     CancelEnrollment: Any = None
     ReportActivity: Any = None
+    RevokeAuthentications: Any = None
 
     def __init__(self) -> None:
         self.requests: list[identity.RecordAuthenticationRequest] = []
@@ -173,7 +174,7 @@ async def plane(clock: FakeClock) -> AsyncIterator[Plane]:
         stack.push_async_callback(channel.close)
         stub: Any = identity_pb2_grpc.AuthenticationServiceStub(channel)
         nothing: Any = None
-        session = Session(clock, nothing, world.directory, world.replica, stub.RecordAuthentication, KEY, ISSUER)
+        session = Session(clock, nothing, world.directory, world.replica, stub, KEY, ISSUER)
         made = Plane(world, peer, session)
         clock.stop()
         peer.answer = signed_in(clock.now())

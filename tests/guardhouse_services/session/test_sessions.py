@@ -81,6 +81,7 @@ class Identity(identity_pb2_grpc.AuthenticationServiceServicer):
     AuthorizeEnrollment: Any = None
     CancelEnrollment: Any = None
     ReportActivity: Any = None
+    RevokeAuthentications: Any = None
 
     def __init__(self) -> None:
         self.requests: list[identity.RecordAuthenticationRequest] = []
@@ -162,7 +163,7 @@ async def plane(clock: FakeClock) -> AsyncIterator[Plane]:
         stub: Any = identity_pb2_grpc.AuthenticationServiceStub(channel)
         nothing: Any = None
         key = MasterKey(b"k" * 32)
-        session = Session(clock, nothing, world.directory, world.replica, stub.RecordAuthentication, key)
+        session = Session(clock, nothing, world.directory, world.replica, stub, key)
         servicer = SessionServicer(clock, session, Pages(key), nothing, nothing)
         yield Plane(world, peer, servicer, lambda: grpc_server.stop(0))
     await grpc_server.stop(0)

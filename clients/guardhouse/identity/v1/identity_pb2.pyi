@@ -5091,6 +5091,70 @@ class RecordAuthenticationResponse(_message.Message):
 Global___RecordAuthenticationResponse: _TypeAlias = RecordAuthenticationResponse  # noqa: Y015
 
 @_typing.final
+class RevokeAuthenticationsRequest(_message.Message):
+    """See AuthenticationService.RevokeAuthentications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """Required: see the package."""
+    actor: _builtins.str
+    """Who asked session for it, for the audit log; at most 100 characters."""
+    @_builtins.property
+    def registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1000."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "organization_id", b"organization_id", "registration_ids", b"registration_ids", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeAuthenticationsRequest: _TypeAlias = RevokeAuthenticationsRequest  # noqa: Y015
+
+@_typing.final
+class RevokeAuthenticationsResponse(_message.Message):
+    """See AuthenticationService.RevokeAuthentications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GONE_REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """See the package."""
+    @_builtins.property
+    def gone_registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that are known to be gone, of which nothing was revoked."""
+
+    def __init__(
+        self,
+        *,
+        gone_registration_ids: _abc.Iterable[_builtins.str] | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone_registration_ids", b"gone_registration_ids", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeAuthenticationsResponse: _TypeAlias = RevokeAuthenticationsResponse  # noqa: Y015
+
+@_typing.final
 class ReportActivityRequest(_message.Message):
     """See AuthenticationService.ReportActivity."""
 
@@ -5598,20 +5662,25 @@ Global___UserRecord: _TypeAlias = UserRecord  # noqa: Y015
 
 @_typing.final
 class Authentication(_message.Message):
-    """The newest authentication for a registration after its enrollment, whose own stands in the registration."""
+    """The newest authentication for a registration after its enrollment, whose own stands in the registration; and when the
+    registration's session was revoked.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REGISTRATION_ID_FIELD_NUMBER: _builtins.int
     AUTHENTICATE_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    REVOKED_REVISION_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
     """The registration."""
     revision: _builtins.int
-    """The revision of this fact: a revocation at or behind it ends the session."""
+    """The revision of the authentication: a revocation at or behind it ends the session."""
+    revoked_revision: _builtins.int
+    """The revision of the newest RevokeSessions: what was authenticated at or before it has ended. 0: never revoked."""
     @_builtins.property
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
-        """Where its timer starts."""
+        """Where its timer starts. The epoch, at revision 0: there was none since the enrollment."""
 
     def __init__(
         self,
@@ -5619,10 +5688,11 @@ class Authentication(_message.Message):
         registration_id: _builtins.str = ...,
         authenticate_time: _timestamp_pb2.Timestamp | None = ...,
         revision: _builtins.int = ...,
+        revoked_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "registration_id", b"registration_id", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "registration_id", b"registration_id", "revision", b"revision", "revoked_revision", b"revoked_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2617,6 +2617,11 @@ class AuthenticationServiceStub:
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationResponse.FromString,
                 _registered_method=True)
+        self.RevokeAuthentications = channel.unary_unary(
+                '/guardhouse.identity.v1.AuthenticationService/RevokeAuthentications',
+                request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RevokeAuthenticationsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RevokeAuthenticationsResponse.FromString,
+                _registered_method=True)
         self.ReportActivity = channel.unary_unary(
                 '/guardhouse.identity.v1.AuthenticationService/ReportActivity',
                 request_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.ReportActivityRequest.SerializeToString,
@@ -2659,6 +2664,14 @@ class AuthenticationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeAuthentications(self, request, context):
+        """Ends the sessions of registrations: what was authenticated for them up to now counts no more. Callers: session.
+        Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportActivity(self, request, context):
         """Reports when users' devices were last heard of, which keeps their seats from expiring (decision 6). A time that is
         earlier than what is known changes nothing, so it may be repeated and reordered. It is no change that anybody made, and
@@ -2685,6 +2698,11 @@ def add_AuthenticationServiceServicer_to_server(servicer, server):
                     servicer.RecordAuthentication,
                     request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationRequest.FromString,
                     response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationResponse.SerializeToString,
+            ),
+            'RevokeAuthentications': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAuthentications,
+                    request_deserializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RevokeAuthenticationsRequest.FromString,
+                    response_serializer=guardhouse_dot_identity_dot_v1_dot_identity__pb2.RevokeAuthenticationsResponse.SerializeToString,
             ),
             'ReportActivity': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportActivity,
@@ -2774,6 +2792,33 @@ class AuthenticationService:
             '/guardhouse.identity.v1.AuthenticationService/RecordAuthentication',
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationRequest.SerializeToString,
             guardhouse_dot_identity_dot_v1_dot_identity__pb2.RecordAuthenticationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAuthentications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.identity.v1.AuthenticationService/RevokeAuthentications',
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RevokeAuthenticationsRequest.SerializeToString,
+            guardhouse_dot_identity_dot_v1_dot_identity__pb2.RevokeAuthenticationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1182,6 +1182,10 @@ class AuthenticationServiceStub:
     known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked
     for too long ago. The timer is untouched then.
     """
+    RevokeAuthentications: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RevokeAuthenticationsRequest, _identity_pb2.RevokeAuthenticationsResponse]
+    """Ends the sessions of registrations: what was authenticated for them up to now counts no more. Callers: session.
+    Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND.
+    """
     ReportActivity: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ReportActivityRequest, _identity_pb2.ReportActivityResponse]
     """Reports when users' devices were last heard of, which keeps their seats from expiring (decision 6). A time that is
     earlier than what is known changes nothing, so it may be repeated and reordered. It is no change that anybody made, and
@@ -1211,6 +1215,10 @@ class AuthenticationServiceAsyncStub(AuthenticationServiceStub):
     USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
     known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked
     for too long ago. The timer is untouched then.
+    """
+    RevokeAuthentications: _aio.UnaryUnaryMultiCallable[_identity_pb2.RevokeAuthenticationsRequest, _identity_pb2.RevokeAuthenticationsResponse]  # type: ignore[assignment]
+    """Ends the sessions of registrations: what was authenticated for them up to now counts no more. Callers: session.
+    Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND.
     """
     ReportActivity: _aio.UnaryUnaryMultiCallable[_identity_pb2.ReportActivityRequest, _identity_pb2.ReportActivityResponse]  # type: ignore[assignment]
     """Reports when users' devices were last heard of, which keeps their seats from expiring (decision 6). A time that is
@@ -1256,6 +1264,16 @@ class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
         USER_BLOCKED, USER_REMOVED; SEATS_EXHAUSTED without a registration; REGISTRATION_NOT_FOUND when the registration is
         known to be gone; DIFFERENT_USER when the credential is not the registration's; CHALLENGE_INVALID when it was asked
         for too long ago. The timer is untouched then.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeAuthentications(
+        self,
+        request: _identity_pb2.RevokeAuthenticationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.RevokeAuthenticationsResponse, _abc.Awaitable[_identity_pb2.RevokeAuthenticationsResponse]]:
+        """Ends the sessions of registrations: what was authenticated for them up to now counts no more. Callers: session.
+        Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

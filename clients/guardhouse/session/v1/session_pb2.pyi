@@ -31,6 +31,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from guardhouse.common.v1 import audit_pb2 as _audit_pb2
 from guardhouse.common.v1 import credential_pb2 as _credential_pb2
 from guardhouse.common.v1 import feed_pb2 as _feed_pb2
+from guardhouse.common.v1 import results_pb2 as _results_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -2487,8 +2488,8 @@ class Session(_message.Message):
     service_token_id: _builtins.str
     """A machine."""
     revoked: _builtins.bool
-    """The user was revoked or removed since: every policy that enforces a session asks for a new authentication
-    (decisions 5 and 35).
+    """The session was revoked since, or the user was revoked or removed: every policy that enforces a session asks for a
+    new authentication (decisions 5 and 35).
     """
     @_builtins.property
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
@@ -2519,6 +2520,106 @@ class Session(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_holder) -> _WhichOneofReturnType_holder | None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class SessionResult(_message.Message):
+    """What became of one session of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATION_ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    registration_id: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """It was revoked, as it shows; the rest is as known now."""
+
+    @_builtins.property
+    def error(self) -> _results_pb2.ItemError:
+        """It was not done."""
+
+    def __init__(
+        self,
+        *,
+        registration_id: _builtins.str = ...,
+        session: Global___Session | None = ...,
+        error: _results_pb2.ItemError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "registration_id", b"registration_id", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["session", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___SessionResult: _TypeAlias = SessionResult  # noqa: Y015
+
+@_typing.final
+class RevokeSessionsRequest(_message.Message):
+    """See SessionService.RevokeSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REGISTRATION_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    request_id: _builtins.str
+    """Required: see the package."""
+    validate_only: _builtins.bool
+    """See the package."""
+    @_builtins.property
+    def registration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1000."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        registration_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "registration_ids", b"registration_ids", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSessionsRequest: _TypeAlias = RevokeSessionsRequest  # noqa: Y015
+
+@_typing.final
+class RevokeSessionsResponse(_message.Message):
+    """See SessionService.RevokeSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    REVISION_TOKEN_FIELD_NUMBER: _builtins.int
+    revision_token: _builtins.str
+    """identity's: see the package."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionResult]:
+        """One for each id, in order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___SessionResult] | None = ...,
+        revision_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "revision_token", b"revision_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSessionsResponse: _TypeAlias = RevokeSessionsResponse  # noqa: Y015
 
 @_typing.final
 class NextReauthentication(_message.Message):

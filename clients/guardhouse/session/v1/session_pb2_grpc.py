@@ -1109,6 +1109,11 @@ class SessionServiceStub:
                 request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityResponse.FromString,
                 _registered_method=True)
+        self.RevokeSessions = channel.unary_unary(
+                '/guardhouse.session.v1.SessionService/RevokeSessions',
+                request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RevokeSessionsRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RevokeSessionsResponse.FromString,
+                _registered_method=True)
         self.LogIn = channel.unary_unary(
                 '/guardhouse.session.v1.SessionService/LogIn',
                 request_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.LogInRequest.SerializeToString,
@@ -1165,6 +1170,17 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeSessions(self, request, context):
+        """Ends the sessions of registrations: from now on every policy that enforces a session asks their holders to
+        authenticate again (decision 35 has it of all that a user has). The registrations stay active, and traffic that no
+        session is enforced for goes on; so do sessions that LogIn began, which RevokeUser ends. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, SERVICE_UNAVAILABLE, STATE_STALE. Errors per item:
+        REGISTRATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LogIn(self, request, context):
         """Signs a person or a machine in to an application, with a device or without. A person takes a seat by it (decision
         2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
@@ -1203,6 +1219,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.RefreshIdentity,
                     request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityRequest.FromString,
                     response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityResponse.SerializeToString,
+            ),
+            'RevokeSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSessions,
+                    request_deserializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RevokeSessionsRequest.FromString,
+                    response_serializer=guardhouse_dot_session_dot_v1_dot_session__pb2.RevokeSessionsResponse.SerializeToString,
             ),
             'LogIn': grpc.unary_unary_rpc_method_handler(
                     servicer.LogIn,
@@ -1346,6 +1367,33 @@ class SessionService:
             '/guardhouse.session.v1.SessionService/RefreshIdentity',
             guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityRequest.SerializeToString,
             guardhouse_dot_session_dot_v1_dot_session__pb2.RefreshIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.session.v1.SessionService/RevokeSessions',
+            guardhouse_dot_session_dot_v1_dot_session__pb2.RevokeSessionsRequest.SerializeToString,
+            guardhouse_dot_session_dot_v1_dot_session__pb2.RevokeSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -510,6 +510,13 @@ class SessionServiceStub:
     the newest authentication, for every policy from now on (decision 9). Callers: the device itself, and ADMIN keys on
     its behalf. Idempotent by request_id. Errors: as Reauthenticate.
     """
+    RevokeSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.RevokeSessionsRequest, _session_pb2.RevokeSessionsResponse]
+    """Ends the sessions of registrations: from now on every policy that enforces a session asks their holders to
+    authenticate again (decision 35 has it of all that a user has). The registrations stay active, and traffic that no
+    session is enforced for goes on; so do sessions that LogIn began, which RevokeUser ends. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, SERVICE_UNAVAILABLE, STATE_STALE. Errors per item:
+    REGISTRATION_NOT_FOUND.
+    """
     LogIn: _grpc.UnaryUnaryMultiCallable[_session_pb2.LogInRequest, _session_pb2.LogInResponse]
     """Signs a person or a machine in to an application, with a device or without. A person takes a seat by it (decision
     2), unless the application refuses them: then nothing is recorded, and the answer says why. With a registration_id
@@ -547,6 +554,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Does what Reauthenticate does, and answers who the provider says the user is: the groups and the rest are those of
     the newest authentication, for every policy from now on (decision 9). Callers: the device itself, and ADMIN keys on
     its behalf. Idempotent by request_id. Errors: as Reauthenticate.
+    """
+    RevokeSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.RevokeSessionsRequest, _session_pb2.RevokeSessionsResponse]  # type: ignore[assignment]
+    """Ends the sessions of registrations: from now on every policy that enforces a session asks their holders to
+    authenticate again (decision 35 has it of all that a user has). The registrations stay active, and traffic that no
+    session is enforced for goes on; so do sessions that LogIn began, which RevokeUser ends. Callers: ADMIN keys.
+    Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, SERVICE_UNAVAILABLE, STATE_STALE. Errors per item:
+    REGISTRATION_NOT_FOUND.
     """
     LogIn: _aio.UnaryUnaryMultiCallable[_session_pb2.LogInRequest, _session_pb2.LogInResponse]  # type: ignore[assignment]
     """Signs a person or a machine in to an application, with a device or without. A person takes a seat by it (decision
@@ -612,6 +626,19 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Does what Reauthenticate does, and answers who the provider says the user is: the groups and the rest are those of
         the newest authentication, for every policy from now on (decision 9). Callers: the device itself, and ADMIN keys on
         its behalf. Idempotent by request_id. Errors: as Reauthenticate.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeSessions(
+        self,
+        request: _session_pb2.RevokeSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.RevokeSessionsResponse, _abc.Awaitable[_session_pb2.RevokeSessionsResponse]]:
+        """Ends the sessions of registrations: from now on every policy that enforces a session asks their holders to
+        authenticate again (decision 35 has it of all that a user has). The registrations stay active, and traffic that no
+        session is enforced for goes on; so do sessions that LogIn began, which RevokeUser ends. Callers: ADMIN keys.
+        Idempotent by request_id. Errors: ORGANIZATION_NOT_FOUND, SERVICE_UNAVAILABLE, STATE_STALE. Errors per item:
+        REGISTRATION_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

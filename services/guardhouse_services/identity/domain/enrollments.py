@@ -76,4 +76,7 @@ class Authentication:
 
     registration_id: str
     authenticate_time: int
+    """0, at revision 0: there was none."""
     revision: int
+    revoked_revision: int = 0
+    """The revision at which the registration's session was revoked last. 0: never."""

@@ -279,7 +279,8 @@ def _deleted_unreleased(organization_id: str) -> sa.Select[Any]:
 def authenticate(tx: Transaction, organization_id: str, made: Authentication) -> Authentication:
     """Writes an authentication and answers it with the time that counts: it never goes backwards (decision 27)."""
     done = _authenticate(tx, organization_id, made.registration_id, made.authenticate_time, made.revision)
-    return Authentication(made.registration_id, done.scalar_one(), made.revision)
+    time, revoked_revision = done.one()
+    return Authentication(made.registration_id, time, made.revision, revoked_revision)
 
 
 @upsert
@@ -291,6 +292,7 @@ def _authenticate(
         registration_id=registration_id,
         authenticate_time=authenticate_time,
         revision=revision,
+        revoked_revision=0,
     )
     before, now = authentication.c.authenticate_time, wanted.excluded.authenticate_time
     later = sa.case((now > before, now), else_=before)
@@ -298,12 +300,50 @@ def _authenticate(
         index_elements=["organization_id", "registration_id"],
         set_={"authenticate_time": later, "revision": wanted.excluded.revision},
     )
-    return wanted.returning(authentication.c.authenticate_time)
+    return wanted.returning(authentication.c.authenticate_time, authentication.c.revoked_revision)
+
+
+def revoke_sessions(
+    tx: Transaction, organization_id: str, registration_ids: Sequence[str], revision: int
+) -> list[Authentication]:
+    """Writes that what was authenticated for them up to a revision counts no more."""
+    revoked: list[Authentication] = []
+    for part in chunks(sorted(registration_ids)):
+        none = {"authenticate_time": 0, "revision": 0, "revoked_revision": revision}
+        rows = [{"organization_id": organization_id, "registration_id": each, **none} for each in part]
+        wanted = tx.insert(authentication).values(rows)
+        wanted = wanted.on_conflict_do_update(
+            index_elements=["organization_id", "registration_id"],
+            set_={"revoked_revision": wanted.excluded.revoked_revision},
+        )
+        revoked += map(_authentication, tx.execute(wanted.returning(*authentication.c)))
+    return revoked
+
+
+def gone(tx: Transaction, organization_id: str, registration_ids: Sequence[str]) -> set[str]:
+    """Those of them that are known to be gone."""
+    found: set[str] = set()
+    for part in chunks(registration_ids):
+        found.update(_gone(tx, organization_id, part).scalars())
+    return found
+
+
+@statement
+def _gone(organization_id: str, registration_ids: Sequence[str]) -> sa.Select[Any]:
+    return sa.select(registration.c.registration_id).where(
+        registration.c.organization_id == organization_id,
+        registration.c.registration_id.in_(registration_ids),
+        registration.c.delete_time.is_not(None),
+    )
 
 
 def authentication_of(tx: Transaction, organization_id: str, registration_id: str) -> Authentication | None:
     row = _authentication_of(tx, organization_id, registration_id).one_or_none()
-    return Authentication(row.registration_id, row.authenticate_time, row.revision) if row else None
+    return _authentication(row) if row else None
+
+
+def _authentication(row: Any) -> Authentication:
+    return Authentication(row.registration_id, row.authenticate_time, row.revision, row.revoked_revision)
 
 
 @statement
@@ -315,7 +355,7 @@ def _authentication_of(organization_id: str, registration_id: str) -> sa.Select[
 
 def page_of_authentications(tx: Transaction, organization_id: str, wanted: Page) -> Sequence[Authentication]:
     rows = _page_of_authentications(tx, organization_id, wanted.after, wanted.size + 1)
-    return [Authentication(row.registration_id, row.authenticate_time, row.revision) for row in rows]
+    return [_authentication(row) for row in rows]
 
 
 @statement

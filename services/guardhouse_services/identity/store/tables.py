@@ -294,6 +294,7 @@ authentication = sa.Table(
     _id("registration_id"),
     _number("authenticate_time"),
     _number("revision"),
+    sa.Column("revoked_revision", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 removal = sa.Table(

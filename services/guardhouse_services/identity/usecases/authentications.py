@@ -1,5 +1,6 @@
 """Authentication facts: who signed in again for which registration, or to an application, and when (decision 27)."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -153,6 +154,26 @@ class Authentications:
             if not validate_only:
                 await self._database.write(partial(refused, reason=refusal.reason))
             raise
+
+    async def revoke(
+        self, call: Call, organization_id: str, registration_ids: Sequence[str], asker: str = ""
+    ) -> tuple[Collection[str], str]:
+        """Ends the sessions of registrations. Those that are gone, and the revision token."""
+
+        def work(tx: Transaction) -> tuple[Collection[str], str]:
+            if (done := requests.find(tx, call.key)) is not None:
+                return done["gone"], present(tx, organization_id)
+            store.organizations.require(tx, organization_id)
+            gone = store.registrations.gone(tx, organization_id, registration_ids)
+            left = [each for each in registration_ids if each not in gone]
+            requests.record(tx, call, *left, actor=asker, gone=sorted(gone))
+            if not left:
+                return gone, present(tx, organization_id)
+            revision = tx.advance(organization_id)
+            revoked = store.registrations.revoke_sessions(tx, organization_id, left, revision)
+            return gone, publish(tx, organization_id, [messages.authentication_event(it) for it in revoked], revision)
+
+        return await self._database.write(work)
 
 
 def _done(tx: Transaction, call: Call, organization_id: str, holder: Registration | None) -> Recorded | None:

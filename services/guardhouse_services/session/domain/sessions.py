@@ -55,9 +55,9 @@ def is_removed(registration: Registration, user: User | None) -> bool:
 
 
 def is_revoked(registration: Registration, user: User | None) -> bool:
-    """Whether the session has ended before its time: the user was revoked at or after the newest authentication's
-    revision (decision 35), or removed, which ends sessions as well (decision 5)."""
-    if user is None:
-        return False
+    """Whether the session has ended before its time: it was revoked, or the user was at or after the newest
+    authentication's revision (decision 35), or removed, which ends sessions as well (decision 5)."""
+    if user is None or registration.session_revoked:
+        return registration.session_revoked
     revoked = user.revoked_revision != 0 and user.revoked_revision >= registration.authenticate_revision
     return revoked or is_removed(registration, user)

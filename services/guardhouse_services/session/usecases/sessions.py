@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from guardhouse.clock import Clock
 from guardhouse.common.v1 import credential_pb2
@@ -27,10 +29,8 @@ from guardhouse_services.session.domain.sessions import Session, is_expired, is_
 from guardhouse_services.session.replica import Replica
 from guardhouse_services.session.usecases.challenges import Challenges
 
-RecordAuthentication = Callable[
-    [identity.RecordAuthenticationRequest], Awaitable[identity.RecordAuthenticationResponse]
-]
-"""identity.AuthenticationService.RecordAuthentication, as its stub has it."""
+if TYPE_CHECKING:
+    from guardhouse.identity.v1.identity_pb2_grpc import AuthenticationServiceAsyncStub
 
 SLICE = 2_000
 """How many registrations are looked at before others have their turn, a few milliseconds."""
@@ -45,13 +45,13 @@ class Sessions:
         directory: Directory,
         replica: Replica,
         challenges: Challenges,
-        record_authentication: RecordAuthentication,
+        authentication: "AuthenticationServiceAsyncStub",
     ) -> None:
         self._clock = clock
         self._directory = directory
         self._replica = replica
         self._challenges = challenges
-        self._record_authentication = record_authentication
+        self._authentication = authentication
 
     async def get(self, organization_id: str, registration_id: str) -> Session:
         """Raises RegistrationNotFound, and StateStale when that cannot be told."""
@@ -103,6 +103,40 @@ class Sessions:
             for registration, user in found
             if registration is not None
         ]
+
+    async def revoke(
+        self, call: Call, organization_id: str, registration_ids: Sequence[str], *, validate_only: bool
+    ) -> tuple[list[Session | RegistrationNotFound], str]:
+        """Ends the sessions of registrations: what became of each, in order, and identity's revision token.
+
+        Raises OrganizationNotFound, ServiceUnavailable, and StateStale when it cannot be told which there are.
+        """
+        asked = self._clock.steady()
+        await self._directory.organization(organization_id)
+        self._replica.require_fresh()
+        registrations = self._replica.of(organization_id)[2]
+        if any(each not in registrations for each in registration_ids):
+            # They may have been enrolled a moment ago.
+            await self._replica.catch_up(asked)
+        shown = {it.registration.registration_id: it for it in self.show(organization_id, registration_ids)}
+        gone: Iterable[str] = ()
+        token = ""
+        if shown and not validate_only:
+            request = identity.RevokeAuthenticationsRequest(
+                organization_id=organization_id,
+                registration_ids=registration_ids,
+                request_id=_request_id(call.caller.name, "revoke", call.key.request_id),
+                actor=call.caller.name,
+            )
+            with reaching("identity"):
+                revoked = await self._authentication.RevokeAuthentications(request)
+            gone, token = revoked.gone_registration_ids, revoked.revision_token
+        for each in gone:
+            shown.pop(each, None)
+        return [
+            replace(shown[each], revoked=True) if each in shown else RegistrationNotFound(each)
+            for each in registration_ids
+        ], token
 
     async def start(
         self, organization_id: str, registration_id: str
@@ -174,7 +208,7 @@ class Sessions:
         failpoint("session.record")
         with reaching("identity"):
             try:
-                recorded = await self._record_authentication(request)
+                recorded = await self._authentication.RecordAuthentication(request)
             except (ChallengeInvalid, FieldRequired) as refusal:
                 # When it was asked for is what our own caller calls the challenge.
                 if refusal.field == "asked_time":
