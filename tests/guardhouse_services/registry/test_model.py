@@ -5,7 +5,7 @@ I-03, I-09 to I-12, and decisions 15 to 21.
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,11 +148,22 @@ class Forest(RuleBasedStateMachine):
     def now(self) -> int:
         return self.world.clock.now()
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(target=registrations)
+    def start(self) -> Any:
+        """With a registration of each holder, one of them about to be silent for too long."""
         self.holders = (user(), user(), machine())
         self.world.organization = self.run(self.world.add_organization())
         self.world.clock.stop()
+        self.run(self.world.keep_revoked("1h"))
+        self.keeps = HOUR
+        new = [self.enroll_one(who, hardware, "1h0m0s") for who, hardware in zip(self.holders, "aba", strict=True)]
+        return multiple(*new)
+
+    def enroll_one(self, who: str, hardware: str, silence: str) -> Any:
+        self.world.identity.silence = silence
+        private = keys.CURVE25519.new_private_key()
+        attempt = self.run(self.world.attempt(who, hardware, private=private))
+        return self.register(attempt, who, hardware, private)
 
     @invariant()
     def time_passes(self) -> None:
@@ -240,6 +251,13 @@ class Forest(RuleBasedStateMachine):
         )
         self.made.append(of)
         return of
+
+    @rule(target=registrations, of=registrations, by_another=st.booleans())
+    def enroll_again(self, of: Made, by_another: bool) -> Any:
+        """On the machine of one that there is or was."""
+        who = self.holders[(self.holders.index(of.holder) + by_another) % 3]
+        hardware = of.enrolled.device.claims.hardware_id
+        return self.enroll_one(who, hardware, "")
 
     @rule(target=enrollments, holder=st.integers(0, 2), hardware=st.sampled_from("abc"))
     def begin(self, holder: int, hardware: str) -> Begun:
@@ -361,17 +379,21 @@ class Forest(RuleBasedStateMachine):
             with pytest.raises(DeviceNotFound):
                 self.run(self.world.delete_device(device_id))
 
-    @rule(holder=st.integers(0, 1), kind=st.sampled_from(["removal", "revocation"]))
-    def decide(self, holder: int, kind: str) -> None:
-        """Identity decides; the registry is told later, or never."""
+    @rule(holder=st.integers(0, 1), kind=st.sampled_from(["removal", "revocation"]), at_once=st.booleans())
+    def decide(self, holder: int, kind: str, at_once: bool) -> None:
+        """Identity decides; the registry is told at once, later, or never."""
         self.facts.append(getattr(self.world.identity, kind)(self.holders[holder]))
+        if at_once:
+            self.hear(self.facts[-1:])
 
     @rule(data=st.data())
     def tell(self, data: st.DataObject) -> None:
         """Events, of whatever age and in whatever order."""
         if not self.facts:
             return
-        events = data.draw(st.lists(st.sampled_from(self.facts), min_size=1, max_size=3))
+        self.hear(data.draw(st.lists(st.sampled_from(self.facts), min_size=1, max_size=3)))
+
+    def hear(self, events: Sequence[identity_pb2.Event]) -> None:
         self.run(self.world.follow(*events))
         for event in events:
             who, record = event.user.user.user_id, event.user
@@ -407,9 +429,10 @@ class Forest(RuleBasedStateMachine):
         self.run(self.world.keep_revoked(keeps))
         self.keeps = int(keeps[0]) * HOUR if keeps else None
 
-    @rule()
-    def end(self) -> None:
+    @rule(seconds=st.sampled_from([0, 1800, 3600]))
+    def end(self, seconds: int) -> None:
         """Decisions 15 and 17, and the breaker."""
+        self.world.clock.advance(seconds)
         ended: dict[End, list[Made]] = {end: [] for end in End}
         for it in self.made:
             if not it.is_live:
