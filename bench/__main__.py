@@ -22,6 +22,7 @@ from bench import (
     allocation,
     authorizations,
     calls,
+    devices,
     direct,
     edits,
     embedded,
@@ -39,7 +40,7 @@ from guardhouse.errors import GuardhouseError
 
 # In this order: what wants a calm machine comes first, and what enrolls thousands last.
 MEASUREMENTS = (
-    *(calls, traffic, edits, embedded, feeds, authorizations, enrollments, allocation, seats),
+    *(calls, traffic, edits, embedded, feeds, authorizations, enrollments, allocation, seats, devices),
     *(revocation, gates, direct),
 )
 FAILURES = (Unsteady, GuardhouseError, grpc.RpcError, TimeoutError, RuntimeError)

@@ -9,15 +9,19 @@ from bench.run import Bench
 
 CLIENTS = 8
 BURST = 40
-NAMES = tuple(f"enroll_flatness_{engine}" for engine in (SQLITE, POSTGRESQL))
+NAMES = (*(f"enroll_flatness_{engine}" for engine in (SQLITE, POSTGRESQL)), "register_flatness")
 
 
 async def measure(bench: Bench) -> list[Figure]:
-    return [await _measure(bench, engine) for engine in (SQLITE, POSTGRESQL)]
+    figures = [
+        await _measure(bench, f"enroll_flatness_{engine}", engine, bench.large, Target("≤", 1.25))
+        for engine in (SQLITE, POSTGRESQL)
+    ]
+    return [*figures, await _measure(bench, "register_flatness", POSTGRESQL, bench.huge, Target("≤", 1.3))]
 
 
-async def _measure(bench: Bench, engine: str) -> Figure:
-    large, _ = await bench.loaded(engine, bench.large)
+async def _measure(bench: Bench, name: str, engine: str, count: int, target: Target) -> Figure:
+    large, _ = await bench.loaded(engine, count)
     small, _ = await bench.loaded(engine, bench.small)
     bench.say(f"enrollments, {engine}", bench.pairs(15))
     async with large, small:
@@ -27,10 +31,10 @@ async def _measure(bench: Bench, engine: str) -> Figure:
         rounds = await take_rounds(sides, bench.pairs(15), bench.tick)
     median, quartiles = summary(ratios(rounds, "large", "small", lambda sample: sample.cost))
     absolute = {
-        f"with {count:,}": f"{summary([each[side].cost for each in rounds])[0] * 1e3:.1f} ms CPU"
-        for side, count in (("large", bench.large), ("small", bench.small))
+        f"with {size:,}": f"{summary([each[side].cost for each in rounds])[0] * 1e3:.1f} ms CPU"
+        for side, size in (("large", count), ("small", bench.small))
     }
-    return Figure(f"enroll_flatness_{engine}", median, quartiles, Target("≤", 1.25), "", absolute)
+    return Figure(name, median, quartiles, target, "", absolute)
 
 
 class _Burst:

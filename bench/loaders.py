@@ -25,7 +25,7 @@ from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ipam.v1 import ipam_pb2
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse_services.config import Settings
-from guardhouse_services.credentials import hash_secret
+from guardhouse_services.credentials import REGISTRATION_PREFIX, format_secret, hash_secret
 from guardhouse_services.database import ChangeType, Database, change, epoch, head
 from guardhouse_services.follower import applied
 from guardhouse_services.identity.store import tables as identity
@@ -104,6 +104,11 @@ def load(settings: Settings, place: Place, count: int, tick: Tick = lambda: None
         for database in databases.values():
             database.close()
     return [person.registration_id for person in people]
+
+
+def bearer(registration_id: str) -> str:
+    """What the device of a loaded registration calls with."""
+    return format_secret(REGISTRATION_PREFIX, registration_id, registration_id.encode())
 
 
 def parts(count: int) -> int:
@@ -231,7 +236,7 @@ def _registry(connection: Connection, place: Place, people: Sequence[Person], sp
                 "authenticate_time": it.time,
                 "authorize_revision": it.authorize_revision,
                 "identity_token": "",
-                "token_hash": hash_secret(it.registration_id),
+                "token_hash": hash_secret(bearer(it.registration_id)),
                 "create_time": it.time,
             }
             for it in people

@@ -146,6 +146,10 @@ class Plane:
         used = cpu_of(process.pid for process in self._processes.values())
         return used + (self.server.cpu() if self.server is not None else 0.0)
 
+    def cpu_of(self, service: str) -> float:
+        """Seconds of CPU that one service has used."""
+        return cpu_of([self.pid(service)])
+
     def memory(self, service: str) -> int:
         return resident_bytes(self.pid(service))
 

@@ -13,8 +13,8 @@ from bench.plane import POSTGRESQL, Plane
 from bench.postgresql import PostgreSQL
 from demo.issuer import Issuer, Person
 
-LARGE, SMALL = 100_000, 1_000
-QUICK_LARGE, QUICK_SMALL, QUICK_PAIRS, QUICK_SHARE = 2_000, 200, 3, 10
+HUGE, LARGE, SMALL = 1_000_000, 100_000, 1_000
+QUICK_HUGE, QUICK_LARGE, QUICK_SMALL, QUICK_PAIRS, QUICK_SHARE = 4_000, 2_000, 200, 3, 10
 
 
 @dataclass
@@ -37,6 +37,11 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def huge(self) -> int:
+        """Registrations of the plane that is as large as an installation gets."""
+        return QUICK_HUGE if self.quick else HUGE
 
     @property
     def large(self) -> int:
