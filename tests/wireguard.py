@@ -5,13 +5,20 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Self
 
 import pytest
 
-from guardhouse.gateway.uapi import FOLDER
+from guardhouse.common.v1.access_pb2 import ROLE_GATEWAY
+from guardhouse.durations import SECOND
+from guardhouse.gateway.uapi import FOLDER, Interface
+from guardhouse.gateway.wireguard import Gateway, WhenStale
+from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
+from guardhouse.profile import Profile
+from guardhouse.registry.v1 import registry_pb2
+from tests.plane import Plane
 
 
 class FakeInterface:
@@ -112,3 +119,50 @@ def wireguard_go(name: str) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+async def gateway_key(plane: Plane) -> str:
+    made = await plane.stub(identity_pb2_grpc.ApiKeyServiceStub).CreateApiKey(
+        identity_pb2.CreateApiKeyRequest(
+            organization_id=plane.organization, api_key=identity_pb2.ApiKey(display_name="edge", role=ROLE_GATEWAY)
+        )
+    )
+    return str(made.secret)
+
+
+@contextlib.asynccontextmanager
+async def running(gateway: Gateway) -> AsyncIterator[Gateway]:
+    task = asyncio.create_task(gateway.run())
+    yield gateway
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def gateway_of(
+    plane: Plane, key: str, interface: Interface, when_stale: WhenStale = "remove", name: str = "edge"
+) -> Gateway:
+    profile = Profile(
+        registry=f"127.0.0.1:{plane.settings.public_port('registry')}",
+        ca=plane.settings.tls_path / "ca.crt",
+        organization_id=plane.organization,
+        key=key,
+    )
+    return Gateway(profile, interface, plane.clock, name, 30 * SECOND, when_stale)
+
+
+def on(fake: FakeInterface) -> Interface:
+    return Interface(fake.name, fake.path.parent)
+
+
+async def become(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Waits until something is so."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # nobody says when
+            await asyncio.sleep(0.01)
+
+
+def peer_of(enrolled: registry_pb2.RegisterResponse) -> tuple[str, set[str]]:
+    """Its key in hex, and its addresses."""
+    of = enrolled.registration
+    return of.public_key.hex(), {f"{of.ipv4}/32", f"{of.ipv6}/128"}

@@ -38,6 +38,7 @@ class Client(Connections[AioChannel]):
     enrollment = _stub("registry", registry_rpc.EnrollmentServiceStub)
     registrations = _stub("registry", registry_rpc.RegistrationServiceStub)
     devices = _stub("registry", registry_rpc.DeviceServiceStub)
+    gateways = _stub("registry", registry_rpc.GatewayServiceStub)
     held_deletions = _stub("registry", registry_rpc.HeldActionServiceStub)
     device_profiles = _stub("registry", registry_rpc.DeviceProfileServiceStub)
     registry_audit = _stub("registry", registry_rpc.AuditServiceStub)

@@ -96,6 +96,7 @@ class Client(Connections[BlockingChannel]):
     enrollment = Stub("registry", registry_rpc.EnrollmentServiceStub)
     registrations = Stub("registry", registry_rpc.RegistrationServiceStub)
     devices = Stub("registry", registry_rpc.DeviceServiceStub)
+    gateways = Stub("registry", registry_rpc.GatewayServiceStub)
     held_deletions = Stub("registry", registry_rpc.HeldActionServiceStub)
     device_profiles = Stub("registry", registry_rpc.DeviceProfileServiceStub)
     registry_audit = Stub("registry", registry_rpc.AuditServiceStub)

@@ -101,9 +101,11 @@ class Follower:
         sink: Sink,
         clock: Clock,
         organization_ids: Sequence[str] = (),
+        gateway: str = "",
         applied: Callable[[], Mapping[str, Position]] | None = None,
     ) -> None:
-        """`applied` says how far a sink has come that passes on what it is fed: see `acknowledge`."""
+        """A gateway acknowledges under its name; `applied` says how far it has come, where that is not as far as the
+        sink: see `acknowledge`."""
         self.name = name
         self.fresh_as_of = 0
         """The steady time as of which the sink is proven to hold everything. 0: never."""
@@ -111,6 +113,7 @@ class Follower:
         self.snapshots = 0
         """How many it was sent: what can be resumed needs none."""
         self._organization_ids = organization_ids
+        self._gateway = gateway
         self._applied = applied
         self._watch = watch
         self._request = request
@@ -200,7 +203,10 @@ class Follower:
         self._positions = await self._sink.positions()
         self._loading = set()
         start = feed_pb2.Start(
-            follower=self.name, all=not self._organization_ids, organization_ids=self._organization_ids
+            follower=self.name,
+            all=not self._organization_ids,
+            organization_ids=self._organization_ids,
+            gateway=self._gateway,
         )
         for organization_id, (at_epoch, revision) in self._positions.items():
             position = feed_pb2.Position(epoch=at_epoch, revision=revision)

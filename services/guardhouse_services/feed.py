@@ -20,6 +20,7 @@ from guardhouse.common.v1 import feed_pb2
 from guardhouse.durations import DAY
 from guardhouse.errors import AccessDenied, FieldRequired, FollowerTooSlow
 from guardhouse.ids import ORGANIZATION, check_id
+from guardhouse_services import checks
 from guardhouse_services.calls import Send, Stream
 from guardhouse_services.database import MESSAGE_BYTES, Database, Transaction, change, chunks, head
 from guardhouse_services.paging import Page
@@ -50,9 +51,17 @@ Source = Callable[[Transaction, str, str, int], tuple[Sequence[Message], str]]
 """A page of the present state: (transaction, organization_id, after, limit) → (events, the next `after` or "")."""
 Show = Callable[[Any, str], Any]
 """What a gateway sees of an event: (event, the gateway's organization_id) → an event of its own, or None."""
+Acknowledge = Callable[[str, str, str, tuple[str, int] | None], None]
+"""Is told how far a gateway has come: (organization_id, its name, the id of its key, a position or None)."""
+GATEWAY_LIMIT = 64
+"""Characters of a gateway's name."""
 
 
 def _nothing(_event: Any, _organization_id: str) -> None:
+    return None
+
+
+def _unheard(_organization_id: str, _name: str, _api_key_id: str, _applied: tuple[str, int] | None) -> None:
     return None
 
 
@@ -61,6 +70,7 @@ class Viewer:
     """A gateway, which belongs to one organization."""
 
     organization_id: str
+    api_key_id: str
     method: str
     judge: Callable[[], Awaitable[Any]]
     """Raises when its key is none any more."""
@@ -84,6 +94,10 @@ class Watcher:
     organization_ids: frozenset[str]
     positions: dict[str, tuple[str, int]]
     viewer: Viewer | None = None
+    gateway: str = ""
+    """The name under which it acknowledges, if it does."""
+    applied: tuple[str, int] | None = None
+    """What it has acknowledged."""
     pings: list[feed_pb2.Ping] = field(default_factory=list)
     reported: dict[str, int] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -125,7 +139,7 @@ def read_sections(
 class Feed:
     """The Watch method of one service. `poll_seconds` is how often it looks for the commits of other replicas.
 
-    `show` says what gateways see, if they may follow it.
+    `show` says what gateways see, if they may follow it, and `acknowledge` is told how far they have come.
     """
 
     def __init__(
@@ -135,12 +149,14 @@ class Feed:
         source: Source,
         poll_seconds: float = 0.1,
         show: Show = _nothing,
+        acknowledge: Acknowledge = _unheard,
     ) -> None:
         self._database = database
         self._contract = contract
         self._source = source
         self._poll_seconds = poll_seconds
         self._show = show
+        self._acknowledge = acknowledge
         self._watchers: set[Watcher] = set()
         self._reading: asyncio.Task[Heads] | None = None
         self._next_read: asyncio.Task[Heads] | None = None
@@ -172,7 +188,7 @@ class Feed:
         if stream.caller.kind != "service":
             if not stream.caller.organization_id:
                 raise AccessDenied("a feed is for services and for gateways of one organization", method=stream.path)
-            viewer = Viewer(stream.caller.organization_id, stream.path, stream.judge)
+            viewer = Viewer(stream.caller.organization_id, stream.caller.id, stream.path, stream.judge)
         await self.watch(requests, stream, viewer)
 
     async def watch(self, requests: AsyncIterator[Any], send: Send, viewer: Viewer | None = None) -> None:
@@ -181,6 +197,7 @@ class Feed:
         if first is None or first.WhichOneof("message") != "start":
             raise FieldRequired("start", "the first message of a Watch is a Start")
         _check_ids(first.start)
+        checks.text(first.start.gateway, "start.gateway", GATEWAY_LIMIT, required=False)
         if viewer is not None:
             _check_scope(first.start, viewer)
         watcher = Watcher(
@@ -189,6 +206,7 @@ class Feed:
             frozenset(first.start.organization_ids),
             {at.organization_id: (at.position.epoch, at.position.revision) for at in first.start.positions},
             viewer,
+            first.start.gateway,
         )
         self._watchers.add(watcher)
         pings = asyncio.create_task(self._read_pings(watcher, requests))
@@ -216,11 +234,11 @@ class Feed:
         for watcher in self._watchers:
             watcher.wake.set()
 
-    @staticmethod
-    async def _read_pings(watcher: Watcher, requests: AsyncIterator[Any]) -> None:
+    async def _read_pings(self, watcher: Watcher, requests: AsyncIterator[Any]) -> None:
         try:
             async for request in requests:
                 if request.HasField("ping"):
+                    self._note(watcher, request.ping)
                     watcher.pings.append(request.ping)
                     # Of many that wait the newest prove the most.
                     del watcher.pings[:-WAITING_PINGS]
@@ -228,6 +246,15 @@ class Feed:
         finally:
             watcher.left = True
             watcher.wake.set()
+
+    def _note(self, watcher: Watcher, ping: feed_pb2.Ping) -> None:
+        """A gateway says how far it has come, or that it lives."""
+        if (viewer := watcher.viewer) is None or not watcher.gateway:
+            return
+        for at in ping.applied:
+            if at.organization_id == viewer.organization_id:
+                watcher.applied = (at.position.epoch, at.position.revision)
+        self._acknowledge(viewer.organization_id, watcher.gateway, viewer.api_key_id, watcher.applied)
 
     async def _serve(self, watcher: Watcher, send: Send) -> None:
         while not watcher.left:

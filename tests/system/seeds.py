@@ -415,6 +415,10 @@ class Seeds:
     async def _Heartbeat(self, request: registry.HeartbeatRequest) -> None:
         request.posture.CopyFrom(registry.DevicePosture(passed=["disk"], failed=["firewall"]))
 
+    async def _ReportHandshakes(self, request: registry.ReportHandshakesRequest) -> None:
+        handshake = registry.Handshake(registration_id=self.ids["registration_id"], time=Timestamp(seconds=1))
+        request.handshakes.append(handshake)
+
     async def _CheckOverrideCode(self, request: registry.CheckOverrideCodeRequest) -> Valid:
         """Of a device that has not tried as many yet as it may."""
         made = await self._new_registration()

@@ -13,7 +13,7 @@ from guardhouse_services.node import Node
 from tests.plane import Plane
 
 # What is written whether or not anything changes: refusals on record, who runs which job, how far followers have come.
-ASIDE = {"audit_record", "audit_export", "job_lease", "applied", "alembic_version"}
+ASIDE = {"audit_record", "audit_export", "job_lease", "applied", "gateway", "alembic_version"}
 
 QUIET_SECONDS = 20.0
 

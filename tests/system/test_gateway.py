@@ -1,26 +1,22 @@
 """A WireGuard gateway beside a real plane: whoever is not active is no peer, whatever happens meanwhile."""
 
 import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from guardhouse import keys
-from guardhouse.common.v1.access_pb2 import ROLE_GATEWAY
-from guardhouse.durations import MINUTE, SECOND
+from guardhouse.durations import MINUTE
 from guardhouse.enrollment import make_request
 from guardhouse.gateway import wireguard
 from guardhouse.gateway.uapi import Interface
-from guardhouse.gateway.wireguard import Gateway, WhenStale
-from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
-from guardhouse.profile import Profile
+from guardhouse.gateway.wireguard import WhenStale
 from guardhouse.registry.v1 import registry_pb2
 from tests.plane import Plane
 from tests.system.people import World
-from tests.wireguard import FakeInterface, wireguard_go
+from tests.wireguard import FakeInterface, become, gateway_key, gateway_of, on, peer_of, running, wireguard_go
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -35,12 +31,7 @@ async def world(plane: Plane) -> World:
 
 @pytest.fixture
 async def key(plane: Plane) -> str:
-    made = await plane.stub(identity_pb2_grpc.ApiKeyServiceStub).CreateApiKey(
-        identity_pb2.CreateApiKeyRequest(
-            organization_id=plane.organization, api_key=identity_pb2.ApiKey(display_name="edge", role=ROLE_GATEWAY)
-        )
-    )
-    return str(made.secret)
+    return await gateway_key(plane)
 
 
 @pytest.fixture
@@ -48,42 +39,6 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeInterface]:
     (tmp_path / "wg").mkdir()
     async with FakeInterface(tmp_path / "wg") as fake:
         yield fake
-
-
-@contextlib.asynccontextmanager
-async def running(gateway: Gateway) -> AsyncIterator[Gateway]:
-    task = asyncio.create_task(gateway.run())
-    yield gateway
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-def gateway_of(plane: Plane, key: str, interface: Interface, when_stale: WhenStale = "remove") -> Gateway:
-    profile = Profile(
-        registry=f"127.0.0.1:{plane.settings.public_port('registry')}",
-        ca=plane.settings.tls_path / "ca.crt",
-        organization_id=plane.organization,
-        key=key,
-    )
-    return Gateway(profile, interface, plane.clock, 30 * SECOND, when_stale)
-
-
-def on(fake: FakeInterface) -> Interface:
-    return Interface(fake.name, fake.path.parent)
-
-
-async def become(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Waits until something is so."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # nobody says when
-            await asyncio.sleep(0.01)
-
-
-def peer_of(enrolled: registry_pb2.RegisterResponse) -> tuple[str, set[str]]:
-    """Its key in hex, and its addresses."""
-    of = enrolled.registration
-    return of.public_key.hex(), {f"{of.ipv4}/32", f"{of.ipv6}/128"}
 
 
 async def test_the_peers_are_the_active_registrations(

@@ -19,12 +19,14 @@ from guardhouse.cli.options import (
     RegistrationIds,
     SeenAfter,
     SeenBefore,
+    Wait,
     Yes,
     listed,
     moment,
     order,
 )
 from guardhouse.cli.output import count
+from guardhouse.cli.waiting import everywhere
 from guardhouse.registry.v1 import registry_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True)
@@ -124,7 +126,7 @@ def _pair(tag: str) -> tuple[str, str]:
 
 
 @app.command("revoke")
-def revoke_device(ctx: Context, device_id: DeviceId, dry_run: DryRun = False) -> None:
+def revoke_device(ctx: Context, device_id: DeviceId, wait: Wait = False, dry_run: DryRun = False) -> None:
     """Revoke all of a device's active registrations. They keep their addresses, and it can be undone."""
     it = ctx.obj
     request = pb.RevokeDeviceRequest(organization_id=it.organization_id, device_id=device_id)
@@ -137,7 +139,8 @@ def revoke_device(ctx: Context, device_id: DeviceId, dry_run: DryRun = False) ->
         it.rehearse(it.client.devices.RevokeDevice, request, would)
     response = it.client.devices.RevokeDevice(request)
     output.note(_held(response.addresses_held))
-    it.done(response, f"{device_id}: {count(response.registrations_revoked, 'registration')} revoked")
+    with everywhere(it, wait):
+        it.done(response, f"{device_id}: {count(response.registrations_revoked, 'registration')} revoked")
 
 
 @app.command("sessions")
@@ -160,7 +163,9 @@ def list_sessions(
 
 
 @app.command("delete")
-def delete_device(ctx: Context, device_id: DeviceId, yes: Yes = False, dry_run: DryRun = False) -> None:
+def delete_device(
+    ctx: Context, device_id: DeviceId, wait: Wait = False, yes: Yes = False, dry_run: DryRun = False
+) -> None:
     """Delete a device with all its registrations."""
     it = ctx.obj
     request = pb.DeleteDeviceRequest(organization_id=it.organization_id, device_id=device_id)
@@ -169,7 +174,8 @@ def delete_device(ctx: Context, device_id: DeviceId, yes: Yes = False, dry_run: 
         return f"This deletes the device with {_gone(response.registrations_deleted, response)}"
 
     response = it.destroy(it.client.devices.DeleteDevice, request, would, yes, dry_run)
-    it.done(response, f"{device_id} deleted; registrations that went with it: {response.registrations_deleted}")
+    with everywhere(it, wait):
+        it.done(response, f"{device_id} deleted; registrations that went with it: {response.registrations_deleted}")
 
 
 @registrations.command("list")
@@ -276,7 +282,9 @@ def list_expiring_registrations(
 
 
 @registrations.command("revoke")
-def revoke_registrations(ctx: Context, registration_ids: RegistrationIds, dry_run: DryRun = False) -> None:
+def revoke_registrations(
+    ctx: Context, registration_ids: RegistrationIds, wait: Wait = False, dry_run: DryRun = False
+) -> None:
     """Make registrations' keys invalid at once. They keep their addresses, and it can be undone."""
     it = ctx.obj
     request = pb.RevokeRegistrationsRequest(
@@ -284,7 +292,8 @@ def revoke_registrations(ctx: Context, registration_ids: RegistrationIds, dry_ru
     )
     response = joined(batches(it.client.registrations.RevokeRegistrations, request, "registration_ids", "revoked"))
     output.note(_held(response.addresses_held))
-    it.show_results(response, response.results, "would be revoked" if dry_run else "revoked")
+    with everywhere(it, wait and not dry_run):
+        it.show_results(response, response.results, "would be revoked" if dry_run else "revoked")
 
 
 @registrations.command("unrevoke")
@@ -300,7 +309,7 @@ def unrevoke_registrations(ctx: Context, registration_ids: RegistrationIds, dry_
 
 @registrations.command("delete")
 def delete_registrations(
-    ctx: Context, registration_ids: RegistrationIds, yes: Yes = False, dry_run: DryRun = False
+    ctx: Context, registration_ids: RegistrationIds, wait: Wait = False, yes: Yes = False, dry_run: DryRun = False
 ) -> None:
     """Delete registrations for good and release their addresses."""
     it = ctx.obj
@@ -318,7 +327,8 @@ def delete_registrations(
         it.show_results(response, response.results, "would be deleted")
     else:
         response = it.destroy(delete, request, _would_delete, yes, dry_run=False)
-        it.show_results(response, response.results, "deleted")
+        with everywhere(it, wait):
+            it.show_results(response, response.results, "deleted")
 
 
 def _would_delete(response: pb.DeleteRegistrationsResponse) -> str:

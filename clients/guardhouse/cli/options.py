@@ -46,6 +46,9 @@ NEVER = "never"
 Limit = Annotated[int | None, typer.Option(min=1, help="Show at most as many. Default: all.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "--validate-only", help="Say what it would do, and do nothing.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait until every gateway has applied it; exits with 1, and says which has not.")
+]
 Etag = Annotated[str, typer.Option(help="Only if nothing has changed since this etag was read. Default: as of now.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What people read.")]
 NewName = Annotated[str | None, typer.Option(help="What people read.")]

@@ -8,8 +8,9 @@ import typer
 from guardhouse.cli import output
 from guardhouse.cli.complete import ids
 from guardhouse.cli.invocation import Context, Invocation, must_be_interactive
-from guardhouse.cli.options import DryRun, Limit, UserId, Yes
+from guardhouse.cli.options import DryRun, Limit, UserId, Wait, Yes
 from guardhouse.cli.output import count
+from guardhouse.cli.waiting import everywhere
 from guardhouse.identity.v1 import identity_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True)
@@ -45,6 +46,7 @@ def revoke_user(
     ctx: Context,
     user_id: UserId,
     registrations: Annotated[bool, typer.Option("--registrations", help="Revoke their registrations, too.")] = False,
+    wait: Wait = False,
     dry_run: DryRun = False,
 ) -> None:
     """End a user's sessions: they have to sign in again. The seat stays."""
@@ -61,7 +63,9 @@ def revoke_user(
 
     if dry_run:
         it.rehearse(it.client.users.RevokeUser, request, would)
-    it.show(it.client.users.RevokeUser(request))
+    response = it.client.users.RevokeUser(request)
+    with everywhere(it, wait):
+        it.show(response)
 
 
 @app.command("remove")
@@ -71,7 +75,7 @@ def remove_users(
         list[str] | None, typer.Argument(metavar="USER...", autocompletion=ids("users", "email"))
     ] = None,
     everybody: Annotated[bool, typer.Option("--all", help="Remove every user of the organization.")] = False,
-    wait: Annotated[bool, typer.Option(help="Wait until registrations and addresses are gone.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until all of it is gone, at the gateways, too.")] = True,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -94,14 +98,15 @@ def remove_users(
     response = it.destroy(method, request, would, yes, dry_run)
     # Before the wait, which may be interrupted: the removal goes on.
     output.note(f"Follow it with: guardhouse users removal {response.removal.removal_id}")
-    it.show(_follow(it, response.removal) if wait else response)
+    with everywhere(it, wait):
+        it.show(_follow(it, response.removal) if wait else response)
 
 
 @app.command("offboard")
 def offboard_user(
     ctx: Context,
     user_id: UserId,
-    wait: Annotated[bool, typer.Option(help="Wait until registrations and addresses are gone.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until all of it is gone, at the gateways, too.")] = True,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -118,7 +123,8 @@ def offboard_user(
 
     response = it.destroy(it.client.users.OffboardUser, request, would, yes, dry_run)
     output.note(f"Follow it with: guardhouse users removal {response.removal.removal_id}")
-    it.show(_follow(it, response.removal) if wait else response)
+    with everywhere(it, wait):
+        it.show(_follow(it, response.removal) if wait else response)
 
 
 @app.command("reinstate")

@@ -10,12 +10,14 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from guardhouse import aio
 from guardhouse.clock import Clock
 from guardhouse.durations import HOUR, SECOND, format_duration, parse_duration
-from guardhouse.errors import DurationInvalid
+from guardhouse.errors import DurationInvalid, GuardhouseError
 from guardhouse.following import Follower, Position, View
-from guardhouse.gateway.peers import NOBODY, Peers, Wanted, difference, operations
+from guardhouse.gateway.peers import NOBODY, Peer, Peers, Wanted, difference, operations
 from guardhouse.gateway.uapi import Interface, InterfaceUnavailable
 from guardhouse.profile import Profile, ProfileInvalid
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -33,6 +35,9 @@ TICK_SECONDS: Final = 1.0
 SET_PEERS: Final = 1000
 """How many peers one set operation changes: a revocation waits for no more than this."""
 
+REPORTED: Final = 1000
+"""How many handshakes one report has."""
+
 
 def parse_max_staleness(text: str) -> int:
     """In microseconds. Raises DurationInvalid for what nobody should run with."""
@@ -47,11 +52,17 @@ def parse_max_staleness(text: str) -> int:
 class Gateway:
     """The peers of an interface, as long as `run` runs. When that ends they stay as they are.
 
-    It is the sink of its own follower.
+    It is the sink of its own follower. Under `name` it acknowledges how far the interface has come.
     """
 
     def __init__(
-        self, profile: Profile, interface: Interface, clock: Clock, max_staleness: int, when_stale: WhenStale = "remove"
+        self,
+        profile: Profile,
+        interface: Interface,
+        clock: Clock,
+        name: str,
+        max_staleness: int,
+        when_stale: WhenStale = "remove",
     ) -> None:
         if not profile.organization_id:
             raise ProfileInvalid("a gateway follows one organization: name its organization_id in the profile")
@@ -75,6 +86,7 @@ class Gateway:
             self,
             clock,
             [self.organization_id],
+            name,
             self._acknowledged,
         )
         self._began = clock.steady()
@@ -86,6 +98,10 @@ class Gateway:
         self._missed = False
         """Whether something could not be sent since the last look began."""
         self._reachable = True
+        self._handshakes: dict[bytes, int] = {}
+        """The newest that were seen."""
+        self._unreported: dict[bytes, int] = {}
+        self._heard = asyncio.Event()
         self._sending = asyncio.Lock()
         self._wake = asyncio.Event()
 
@@ -94,6 +110,7 @@ class Gateway:
         async with self._client, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follower.run())
             tasks.create_task(self._keep())
+            tasks.create_task(self._report())
 
     # What it is fed
 
@@ -195,6 +212,7 @@ class Gateway:
             log.warning("%s: it answers again", self._interface.name)
         if wanted is None:
             return
+        self._hear(present)
         self.looks += 1
         if different:
             log.info("%s: %d peers set right; it has %d", self._interface.name, len(different), len(wanted))
@@ -220,6 +238,39 @@ class Gateway:
             log.error("%s; trying again", error)
         self._reachable = False
         self._fall_behind()
+
+    # What it says of devices
+
+    def _hear(self, present: Mapping[bytes, Peer]) -> None:
+        """Notes who has proved who it is since the last look."""
+        heard = {key: peer.handshake_time for key, peer in present.items() if peer.handshake_time}
+        news = {key: time for key, time in heard.items() if time > self._handshakes.get(key, 0)}
+        self._handshakes = heard
+        if news:
+            self._unreported |= news
+            self._heard.set()
+
+    async def _report(self) -> None:
+        """Tells the registry, which takes it for heartbeats. What cannot be said now is said with the next."""
+        while True:
+            await self._heard.wait()
+            self._heard.clear()
+            heard, self._unreported = self._unreported, {}
+            holder = self._view.states[self.organization_id].holder
+            handshakes = [
+                registry_pb2.Handshake(registration_id=registration_id, time=Timestamp(seconds=time))
+                for key, time in heard.items()
+                if (registration_id := holder(key)) is not None
+            ]
+            try:
+                for start in range(0, len(handshakes), REPORTED):
+                    request = registry_pb2.ReportHandshakesRequest(
+                        organization_id=self.organization_id, handshakes=handshakes[start : start + REPORTED]
+                    )
+                    await self._client.gateways.ReportHandshakes(request)
+            except GuardhouseError as error:
+                log.info("%s: cannot report handshakes now: %s", self._interface.name, error.message)
+                self._unreported = heard | self._unreported
 
 
 def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

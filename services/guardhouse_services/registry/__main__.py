@@ -53,7 +53,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         identity_pb2_grpc.AuthenticationServiceStub(identity),
         ipam_pb2_grpc.AddressServiceStub(peers.channel("ipam")),
     )
-    feed = Feed(database, pb, snapshot, settings.poll_seconds, show)
+    feed = Feed(database, pb, snapshot, settings.poll_seconds, show, registry.gateways.acknowledge)
     audit = Audit(clock, database, SERVICE, pb, master_key, settings)
     return Node(
         service=SERVICE,
@@ -77,10 +77,11 @@ def build(settings: Settings, clock: Clock) -> Node:
             "report activity": registry.activity.run,
             "delete ended registrations": registry.lifetimes.run,
             "carry out held actions": registry.held_actions.run,
+            "forget gateways": registry.gateways.forget,
             "match device profiles": registry.profile_matching.run,
         },
         devices=registry.callers.device,
-        close=[registry.heartbeats.close],
+        close=[registry.heartbeats.close, registry.gateways.close],
     )
 
 

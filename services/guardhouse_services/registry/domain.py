@@ -35,6 +35,16 @@ KEEP_ENDED = 25 * 3600 * SECOND
 """How long an aborted or deleted registration is remembered: longer than a request may be repeated."""
 
 
+MAX_GATEWAYS = 1000
+"""How many of an organization are known at a time."""
+LIVE_FOR = 30 * SECOND
+"""How long after it was last heard of a gateway counts as live: it says so every second, which is written every ten."""
+
+Position = tuple[str, int]
+"""Epoch and revision."""
+NOWHERE: Position = ("", 0)
+
+
 class State(StrEnum):
     """Of a registration. PENDING is an enrollment under way; the last two are remembered for a while, never listed."""
 
@@ -292,6 +302,33 @@ class Heartbeat:
         posture = before.posture if self.posture is None else self.posture.after(before.posture)
         network = before.network if self.network is None else self.network
         return replace(self, posture=posture, network=network, **versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway, and how far it said it has come."""
+
+    organization_id: str
+    name: str
+    api_key_id: str
+    applied: Position
+    seen_time: int
+
+    def says_nothing_new(self, before: "Gateway", within: int) -> bool:
+        """Whether what it said such a short time ago still stands."""
+        return replace(before, seen_time=self.seen_time) == self and self.seen_time - before.seen_time < within
+
+    def of(self, epoch: str) -> "Gateway":
+        """What it has applied of one history: nothing, if it speaks of another."""
+        return self if self.applied[0] == epoch else replace(self, applied=NOWHERE)
+
+    def lag(self, head: Position) -> int:
+        """How many changes it is behind."""
+        epoch, revision = self.applied
+        return max(0, head[1] - revision) if epoch == head[0] else head[1]
+
+    def is_live(self, now: int) -> bool:
+        return now - self.seen_time <= LIVE_FOR
 
 
 def count_users(registrations: Iterable[Registration]) -> int:

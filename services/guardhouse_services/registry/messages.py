@@ -1,5 +1,6 @@
 """The registry's values as messages of its contract."""
 
+from guardhouse.common.v1 import feed_pb2
 from guardhouse.decisions import Profile
 from guardhouse.device_profiles import DeviceProfile, Route, Settings, Step
 from guardhouse.durations import format_duration, optional_duration
@@ -13,8 +14,10 @@ from guardhouse_services.registry.domain import (
     Claims,
     Device,
     FormerKey,
+    Gateway,
     Matching,
     OsSession,
+    Position,
     Posture,
     PostureChecks,
     Registration,
@@ -33,6 +36,21 @@ _TUNNELS: "dict[int, pb.TunnelType.ValueType]" = {
     pb.KEY_TYPE_CURVE25519: pb.TUNNEL_TYPE_WIREGUARD,
     pb.KEY_TYPE_SECP256R1: pb.TUNNEL_TYPE_MASQUE,
 }
+
+
+def to_position(value: Position) -> feed_pb2.Position:
+    return feed_pb2.Position(epoch=value[0], revision=value[1])
+
+
+def to_gateway(value: Gateway, head: Position, now: int) -> pb.Gateway:
+    return pb.Gateway(
+        name=value.name,
+        api_key_id=value.api_key_id,
+        applied=to_position(value.applied) if value.applied[0] == head[0] else None,
+        lag=value.lag(head),
+        seen_time=to_timestamp(value.seen_time),
+        live=value.is_live(now),
+    )
 
 
 def to_registration(value: Registration) -> pb.Registration:

@@ -51,10 +51,12 @@ from guardhouse_services.registry.messages import (
     to_configuration,
     to_device,
     to_device_profile,
+    to_gateway,
     to_held_action,
     to_key,
     to_matching,
     to_os_session,
+    to_position,
     to_present_key,
     to_registration,
     to_result,
@@ -646,6 +648,27 @@ class RegistryServicer:
     ) -> pb.GetAuditCheckpointResponse:
         answer: pb.GetAuditCheckpointResponse = await self._audit.get_checkpoint(request)
         return answer
+
+    # GatewayService
+
+    async def ListGateways(self, request: pb.ListGatewaysRequest, _call: Call) -> pb.ListGatewaysResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        found, head = await self.registry.gateways.page(request.organization_id)
+        now = self._clock.now()
+        return pb.ListGatewaysResponse(gateways=[to_gateway(it, head, now) for it in found], head=to_position(head))
+
+    async def ReportHandshakes(self, request: pb.ReportHandshakesRequest, _call: Call) -> pb.ReportHandshakesResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        checks.count(request.handshakes, "handshakes", checks.MAX_BATCH)
+        times: dict[str, int] = {}
+        for place, it in enumerate(request.handshakes):
+            field = f"handshakes[{place}]"
+            registration_id = check_id(it.registration_id, REGISTRATION, f"{field}.registration_id")
+            if not it.HasField("time"):
+                raise FieldRequired(f"{field}.time")
+            times[registration_id] = max(checks.timestamp(it.time, f"{field}.time"), times.get(registration_id, 0))
+        await self.registry.gateways.report(request.organization_id, times)
+        return pb.ReportHandshakesResponse()
 
     # RegistryFeedService
 

@@ -105,6 +105,8 @@ METHODS = {
     "registry.DeviceService.DeleteDevice": "devices delete",
     "registry.DeviceService.ReportOsSession": "device report-session",
     "registry.DeviceService.ListOsSessions": "devices sessions",
+    "registry.GatewayService.ListGateways": "gateway list",
+    "registry.GatewayService.ReportHandshakes": "gateway wireguard",
     "registry.AuditService.ListAuditRecords": "audit tail",
     "registry.AuditService.GetAuditCheckpoint": "audit checkpoint",
     "ipam.SubnetService.CreateSubnet": "subnets create",
@@ -167,7 +169,7 @@ BESIDES = {
     *("status", "audit verify", "explain check", "explain traffic", "device show", "device reauthenticate"),
     "scim update",
     *("policies set-timeout", "policies import", "policies export", "login", "mdm check", "mdm render"),
-    *("gateway wireguard", "addresses who"),
+    "addresses who",
 }
 """Commands of several methods, or of one that has its own command as well."""
 

@@ -117,10 +117,16 @@ class Start(_message.Message):
     ALL_FIELD_NUMBER: _builtins.int
     ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
     follower: _builtins.str
-    """The follower's name, for people who look at the traffic. The server does not act on it."""
+    """What the follower is, for people who look at the traffic. The server does not act on it."""
     all: _builtins.bool
     """Follow every organization and the installation."""
+    gateway: _builtins.str
+    """The name of a gateway, its own in its organization: at most 64 characters. Until which change its pings say that it
+    has carried things out is kept under this name, for GatewayService.ListGateways. Empty: that is kept of nobody. Acted
+    on by the registry alone, and for GATEWAY keys.
+    """
     @_builtins.property
     def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Without `all`: the organizations to follow; an empty id is the installation."""
@@ -136,10 +142,11 @@ class Start(_message.Message):
         all: _builtins.bool = ...,
         organization_ids: _abc.Iterable[_builtins.str] | None = ...,
         positions: _abc.Iterable[Global___OrganizationPosition] | None = ...,
+        gateway: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "follower", b"follower", "organization_ids", b"organization_ids", "positions", b"positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "follower", b"follower", "gateway", b"gateway", "organization_ids", b"organization_ids", "positions", b"positions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,7 +166,7 @@ class Ping(_message.Message):
     """Returned in the Pong."""
     @_builtins.property
     def applied(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrganizationPosition]:
-        """The positions that the follower has applied, where they differ from its last Ping. Not acted on yet."""
+        """The positions that the follower has applied, where they differ from its last Ping: see Start.gateway."""
 
     def __init__(
         self,

@@ -1680,6 +1680,134 @@ class DeviceProfileService:
             _registered_method=True)
 
 
+class GatewayServiceStub:
+    """Gateways: what admits devices to the network, by the registry's feed. Only those are known that follow it under a name
+    (Start.gateway).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListGateways = channel.unary_unary(
+                '/guardhouse.registry.v1.GatewayService/ListGateways',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListGatewaysRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListGatewaysResponse.FromString,
+                _registered_method=True)
+        self.ReportHandshakes = channel.unary_unary(
+                '/guardhouse.registry.v1.GatewayService/ReportHandshakes',
+                request_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportHandshakesRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportHandshakesResponse.FromString,
+                _registered_method=True)
+
+
+class GatewayServiceServicer:
+    """Gateways: what admits devices to the network, by the registry's feed. Only those are known that follow it under a name
+    (Start.gateway).
+    """
+
+    def ListGateways(self, request, context):
+        """Lists the gateways of an organization by name: those that were heard of within a day, at most 1000. Whoever has
+        revoked something waits until each that is live has applied the head of an answer that is at least as fresh as the
+        revocation. Callers: ADMIN and AUDITOR keys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportHandshakes(self, request, context):
+        """Says when devices last proved to a gateway who they are, which counts as heartbeats do: a device without an agent has
+        a seen_time by it. Times are taken as whole minutes; one that is later than now counts as now, and one that is not
+        later than what is known changes nothing. A registration that is unknown or not active is passed over. Callers:
+        GATEWAY keys. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_GatewayServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListGateways': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGateways,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListGatewaysRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListGatewaysResponse.SerializeToString,
+            ),
+            'ReportHandshakes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportHandshakes,
+                    request_deserializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportHandshakesRequest.FromString,
+                    response_serializer=guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportHandshakesResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'guardhouse.registry.v1.GatewayService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('guardhouse.registry.v1.GatewayService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class GatewayService:
+    """Gateways: what admits devices to the network, by the registry's feed. Only those are known that follow it under a name
+    (Start.gateway).
+    """
+
+    @staticmethod
+    def ListGateways(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.GatewayService/ListGateways',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListGatewaysRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ListGatewaysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportHandshakes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.registry.v1.GatewayService/ReportHandshakes',
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportHandshakesRequest.SerializeToString,
+            guardhouse_dot_registry_dot_v1_dot_registry__pb2.ReportHandshakesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class AuditServiceStub:
     """The audit log of this service: every change and every refused privileged call, chained per organization (see
     audit.proto).

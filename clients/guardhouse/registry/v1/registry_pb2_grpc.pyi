@@ -830,6 +830,76 @@ class DeviceProfileServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_DeviceProfileServiceServicer_to_server(servicer: DeviceProfileServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class GatewayServiceStub:
+    """Gateways: what admits devices to the network, by the registry's feed. Only those are known that follow it under a name
+    (Start.gateway).
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> GatewayServiceAsyncStub: ...
+    ListGateways: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListGatewaysRequest, _registry_pb2.ListGatewaysResponse]
+    """Lists the gateways of an organization by name: those that were heard of within a day, at most 1000. Whoever has
+    revoked something waits until each that is live has applied the head of an answer that is at least as fresh as the
+    revocation. Callers: ADMIN and AUDITOR keys.
+    """
+    ReportHandshakes: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReportHandshakesRequest, _registry_pb2.ReportHandshakesResponse]
+    """Says when devices last proved to a gateway who they are, which counts as heartbeats do: a device without an agent has
+    a seen_time by it. Times are taken as whole minutes; one that is later than now counts as now, and one that is not
+    later than what is known changes nothing. A registration that is unknown or not active is passed over. Callers:
+    GATEWAY keys. Idempotent.
+    """
+
+@_typing.type_check_only
+class GatewayServiceAsyncStub(GatewayServiceStub):
+    """Gateways: what admits devices to the network, by the registry's feed. Only those are known that follow it under a name
+    (Start.gateway).
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListGateways: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListGatewaysRequest, _registry_pb2.ListGatewaysResponse]  # type: ignore[assignment]
+    """Lists the gateways of an organization by name: those that were heard of within a day, at most 1000. Whoever has
+    revoked something waits until each that is live has applied the head of an answer that is at least as fresh as the
+    revocation. Callers: ADMIN and AUDITOR keys.
+    """
+    ReportHandshakes: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReportHandshakesRequest, _registry_pb2.ReportHandshakesResponse]  # type: ignore[assignment]
+    """Says when devices last proved to a gateway who they are, which counts as heartbeats do: a device without an agent has
+    a seen_time by it. Times are taken as whole minutes; one that is later than now counts as now, and one that is not
+    later than what is known changes nothing. A registration that is unknown or not active is passed over. Callers:
+    GATEWAY keys. Idempotent.
+    """
+
+class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Gateways: what admits devices to the network, by the registry's feed. Only those are known that follow it under a name
+    (Start.gateway).
+    """
+
+    @_abc_1.abstractmethod
+    def ListGateways(
+        self,
+        request: _registry_pb2.ListGatewaysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListGatewaysResponse, _abc.Awaitable[_registry_pb2.ListGatewaysResponse]]:
+        """Lists the gateways of an organization by name: those that were heard of within a day, at most 1000. Whoever has
+        revoked something waits until each that is live has applied the head of an answer that is at least as fresh as the
+        revocation. Callers: ADMIN and AUDITOR keys.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportHandshakes(
+        self,
+        request: _registry_pb2.ReportHandshakesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReportHandshakesResponse, _abc.Awaitable[_registry_pb2.ReportHandshakesResponse]]:
+        """Says when devices last proved to a gateway who they are, which counts as heartbeats do: a device without an agent has
+        a seen_time by it. Times are taken as whole minutes; one that is later than now counts as now, and one that is not
+        later than what is known changes nothing. A registration that is unknown or not active is passed over. Callers:
+        GATEWAY keys. Idempotent.
+        """
+
+def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class AuditServiceStub:
     """The audit log of this service: every change and every refused privileged call, chained per organization (see
     audit.proto).

@@ -201,6 +201,19 @@ _partial(
     where=may_expire,
 )
 
+gateway = sa.Table(
+    "gateway",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("api_key_id", sa.String(40), nullable=False),
+    sa.Column("epoch", sa.String(32), nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("seen_time", sa.BigInteger, nullable=False),
+    # For the job that forgets, in every organization.
+    sa.Index("gateway_by_time", "seen_time"),
+)
+
 former_key = sa.Table(
     "former_key",
     metadata,

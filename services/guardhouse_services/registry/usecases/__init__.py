@@ -12,6 +12,7 @@ from guardhouse_services.registry.usecases.callers import Callers
 from guardhouse_services.registry.usecases.device_profiles import DeviceProfiles
 from guardhouse_services.registry.usecases.devices import Devices
 from guardhouse_services.registry.usecases.enrollments import Enrollments
+from guardhouse_services.registry.usecases.gateways import Gateways
 from guardhouse_services.registry.usecases.heartbeats import Heartbeats
 from guardhouse_services.registry.usecases.lifetimes import BREAKER, Lifetimes
 from guardhouse_services.registry.usecases.os_sessions import OsSessions
@@ -48,6 +49,7 @@ class Registry:
         self.os_sessions = OsSessions(database)
         self.profile_matching = ProfileMatching(database)
         self.heartbeats = Heartbeats(clock, database)
+        self.gateways = Gateways(clock, database)
         self.lifetimes = Lifetimes(database, directory)
         self.held_actions = Decisions(database, BREAKER, self.lifetimes.carry_out)
         self.override_codes = OverrideCodes(clock, database, master_key)

@@ -1,0 +1,92 @@
+"""Gateways on the command line: what is waited for, and who is named."""
+
+from pathlib import Path
+
+import pytest
+
+from guardhouse.cli import waiting
+from guardhouse.common.v1 import feed_pb2
+from guardhouse.registry.v1 import registry_pb2 as pb
+from tests.guardhouse.cli.commands import REGISTRATION, Run, RunPlane
+from tests.guardhouse.scripted import ScriptedServer
+from tests.plane import Plane
+from tests.system.people import World
+from tests.wireguard import FakeInterface, become, gateway_key, gateway_of, on, peer_of, running
+
+HEAD = feed_pb2.Position(epoch="now", revision=7)
+
+
+@pytest.mark.timeout(120)
+async def test_a_revocation_waits_until_every_gateway_has_applied_it(
+    plane: Plane, world: World, run_plane: RunPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Feeds: `--wait` returns when all live gateways have it, and names the one that is stuck."""
+    key = await gateway_key(plane)
+    made = [await world.enroll(who) for who in ("alice", "bob", "carol", "dave")]
+    alice, dave = made[0].registration.registration_id, made[3].registration.registration_id
+    async with FakeInterface(tmp_path, "wg0") as quick, FakeInterface(tmp_path, "wg1") as slow:
+        interfaces = {"quick": quick, "slow": slow}
+        for it in interfaces.values():
+            it.peers = {"ab" * 32: {"10.0.0.1/32"}}
+        async with (
+            running(gateway_of(plane, key, on(quick), name="quick")),
+            running(gateway_of(plane, key, on(slow), name="slow")) as stuck,
+        ):
+            await become(lambda: quick.peers == slow.peers == dict(map(peer_of, made)))
+            await run_plane(f"registrations revoke {alice} --wait")
+            for it in interfaces.values():
+                assert peer_of(made[0])[0] not in it.peers
+            # The removal is identity's; the registry answers when it has carried it out.
+            await run_plane(f"users remove {made[1].registration.user_id} --yes")
+            await run_plane(f"devices delete {made[2].registration.device_id} --yes --wait")
+            for it in interfaces.values():
+                assert it.peers == dict([peer_of(made[3])])
+            shown = (await run_plane("gateway list")).stdout
+            assert "quick" in shown
+            assert "slow" in shown
+            slow.stuck = True
+            monkeypatch.setattr(waiting, "WAIT_SECONDS", 3.0)
+            said = (await run_plane(f"registrations revoke {dave} --wait", exit_code=1)).stderr
+            assert "error: slow has not applied it within 3 s" in said
+            assert "quick" not in said
+            assert not quick.peers
+            assert slow.peers
+            slow.stuck = False
+            await become(lambda: not slow.peers)
+            before = stuck.applied
+            again = (await run_plane(f"registrations unrevoke {dave}")).stdout
+            assert dave in again
+            await become(lambda: stuck.applied != before)
+
+
+def gateway(name: str, revision: int = 7, live: bool = True, epoch: str = "now") -> pb.Gateway:
+    return pb.Gateway(name=name, live=live, applied=feed_pb2.Position(epoch=epoch, revision=revision))
+
+
+def revoked() -> pb.RevokeRegistrationsResponse:
+    result = pb.RegistrationResult(registration_id=REGISTRATION, registration=pb.Registration())
+    return pb.RevokeRegistrationsResponse(results=[result])
+
+
+def test_one_that_is_not_heard_of_is_named_and_not_waited_for(
+    run: Run, installation: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its interface may still be there; nobody can tell."""
+    monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.5)
+    installation.answers["RevokeRegistrations"] = revoked()
+    found = [gateway("dead", 3, live=False), gateway("edge")]
+    installation.answers["ListGateways"] = pb.ListGatewaysResponse(gateways=found, head=HEAD)
+    assert "dead is not heard of" in run(f"registrations revoke {REGISTRATION} --wait").stderr
+    # Of another history, so nothing is known of it.
+    found = [gateway("edge", 9, epoch="before")]
+    installation.answers["ListGateways"] = pb.ListGatewaysResponse(gateways=found, head=HEAD)
+    said = run(f"registrations revoke {REGISTRATION} --wait", exit_code=1)
+    assert "edge has not applied it" in said.stderr
+    assert "revoked" in said.stdout
+
+
+def test_without_wait_and_in_a_rehearsal_no_gateway_is_asked(run: Run, installation: ScriptedServer) -> None:
+    installation.answers["RevokeRegistrations"] = revoked()
+    run(f"registrations revoke {REGISTRATION}")
+    run(f"registrations revoke {REGISTRATION} --wait --dry-run")
+    assert not installation.requests("ListGateways")
