@@ -288,8 +288,8 @@ class Forest(RuleBasedStateMachine):
     @rule(of=registrations, whose=WHOSE_KEY, key_type=TYPES, late=st.booleans())
     def rotate(self, of: Made, whose: str, key_type: keys.KeyType, late: bool) -> None:
         key_type, private = self.key(whose, key_type)
-        late = late and bool(of.former)
-        current = of.former[-1][0].public_key(of.former[-1][1]) if late else of.public
+        had, before = of.former[-1] if of.former else (key_type, key_type.new_private_key())
+        current = had.public_key(before) if late else of.public
         expected: type[GuardhouseError] | None = None
         if of.state != "ACTIVE":
             expected = RegistrationRevoked if of.is_live else RegistrationNotFound
@@ -334,8 +334,8 @@ class Forest(RuleBasedStateMachine):
             it.revoke(self.now)
             assert outcomes[it.registration_id] == (it.state if it.is_live else "REGISTRATION_NOT_FOUND")
 
-    @rule(chosen=st.lists(registrations, min_size=1, max_size=3))
-    def unrevoke(self, chosen: list[Made]) -> None:
+    @rule(chosen=st.lists(registrations, min_size=1, max_size=3), told_again=st.booleans())
+    def unrevoke(self, chosen: list[Made], told_again: bool) -> None:
         items = unique(chosen)
         outcomes = self.run(self.world.unrevoke(*(it.registration_id for it in items)))
         expected = dict.fromkeys((it.registration_id for it in items), "REGISTRATION_NOT_FOUND")
@@ -349,6 +349,9 @@ class Forest(RuleBasedStateMachine):
             else:
                 it.state = expected[it.registration_id] = "ACTIVE"
         assert outcomes == expected
+        if told_again and self.facts:
+            # What was restored since is not revoked once more.
+            self.hear(self.facts[-3:])
 
     @rule(chosen=st.lists(registrations, min_size=1, max_size=3))
     def delete(self, chosen: list[Made]) -> None:
