@@ -53,6 +53,7 @@ def make_request(
     request_id: str,
     key_type: KeyType = CURVE25519,
     multi_user: registry.MultiUser | None = None,
+    managed: bool = False,
 ) -> registry.RegisterRequest:
     """The request that registers the key, with the proof that we hold it; on a shared device with whom it is for.
 
@@ -77,6 +78,7 @@ def make_request(
         proof=key_type.prove(private_key, info.proof_key, transcript),
         request_id=request_id,
         multi_user=multi_user,
+        managed=managed,
     )
 
 
@@ -123,6 +125,7 @@ def enroll(
     request_id: str | None = None,
     key_type: KeyType = CURVE25519,
     multi_user: registry.MultiUser | None = None,
+    managed: bool = False,
 ) -> Enrollment:
     """Enrolls this machine with a fresh key; the client needs no key of its own. Raises GuardhouseError.
 
@@ -131,7 +134,9 @@ def enroll(
     private = key_type.new_private_key()
     info = client.enrollment.GetEnrollmentInfo(registry.GetEnrollmentInfoRequest(organization_id=organization_id))
     request_id = request_id or uuid.uuid4().hex
-    request = make_request(info, organization_id, credential, device, private, request_id, key_type, multi_user)
+    request = make_request(
+        info, organization_id, credential, device, private, request_id, key_type, multi_user, managed
+    )
     made = client.enrollment.Register(request, timeout=TIMEOUT)
     return Enrollment(private, made.token, made.registration, made.device)
 
@@ -144,12 +149,15 @@ async def enroll_aio(
     request_id: str | None = None,
     key_type: KeyType = CURVE25519,
     multi_user: registry.MultiUser | None = None,
+    managed: bool = False,
 ) -> Enrollment:
     """As enroll, with a client of guardhouse.aio."""
     private = key_type.new_private_key()
     info = await client.enrollment.GetEnrollmentInfo(registry.GetEnrollmentInfoRequest(organization_id=organization_id))
     request_id = request_id or uuid.uuid4().hex
-    request = make_request(info, organization_id, credential, device, private, request_id, key_type, multi_user)
+    request = make_request(
+        info, organization_id, credential, device, private, request_id, key_type, multi_user, managed
+    )
     made = await client.enrollment.Register(request, timeout=TIMEOUT)
     return Enrollment(private, made.token, made.registration, made.device)
 

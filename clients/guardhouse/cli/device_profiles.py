@@ -290,7 +290,7 @@ def _known(name: str, option: str) -> None:
 def _value(name: str, text: str) -> Any:
     field = SETTINGS[name]
     if field.enum_type is not None:
-        return output.value(pb.TunnelType, text)
+        return f"TUNNEL_TYPE_{text.upper()}"
     if name == "service_mode":
         mode, _, port = text.partition(":")
         return {"mode": f"MODE_{mode.replace('-', '_').upper()}", **({"port": int(port)} if port.isdecimal() else {})}

@@ -192,6 +192,9 @@ def list_registrations(
     device: Annotated[
         str, typer.Option(help="Only this device's.", autocompletion=ids("devices", "claims.display_name"))
     ] = "",
+    device_profile: Annotated[
+        str, typer.Option(help="Only those with this device profile.", autocompletion=ids("device_profiles", "name"))
+    ] = "",
     search: Annotated[
         str, typer.Option(help="Only those with this in an address, or in what their device is called.")
     ] = "",
@@ -212,6 +215,7 @@ def list_registrations(
         user_ids=user,
         service_token_id=service_token,
         device_id=device,
+        device_profile_id=device_profile,
         search=search,
         registration_ids=named,
         seen_after=seen_after,

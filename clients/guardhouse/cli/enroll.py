@@ -64,6 +64,9 @@ def enroll(
     pre_login: Annotated[
         bool, typer.Option("--pre-login", help="The machine is shared, and this is for its login screen.")
     ] = False,
+    managed: Annotated[
+        bool, typer.Option("--managed", help="An administrator's file has this machine enroll: it can no longer leave.")
+    ] = False,
     key_type: KeyType = "curve25519",
     wireguard: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the [Interface] section for wg-quick here.")
@@ -103,7 +106,13 @@ def enroll(
         found = person(it, provider, How(sign_in, client_secret_file, redirect_port))
     with output.waiting("Enrolling ..."):
         made = enroll_machine(
-            it.client, it.organization_id, found, claims, key_type=key_type_of(key_type), multi_user=shared
+            it.client,
+            it.organization_id,
+            found,
+            claims,
+            key_type=key_type_of(key_type),
+            multi_user=shared,
+            managed=managed,
         )
     registration = made.registration
     stem = folder / registration.registration_id

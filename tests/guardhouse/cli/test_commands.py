@@ -968,13 +968,17 @@ COMMANDS: list[tuple[str, Message]] = [
     ("devices revoke dev_1", registry.RevokeDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
     ("devices delete dev_1 -y", registry.DeleteDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
     (
-        f"registrations list --state all --user {USER} --device dev_1 --service-token svt_1 {SEEN} --desc",
+        (
+            f"registrations list --state all --user {USER} --device dev_1 --service-token svt_1 {SEEN} --desc"
+            " --device-profile dpr_1"
+        ),
         registry.ListRegistrationsRequest(
             organization_id=ORGANIZATION,
             state=registry.REGISTRATION_FILTER_ALL,
             user_ids=[USER],
             device_id="dev_1",
             service_token_id="svt_1",
+            device_profile_id="dpr_1",
             seen_after=NOON,
             seen_before=Timestamp(seconds=NOON.seconds + 60),
             order_by="create_time desc",

@@ -144,6 +144,19 @@ def test_a_heartbeat_says_what_is_known_of_the_posture(run: Run, installation: S
     silent, said = installation.requests("Heartbeat")
     assert not silent.HasField("posture")
     assert said.posture == registry.DevicePosture(passed=["disk"], failed=["firewall", "updates"])
+    assert not silent.HasField("network")
+    run("device heartbeat --network office")
+    run("device heartbeat --network none")
+    assert [it.network for it in installation.requests("Heartbeat")[2:]] == ["office", ""]
+    assert all(it.HasField("network") for it in installation.requests("Heartbeat")[2:])
+
+
+def test_a_managed_machine_says_so_when_it_enrolls(run: Run, installation: ScriptedServer) -> None:
+    """Decision 18."""
+    DeviceRegistry(installation)
+    run("enroll --id-token signed --managed")
+    run("enroll --id-token signed --save other")
+    assert [it.managed for it in installation.requests("Register")] == [True, False]
 
 
 async def test_a_rotation_whose_answer_was_lost_is_finished_by_the_next(
