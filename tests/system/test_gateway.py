@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from guardhouse import keys
-from guardhouse.durations import MINUTE
+from guardhouse.durations import MINUTE, SECOND
 from guardhouse.enrollment import make_request
 from guardhouse.gateway import wireguard
 from guardhouse.gateway.uapi import Interface
 from guardhouse.gateway.wireguard import WhenStale
 from guardhouse.registry.v1 import registry_pb2
+from guardhouse.times import from_timestamp
 from tests.plane import Plane
 from tests.system.people import World
 from tests.wireguard import FakeInterface, become, gateway_key, gateway_of, on, peer_of, running, wireguard_go
@@ -190,6 +191,31 @@ async def test_a_gateway_that_never_heard_of_the_registry_admits_nobody(
         assert fake.peers
         plane.clock.advance(31)
         await become(lambda: not fake.peers)
+
+
+@ON_ONE
+async def test_a_device_without_an_agent_is_heard_of_by_its_handshakes(
+    plane: Plane, world: World, key: str, fake: FakeInterface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the gateway sees of a device counts as a heartbeat; who has never proved who it is has no seen_time."""
+    monkeypatch.setattr(wireguard, "LOOK", SECOND // 10)
+    alice, bob = await world.enroll("alice"), await world.enroll("bob")
+    seen = from_timestamp(alice.registration.create_time) // MINUTE * MINUTE - 5 * MINUTE
+    fake.handshakes = {peer_of(alice)[0]: seen // SECOND + 7, "ab" * 32: 1}
+
+    async def times() -> dict[str, int | None]:
+        return {
+            it.registration_id: from_timestamp(it.seen_time) if it.HasField("seen_time") else None
+            for it in await world.live()
+        }
+
+    async with running(gateway_of(plane, key, on(fake))):
+        for later in (0, 3 * MINUTE):
+            fake.handshakes[peer_of(alice)[0]] += later // SECOND
+            expected = {alice.registration.registration_id: seen + later, bob.registration.registration_id: None}
+            async with asyncio.timeout(20):
+                while await times() != expected:  # noqa: ASYNC110  # nobody says when
+                    await asyncio.sleep(0.05)
 
 
 async def test_a_real_interface_has_the_active_registrations(plane: Plane, world: World, key: str) -> None:

@@ -500,6 +500,7 @@ LISTS: list[tuple[str, Message]] = [
     ("subnets list", ipam.ListSubnetsResponse(subnets=[ipam.Subnet()])),
     ("ip-profiles list", ipam.ListIpProfilesResponse(ip_profiles=[ipam.IpProfile()])),
     ("addresses list", ipam.ListAddressesResponse(leases=[ipam.Lease()])),
+    ("gateway list", registry.ListGatewaysResponse(gateways=[registry.Gateway()])),
     ("policies list", session.ListPoliciesResponse(policies=[session.Policy()])),
     ("lists list", session.ListListsResponse(lists=[session.List()])),
     ("applications list", session.ListApplicationsResponse(applications=[session.Application()])),
