@@ -3,14 +3,18 @@
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from starlette.requests import Request
 
 from guardhouse.ids import SCIM_USER, check_id
 from guardhouse_services.identity import store
+from guardhouse_services.identity.scim.http import _limited
 from guardhouse_services.identity.usecases import scim
 from guardhouse_services.rate_limit import RateLimit
 from tests.guardhouse_services.identity.scim_client import GROUP, USER, ScimClient, serve
@@ -495,3 +499,70 @@ async def test_the_secret_is_one_for_a_repeated_request(world: World, client: Sc
         return str([list(tx.execute(table.select())) for table in store.metadata.sorted_tables])
 
     assert first.rpartition("_")[2] not in await world.database.read(read)
+
+
+async def test_a_patch_takes_no_longer_than_others_can_wait(client: ScimClient) -> None:
+    """Nothing is unbounded: while a PATCH is applied nobody of the provider writes, and on SQLite nobody at all."""
+    emails = [{"value": f"a{number}@a.org", "type": "work"} for number in range(100)]
+    ada = await client.user("ada", emails=emails)
+    path = 'emails[value eq "a99@a.org"].type'
+    began = time.monotonic()
+    answer = await client.patch(ada, *[{"op": "replace", "path": path, "value": "home"}] * 100)
+    assert (answer.status_code, time.monotonic() - began < 10) == (413, True)
+    assert "takes too long" in answer.json()["detail"]
+    assert (await client.patch(ada, {"op": "replace", "path": path, "value": "home"})).status_code == 200
+    title = {"op": "replace", "path": "title", "value": "Boss"}
+    assert (await client.patch(ada, *[title] * 100)).status_code == 200
+    assert (await client.patch(ada, *[title] * 101)).status_code == 413
+
+
+async def test_a_user_has_a_hundred_values(client: ScimClient) -> None:
+    emails = [{"value": f"a{number}@a.org"} for number in range(101)]
+    body = {"schemas": [USER], "userName": "ada", "emails": emails}
+    assert (await client.send("POST", "/Users", body)).status_code == 413
+    ada = await client.user("ada", emails=emails[:60])
+    assert (await client.send("PUT", f"/Users/{ada['id']}", body)).status_code == 413
+    add = {"op": "add", "path": "emails"}
+    assert (await client.patch(ada, {**add, "value": emails[60:100]})).status_code == 200
+    assert (await client.patch(ada, {**add, "value": emails[100:]})).status_code == 413
+    shown = await client.ask("GET", f"/Users/{ada['id']}")
+    assert len(shown["emails"]) == 100
+
+
+async def test_filters_that_would_be_compared_with_too_many_members_are_refused(client: ScimClient) -> None:
+    group = await client.group("g", *[await client.user(f"u{number}") for number in range(51)])
+    renames = [{"op": "replace", "path": 'members[display eq "x"].display', "value": "y"}] * 10
+    answer = await client.patch(group, *renames)
+    assert (answer.status_code, "name members" in answer.json()["detail"]) == (413, True)
+    removed = await client.patch(group, {"op": "remove", "path": f'members[value eq "{group["members"][0]["value"]}"]'})
+    assert removed.status_code == 204
+
+
+NO_TEXT = ('userName eq "a\\u0000"', 'externalId eq "\\u0000"', 'id eq "\\ud800"', 'groups.value eq "\\u0000"')
+
+
+@pytest.mark.parametrize("filter_", NO_TEXT)
+async def test_what_no_database_takes_is_no_filter(client: ScimClient, filter_: str) -> None:
+    """It was said to be the database's fault, and clients came back for ever."""
+    answer = await client.send("GET", f"/Users?{httpx.QueryParams({'filter': filter_})}")
+    assert (answer.status_code, answer.json()["scimType"]) == (400, "invalidFilter")
+
+
+async def test_what_no_database_takes_is_no_member(client: ScimClient) -> None:
+    body = {"schemas": [GROUP], "displayName": "g", "members": [{"value": "\0"}]}
+    assert (await client.send("POST", "/Groups", body)).json()["scimType"] == "invalidValue"
+    group = await client.group("g")
+    for operation in (
+        {"op": "add", "path": "members", "value": [{"value": "\0"}]},
+        {"op": "remove", "path": 'members[value eq "\0"]'},
+    ):
+        assert (await client.patch(group, operation)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("hosts", "buckets"), [(("2001:db8::1", "2001:db8::2"), 1), (("10.0.0.1", "10.0.0.2"), 2), (("", "testclient"), 1)]
+)
+def test_a_site_has_one_bucket_for_its_unknown_secrets(hosts: tuple[str, str], buckets: int) -> None:
+    """Invariant I-31: whoever has one IPv6 address has a /64 of them."""
+    requests = [Request({"type": "http", "client": (host, 1) if host else None}) for host in hosts]
+    assert len({_limited(request) for request in requests}) == buckets

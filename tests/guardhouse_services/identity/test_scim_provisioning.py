@@ -11,8 +11,9 @@ from guardhouse_services.audit import audit_record
 from guardhouse_services.breaker.domain import HeldState
 from guardhouse_services.identity.domain.scim import MatchAttribute, MatchClaim, UpdateBehavior
 from guardhouse_services.identity.domain.users import User
+from tests.guardhouse_services.desk import Desk
 from tests.guardhouse_services.identity.scim_client import USER, ScimClient, serve
-from tests.guardhouse_services.identity.world import EVERYBODY, World
+from tests.guardhouse_services.identity.world import EVERYBODY, World, deleted
 
 OFF = {"op": "Replace", "path": "active", "value": "False"}
 ON = {"op": "replace", "value": {"active": True}}
@@ -250,3 +251,28 @@ async def records(world: World) -> list[AuditRecord]:
     query = audit_record.select().where(audit_record.c.organization_id == world.organization)
     rows: Any = await world.read(lambda tx: tx.execute(query.order_by(audit_record.c.sequence)).all())
     return [AuditRecord.FromString(row.payload) for row in rows]
+
+
+@pytest.mark.parametrize("before", ["stands", "deleted"])
+async def test_whoever_is_erased_is_forgotten_by_scim_as_well(
+    world: World, client: ScimClient, desk: Desk, before: str
+) -> None:
+    """Decision 5 and invariant I-32: the SCIM user goes, for it is the person's name and address and nothing else; so
+    does what the log says of it, also of one that the client has deleted before. Others stay."""
+    made = await client.user("ada", emails=[{"value": "ada@example.com"}], displayName="Ada Lovelace")
+    bob = await client.user("bob")
+    ada = await world.enroll("ada")
+    await client.patch(made, {"op": "replace", "path": "title", "value": "Countess"})
+    if before == "deleted":
+        await client.ask("DELETE", f"/Users/{made['id']}")
+    call = world.call(world.organization, method="OffboardUser")
+    await world.identity.users.offboard(call, world.organization, ada.user_id)
+    await world.registry(deleted(ada))
+    call = world.call(world.organization, method="EraseUser")
+    await world.identity.users.erase(call, world.organization, ada.user_id)
+    assert {event.resource_id for event in await client.events()} == {bob["id"]}
+    assert [it["id"] for it in (await client.ask("GET", "/Users"))["Resources"]] == [bob["id"]]
+    kept = str(await desk.dump())
+    assert "bob" in kept
+    for said in ("Lovelace", "ada@example.com", "Countess", "'ada'"):
+        assert said not in kept

@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+import ipaddress
 import json
 import logging
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -44,6 +46,7 @@ from guardhouse_services.identity.scim.resources import (
     POLICY,
     PROVIDER,
     RELATED,
+    check_text,
     etag,
     from_model,
     location,
@@ -53,7 +56,7 @@ from guardhouse_services.identity.scim.resources import (
 )
 from guardhouse_services.identity.store.scim_filters import narrow
 from guardhouse_services.identity.usecases.scim import ID_PREFIX, Scim, Search
-from guardhouse_services.rate_limit import RateLimit
+from guardhouse_services.rate_limit import RateLimit, limited
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,14 @@ METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 DEFAULT_RESULTS = 100
 FILTER_CHARACTERS = 4096
 BODY_SECONDS = 10.0
+OPERATIONS = 100
+"""How many a PATCH has."""
+ENTRIES = 100
+"""How many values the attributes of a user have together."""
+FILTERED = 500
+"""How many members of a group a PATCH compares with the filters of its paths: about a second."""
+PATCH_SECONDS = 2.0
+"""How long applying a PATCH takes at most. Nobody else can change anything of the provider's meanwhile."""
 AT_ONCE = 2
 """How many requests a replica works on at a time: filters and large groups take their time, and others want it, too."""
 FAMILIAR = 1000
@@ -145,7 +156,7 @@ class _Endpoint:
         provider_id = request.path_params["identity_provider_id"]
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(f"{provider_id} {bearer}".encode()).digest()
-        stranger = request.client.host if request.client else ""
+        stranger = _limited(request)
         if digest not in self._familiar:
             self._strangers.check(stranger)
         try:
@@ -218,6 +229,7 @@ class _Endpoint:
         self, client: Client, request: Request, kind: Kind, payload: Mapping[str, Any], base: str
     ) -> Response:
         parameters = _parameters(request, kind)
+        _check_entries(kind, payload)
         model = MODELS[kind].model_validate(
             _writable(kind, payload), scim_ctx=Context.RESOURCE_CREATION_REQUEST, scim_policy=POLICY
         )
@@ -296,6 +308,14 @@ def _failure(error: Exception) -> SCIMException:
     return Failed()
 
 
+def _limited(request: Request) -> str:
+    """Who is limited as one."""
+    try:
+        return limited(ipaddress.ip_address(request.client.host if request.client else ""))
+    except ValueError:
+        return limited(None)
+
+
 def _parts(request: Request) -> list[str]:
     rest: str = request.path_params["rest"]
     return rest.strip("/").split("/") if rest.strip("/") else []
@@ -328,7 +348,7 @@ def _named(request: Request) -> tuple[Kind | None, str]:
 
 
 async def _payload(request: Request) -> dict[str, Any]:
-    """Raises PayloadTooLargeException and InvalidSyntaxException."""
+    """Raises PayloadTooLargeException, InvalidSyntaxException and InvalidValueException."""
     body = b""
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -337,6 +357,7 @@ async def _payload(request: Request) -> dict[str, Any]:
                 if len(body) > BODY_BYTES:
                     raise PayloadTooLargeException(detail=f"a body has at most {BODY_BYTES >> 10} KiB")
         payload = json.loads(body)
+        check_text(json.dumps(payload, ensure_ascii=False))
     except TimeoutError:
         raise InvalidSyntaxException(detail="the body did not come in time") from None
     except ValueError:
@@ -437,6 +458,7 @@ def _writable(kind: Kind, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _replacement(request: Request, kind: Kind, payload: Mapping[str, Any]) -> Callable[[Resource], Resource]:
+    _check_entries(kind, payload)
     writable = _writable(kind, payload)
 
     def put(before: Resource) -> Resource:
@@ -454,18 +476,51 @@ def _patch(
     request: Request, kind: Kind, payload: Mapping[str, Any]
 ) -> tuple[Callable[[Resource], Resource], set[str] | None]:
     """What it changes, and the members that it names; None where it may be any."""
-    operations = next((value for name, value in payload.items() if name.lower() == "operations"), None)
-    for operation in operations if isinstance(operations, list) else ():
-        _mend(operation)
+    sent = next((value for name, value in payload.items() if name.lower() == "operations"), None)
+    if isinstance(sent, list):
+        if len(sent) > OPERATIONS:
+            raise PayloadTooLargeException(detail=f"a PATCH has at most {OPERATIONS} operations")
+        _check_entries(kind, *sent)
+        for operation in sent:
+            _mend(operation)
     patch = _PATCHES[kind].model_validate(payload, scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY)
+    operations = patch.operations or []
+    among = _named_members(operations)
 
     def apply(before: Resource) -> Resource:
         _check_etag(request, before)
+        filters = sum("[" in str(it.path) for it in operations)
+        if among is None and filters * len(before.members) > FILTERED:
+            raise PayloadTooLargeException(detail="too many filters for so many members; name members by their value")
         model = to_model(before)
-        patch.patch(model, scim_policy=POLICY)
-        return from_model(before, model)
+        began = time.monotonic()
+        for operation in operations:
+            if time.monotonic() - began > PATCH_SECONDS:
+                raise PayloadTooLargeException(detail="the PATCH takes too long; send fewer operations")
+            patch.model_copy(update={"operations": [operation]}).patch(model, scim_policy=POLICY)
+        changed = from_model(before, model)
+        # One that has too many from before may lose some.
+        if _entries(changed.document) > max(ENTRIES, _entries(before.document)):
+            _check_entries(kind, changed.document)
+        return changed
 
-    return apply, _named_members(patch.operations or ())
+    return apply, among
+
+
+def _check_entries(kind: Kind, *values: Any) -> None:
+    """Raises PayloadTooLargeException: each value of a PATCH may be compared with each that is there. How many members
+    a group may have is another matter."""
+    if kind is Kind.USER and sum(map(_entries, values)) > ENTRIES:
+        raise PayloadTooLargeException(detail=f"the attributes of a user have at most {ENTRIES} values together")
+
+
+def _entries(value: Any) -> int:
+    """In lists, at any depth, but for the names of schemas."""
+    if isinstance(value, list):
+        return len(value) + sum(map(_entries, value))
+    if isinstance(value, dict):
+        return sum(_entries(each) for name, each in value.items() if name.lower() != "schemas")
+    return 0
 
 
 def _mend(operation: Any) -> None:

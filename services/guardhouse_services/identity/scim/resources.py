@@ -107,7 +107,7 @@ def from_model(of: Resource, model: Any) -> Resource:
     """The resource with what a request made of its model. Raises InvalidValueException."""
     document = model.model_copy(update={name: None for name in _APART if name in type(model).model_fields}).model_dump()
     document.pop("id", None)
-    _check_text(json.dumps(document, ensure_ascii=False))
+    check_text(json.dumps(document, ensure_ascii=False))
     name = _line(model.user_name if of.kind is Kind.USER else model.display_name, _NAMES[of.kind], required=True)
     external_id = _line(model.external_id, "externalId")
     if not unicodedata.is_normalized("NFC", external_id):
@@ -173,7 +173,7 @@ def _line(value: str | None, attribute: str, *, required: bool = False) -> str:
     return value
 
 
-def _check_text(text: str) -> None:
-    """What no database keeps."""
+def check_text(text: str) -> None:
+    """Raises InvalidValueException for what no database keeps."""
     if "\\u0000" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise InvalidValueException(detail="a value holds a character that is none")

@@ -376,10 +376,11 @@ def forget_orphans(tx: Transaction, limit: int) -> int:
 
 
 def erase(tx: Transaction, organization_id: str, user_id: str) -> None:
-    """Drops what was provisioned for a user, and what the log says of it."""
-    rows = list(_standing_for(tx, organization_id, user_id))
-    for row in rows:
+    """Drops what was provisioned for a user, and what the log says of that and of what stood for the user before."""
+    for row in list(_standing_for(tx, organization_id, user_id)):
         delete(tx, organization_id, row.identity_provider_id, row.resource_id)
+        _erase_events(tx, organization_id, row.identity_provider_id, row.resource_id)
+    for row in list(_logged_for(tx, organization_id, user_id)):
         _erase_events(tx, organization_id, row.identity_provider_id, row.resource_id)
 
 
@@ -388,6 +389,12 @@ def _standing_for(organization_id: str, user_id: str) -> sa.Select[Any]:
     return sa.select(scim_resource).where(
         scim_resource.c.organization_id == organization_id, scim_resource.c.user_id == user_id
     )
+
+
+@statement
+def _logged_for(organization_id: str, user_id: str) -> sa.Select[Any]:
+    named = sa.select(scim_event.c.identity_provider_id, scim_event.c.resource_id).distinct()
+    return named.where(scim_event.c.organization_id == organization_id, scim_event.c.user_id == user_id)
 
 
 @statement

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
-from scim2_models import ScimFilter
+from scim2_models import InvalidFilterException, ScimFilter
 from scim2_models.path import (
     AttributeBinding,
     CompareOperator,
@@ -20,6 +20,8 @@ from scim2_models.path import (
 
 from guardhouse_services.identity.domain.scim import Client, Kind
 from guardhouse_services.identity.store.tables import scim_member, scim_resource
+
+T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES = {"created": scim_resource.c.create_time, "last_modified": scim_resource.c.update_time}
@@ -81,13 +83,13 @@ class _Narrowing(FilterVisitor[Narrowed]):
             return _ANY
         if inner.attr_path.attr.lower() != "value" or inner.op is not CompareOperator.eq:
             return _ANY
-        return self._is_related(inner.value)
+        return self._is_related(_kept(inner.value))
 
     def visit_comparison(self, node: Comparison) -> Narrowed:
         binding = self._wanted.resolve_comparison(node.attr_path, strict=False)
         if binding is None or node.value is None:
             return _ANY
-        field, op, value = self._field(binding), node.op, node.value
+        field, op, value = self._field(binding), node.op, _kept(node.value)
         if field == self._name and isinstance(value, str):
             return _named(op, _key(binding, value))
         if field == "external_id" and op is CompareOperator.eq:
@@ -119,6 +121,13 @@ class _Narrowing(FilterVisitor[Narrowed]):
             there == str(value),
         )
         return Narrowed(scim_resource.c.resource_id.in_(related), is_exact=True)
+
+
+def _kept(value: T) -> T:
+    """The value. Raises InvalidFilterException for a text that no database keeps, or takes."""
+    if isinstance(value, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+        raise InvalidFilterException(detail="the filter holds a character that is none")
+    return value
 
 
 def _key(binding: AttributeBinding, value: str) -> str:
