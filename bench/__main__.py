@@ -22,6 +22,7 @@ from bench import (
     allocation,
     authorizations,
     calls,
+    churn,
     devices,
     direct,
     edits,
@@ -40,7 +41,8 @@ from guardhouse.errors import GuardhouseError
 
 # In this order: what wants a calm machine comes first, and what enrolls thousands last.
 MEASUREMENTS = (
-    *(calls, traffic, edits, embedded, feeds, authorizations, enrollments, allocation, seats, devices),
+    *(calls, traffic, edits, embedded, feeds, authorizations, enrollments, allocation, churn, seats),
+    devices,
     *(revocation, gates, direct),
 )
 FAILURES = (Unsteady, GuardhouseError, grpc.RpcError, TimeoutError, RuntimeError)

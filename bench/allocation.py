@@ -6,11 +6,13 @@ back resting until its quarantine is over, because churn is what makes an alloca
 organization of the same database.
 """
 
+import asyncio
 import random
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from typing import Any
 
 from bench.figure import Figure, Target, percentile, resampled
@@ -34,7 +36,6 @@ from guardhouse_services.ipam.usecases import apply
 from guardhouse_services.run import prepare
 
 NETWORK = "10.20.0.0/16"
-ADDRESSES = 65_534
 FULL, EMPTY = 0.99, 0.01
 PATTERNS = ("contiguous", "random")
 CYCLES = 1500
@@ -58,8 +59,8 @@ class MovingClock:
     def steady(self) -> int:
         return self._clock.steady() + self._ahead
 
-    def tick(self) -> None:
-        self._ahead += SECOND
+    def tick(self, seconds: int = 1) -> None:
+        self._ahead += seconds * SECOND
 
 
 @dataclass
@@ -81,7 +82,7 @@ async def measure(bench: Bench) -> list[Figure]:
     settings = Settings(var=bench.folder() / "var", database_url=url, ipv4_subnet=NETWORK, quarantine="10m")
     prepare(settings, clock)
     node = build(settings, clock)
-    networks = [_fill(node.database, pattern, share, clock) for pattern in PATTERNS for share in (FULL, EMPTY)]
+    networks = [fill(node.database, pattern, share, clock) for pattern in PATTERNS for share in (FULL, EMPTY)]
     server.tidy("allocation_ipam")
     installation = node.directory.view.states[""] = DirectoryState("")
     for network in networks:
@@ -113,6 +114,8 @@ class Churn:
         self._clock = clock
         self._dice = random.Random(0)
         self._seconds = 0.0
+        self.seconds_of_both = 0.0
+        """Of the newest pair: to reserve it, and to have it held and another one given back."""
         self._run = database.run
         database.run = self._timed
 
@@ -128,6 +131,20 @@ class Churn:
     async def run(self, network: Network) -> float:
         """The seconds of the reservation."""
         now = self._clock.now()
+        made, lease = await self._reserve(network, now)
+        seconds = self._seconds
+        await self._apply(network, [self._held(made, lease, now), self._given_back(network, made)])
+        self.seconds_of_both = seconds + self._seconds
+        return seconds
+
+    async def run_together(self, network: Network, count: int) -> None:
+        """So many at a time."""
+        now = self._clock.now()
+        reserved = await asyncio.gather(*(self._reserve(network, now) for _ in range(count)))
+        held = [self._held(made, lease, now) for made, lease in reserved]
+        await self._apply(network, [*held, *(self._given_back(network, made) for made, _ in reserved)])
+
+    async def _reserve(self, network: Network, now: int) -> tuple[str, ipam_pb2.ReserveAddressesResponse]:
         made = ids.new_id(ids.REGISTRATION, now)
         request = ipam_pb2.ReserveAddressesRequest(
             organization_id=network.organization_id,
@@ -136,27 +153,32 @@ class Churn:
             user_id=ids.new_id(ids.USER, now),
         )
         key = RequestKey(network.organization_id, REGISTRY.name, METHOD, "", b"")
-        lease = await self._servicer.ReserveAddresses(request, Call(REGISTRY, METHOD, "", key))
-        seconds = self._seconds
+        return made, await self._servicer.ReserveAddresses(request, Call(REGISTRY, METHOD, "", key))
+
+    def _held(self, made: str, lease: ipam_pb2.ReserveAddressesResponse, now: int) -> registry_pb2.Event:
+        registration = registry_pb2.Registration(registration_id=made, create_time=to_timestamp(now))
+        return registry_pb2.Event(
+            registration=registry_pb2.RegistrationRecord(registration=registration, lease_id=lease.lease_id)
+        )
+
+    def _given_back(self, network: Network, made: str) -> registry_pb2.Event:
         at = self._dice.randrange(len(network.held))
         gone, network.held[at] = network.held[at], made
-        record = registry_pb2.RegistrationRecord(
-            registration=registry_pb2.Registration(registration_id=made, create_time=to_timestamp(now)),
-            lease_id=lease.lease_id,
-        )
-        events = [registry_pb2.Event(registration=record), registry_pb2.Event(registration_deleted=gone)]
+        return registry_pb2.Event(registration_deleted=gone)
+
+    async def _apply(self, network: Network, events: list[registry_pb2.Event]) -> None:
         await self._database.write(lambda tx: apply(tx, network.organization_id, events))
-        return seconds
 
 
-def _fill(database: Database, pattern: str, share: float, clock: MovingClock) -> Network:
+def fill(database: Database, pattern: str, share: float, clock: MovingClock, network: str = NETWORK) -> Network:
     """Contiguously: the lowest are held, and the others were never given out. At random: all were, and the others rest
     since long ago."""
     now = clock.now()
-    network = Network(ids.new_id(ids.ORGANIZATION, now), pattern, share)
-    space = new_space(NETWORK, secrets.randbits(56))
-    count = round(ADDRESSES * share)
-    numbers = list(range(space.next_ipv4, space.next_ipv4 + ADDRESSES))
+    filled = Network(ids.new_id(ids.ORGANIZATION, now), pattern, share)
+    space = new_space(network, secrets.randbits(56))
+    addresses = IPv4Network(network).num_addresses - 2
+    count = round(addresses * share)
+    numbers = list(range(space.next_ipv4, space.next_ipv4 + addresses))
     if pattern == "random":
         random.Random(1).shuffle(numbers)
     held = [_lease(space, number, now) for number in numbers[:count]]
@@ -174,11 +196,11 @@ def _fill(database: Database, pattern: str, share: float, clock: MovingClock) ->
     given = held if pattern == "contiguous" else held + rested
     space = replace(space, next_ipv4=space.next_ipv4 + len(given))
     with database.engine.begin() as connection:
-        insert_space(connection, network.organization_id, space, held=count)
+        insert_space(connection, filled.organization_id, space, held=count)
         for part in chunks(given):
-            insert_leases(connection, network.organization_id, part)
-    network.held = [lease.registration_id or "" for lease in held]
-    return network
+            insert_leases(connection, filled.organization_id, part)
+    filled.held = [lease.registration_id or "" for lease in held]
+    return filled
 
 
 def _lease(space: Space, ipv4: int, now: int) -> Lease:

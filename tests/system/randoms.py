@@ -90,6 +90,8 @@ def _scalar(rng: random.Random, field: FieldDescriptor, ids: Mapping[str, str]) 
             return rng.choice(NUMBERS)
         case FieldDescriptor.CPPTYPE_INT64:
             return rng.choice(BIG_NUMBERS)
+        case FieldDescriptor.CPPTYPE_DOUBLE:
+            return rng.choice((0.0, -1.5, 1e308, float("inf"), float("nan")))
     if field.type == FieldDescriptor.TYPE_BYTES:
         return rng.randbytes(rng.choice((0, 1, 31, 32, 64, 91)))
     known = ids.get(field.name) or ids.get(field.name.removesuffix("s"))

@@ -1,6 +1,6 @@
 """Ipam's contract: checks the syntax of requests, calls the use cases, and builds the answers."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from guardhouse.clock import Clock
@@ -299,16 +299,13 @@ def _precedence(value: int, field: str) -> int:
 
 def _person(sent: identity_pb2.HolderIdentity) -> Holder:
     """A person as identity describes them; of one who is not described no profile knows anything."""
-    said: dict[str, Sequence[str]] = {
-        "email": [sent.email],
-        "display_name": [sent.display_name],
-        "groups": sent.groups,
-        "oidc_claims": sent.oidc_claims,
-    }
-    for name, values in said.items():
+    for name in ("email", "display_name"):
+        checks.text(getattr(sent, name), f"identity.{name}", LONG, required=False)
+    for name in ("groups", "oidc_claims"):
+        values = getattr(sent, name)
         checks.count(values, f"identity.{name}", MANY, least=0)
-        if any(len(value) > LONG for value in values):
-            raise InvalidField(f"identity.{name}", f"identity.{name} has a value of more than {LONG} characters")
+        for place, value in enumerate(values):
+            checks.text(value, f"identity.{name}[{place}]", LONG, required=False)
     return Holder("", sent.email, sent.display_name, tuple(sent.groups), tuple(sent.oidc_claims))
 
 
