@@ -546,6 +546,10 @@ class Seeds:
         request.address = self.address
         request.time.CopyFrom(self._later(60))
 
+    async def _ListAddresses(self, request: Any) -> None:
+        request.ClearField("service_token_id")
+        request.user_id = self.ids["user_id"]
+
     async def _PinAddress(self, request: Any) -> None:
         """For one more device each time."""
         await self._unpin_others()

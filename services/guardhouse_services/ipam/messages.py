@@ -7,8 +7,10 @@ from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.times import from_timestamp, optional_timestamp, to_timestamp
 from guardhouse_services import etags
+from guardhouse_services.ipam.domain.address_map import AddressMap
+from guardhouse_services.ipam.domain.addresses import AddressState
 from guardhouse_services.ipam.domain.ip_profiles import IpProfile, Trace
-from guardhouse_services.ipam.domain.leases import Exists, Gone, Holding, Lease
+from guardhouse_services.ipam.domain.leases import Exists, Gone, Holding, Lease, State
 from guardhouse_services.ipam.domain.pins import Pin
 from guardhouse_services.ipam.domain.subnets import Capacity, Subnet
 
@@ -89,6 +91,59 @@ def _set_holder(message: pb.Lease | pb.Pin, holder_id: str) -> None:
         message.user_id = holder_id
     else:
         message.service_token_id = holder_id
+
+
+STATES = {
+    pb.ADDRESS_STATE_ACTIVE: AddressState.ACTIVE,
+    pb.ADDRESS_STATE_REVOKED: AddressState.REVOKED,
+    pb.ADDRESS_STATE_RESERVED: AddressState.RESERVED,
+    pb.ADDRESS_STATE_QUARANTINED: AddressState.QUARANTINED,
+}
+
+
+def to_address(value: Lease, subnet_id: str) -> pb.Lease:
+    """A lease as a list shows it."""
+    message = pb.Lease(
+        lease_id=value.lease_id,
+        registration_id=value.registration_id or "",
+        device_id=value.device_id,
+        ipv4=str(ipaddress.IPv4Address(value.ipv4)),
+        ipv6=value.ipv6,
+        hold_time=optional_timestamp(value.hold_time),
+        release_time=optional_timestamp(value.release_time if value.state is State.RESTING else None),
+        state=_state(value),
+        subnet_id=subnet_id,
+    )
+    _set_holder(message, value.holder_id)
+    return message
+
+
+def _state(value: Lease) -> pb.AddressState.ValueType:
+    match value.state:
+        case State.RESERVED:
+            return pb.ADDRESS_STATE_RESERVED
+        case State.RESTING:
+            return pb.ADDRESS_STATE_QUARANTINED
+    return pb.ADDRESS_STATE_ACTIVE if value.revoke_time is None else pb.ADDRESS_STATE_REVOKED
+
+
+def to_map(value: AddressMap) -> pb.GetAddressMapResponse:
+    return pb.GetAddressMapResponse(
+        subnet_id=value.subnet.subnet_id,
+        network=value.subnet.ipv4,
+        block_size=value.size,
+        blocks=[
+            pb.AddressBlock(
+                active=each.counts.active,
+                revoked=each.counts.revoked,
+                reserved=each.counts.reserved,
+                quarantined=each.counts.quarantined,
+                pinned=each.counts.pinned,
+                free=each.free,
+            )
+            for each in value.blocks
+        ],
+    )
 
 
 def to_pin(value: Pin) -> pb.Pin:

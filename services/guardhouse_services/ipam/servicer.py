@@ -24,10 +24,11 @@ from guardhouse_services.audit import Audit
 from guardhouse_services.calls import Stream
 from guardhouse_services.feed import Feed
 from guardhouse_services.ipam import messages
+from guardhouse_services.ipam.domain.address_map import DEFAULT, LIMIT
 from guardhouse_services.ipam.domain.ip_profiles import MAX_PRECEDENCE, Holder, IpProfile, check_match
 from guardhouse_services.ipam.domain.leases import FOREVER, Holding, Place
 from guardhouse_services.ipam.domain.subnets import check_network
-from guardhouse_services.ipam.messages import to_lease, to_pin, to_reservation
+from guardhouse_services.ipam.messages import STATES, to_address, to_lease, to_map, to_pin, to_reservation
 from guardhouse_services.ipam.usecases import Ipam
 from guardhouse_services.paging import Page, Pages
 
@@ -202,9 +203,32 @@ class IpamServicer:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         now = self._clock.now()
         page = self._pages.read(request, now)
-        found = await self.ipam.addresses.list_addresses(request.organization_id, page)
+        if request.state:
+            checks.choice(request.state, list(STATES), "state")
+        if request.subnet_id:
+            check_id(request.subnet_id, SUBNET, "subnet_id")
+        if request.device_id:
+            check_id(request.device_id, DEVICE, "device_id")
+        found, subnets = await self.ipam.view.list(
+            request.organization_id,
+            STATES.get(request.state),
+            request.subnet_id,
+            request.device_id,
+            _holder(request) if request.WhichOneof("holder") else "",
+            page,
+        )
         shown, token = self._pages.cut(request, page, found, lambda each: each.lease_id, now)
-        return pb.ListAddressesResponse(leases=map(to_lease, shown), next_page_token=token)
+        leases = [to_address(each, subnets.get(each.subnet, "")) for each in shown]
+        return pb.ListAddressesResponse(leases=leases, next_page_token=token)
+
+    async def GetAddressMap(self, request: pb.GetAddressMapRequest, _call: Call) -> pb.GetAddressMapResponse:
+        check_id(request.organization_id, ORGANIZATION, "organization_id")
+        if request.subnet_id:
+            check_id(request.subnet_id, SUBNET, "subnet_id")
+        if not 0 <= request.block_count <= LIMIT:
+            raise InvalidField("block_count", f"block_count is from 1 to {LIMIT}; 0 means {DEFAULT}")
+        found = await self.ipam.view.map(request.organization_id, request.subnet_id, request.block_count or DEFAULT)
+        return to_map(found)
 
     async def PinAddress(self, request: pb.PinAddressRequest, call: Call) -> pb.PinAddressResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
@@ -250,7 +274,7 @@ class IpamServicer:
         await self._feed.serve(requests, stream)
 
 
-def _holder(request: pb.ReserveAddressesRequest | pb.PinAddressRequest) -> str:
+def _holder(request: pb.ReserveAddressesRequest | pb.PinAddressRequest | pb.ListAddressesRequest) -> str:
     match request.WhichOneof("holder"):
         case "user_id":
             return check_id(request.user_id, USER, "user_id")

@@ -123,6 +123,7 @@ METHODS = {
     "ipam.AddressService.LookupAddress": "addresses show",
     "ipam.AddressService.ListAddresses": "addresses list",
     "ipam.AddressService.ListAddressHistory": "addresses history",
+    "ipam.AddressService.GetAddressMap": "addresses map",
     "ipam.AddressService.PinAddress": "addresses pin",
     "ipam.AddressService.UnpinAddress": "addresses unpin",
     "ipam.AddressService.ListPins": "addresses pins",
@@ -1081,6 +1082,30 @@ COMMANDS: list[tuple[str, Message]] = [
     (
         "addresses history 100.96.4.0/24 --at 2026-09-21T14:13:20+0000 --limit 7",
         ipam.ListAddressHistoryRequest(organization_id=ORGANIZATION, network="100.96.4.0/24", time=NOON, page_size=7),
+    ),
+    (
+        "addresses list --state quarantined --subnet sub_1 --user usr_1 --device dev_1 --limit 7",
+        ipam.ListAddressesRequest(
+            organization_id=ORGANIZATION,
+            state=ipam.ADDRESS_STATE_QUARANTINED,
+            subnet_id="sub_1",
+            user_id="usr_1",
+            device_id="dev_1",
+            page_size=7,
+        ),
+    ),
+    (
+        "addresses list --state revoked --service-token svt_1 --limit 7",
+        ipam.ListAddressesRequest(
+            organization_id=ORGANIZATION,
+            state=ipam.ADDRESS_STATE_REVOKED,
+            service_token_id="svt_1",
+            page_size=7,
+        ),
+    ),
+    (
+        "addresses map --subnet sub_1 --json",
+        ipam.GetAddressMapRequest(organization_id=ORGANIZATION, subnet_id="sub_1", block_count=1024),
     ),
     (
         "addresses pin 100.96.0.9 --user usr_1 --device dev_1 --description printer",

@@ -21,6 +21,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from guardhouse.common.v1 import audit_pb2 as _audit_pb2
 from guardhouse.common.v1 import feed_pb2 as _feed_pb2
 from guardhouse.identity.v1 import identity_pb2 as _identity_pb2
@@ -34,6 +35,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AddressState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AddressStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AddressState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADDRESS_STATE_UNSPECIFIED: _AddressState.ValueType  # 0
+    """In a request: active or revoked."""
+    ADDRESS_STATE_ACTIVE: _AddressState.ValueType  # 1
+    """Held by a registration that is active."""
+    ADDRESS_STATE_REVOKED: _AddressState.ValueType  # 2
+    """Held by a registration that is revoked."""
+    ADDRESS_STATE_RESERVED: _AddressState.ValueType  # 3
+    """Reserved for an enrollment that is under way."""
+    ADDRESS_STATE_QUARANTINED: _AddressState.ValueType  # 4
+    """Given back, and not to be given out yet."""
+
+class AddressState(_AddressState, metaclass=_AddressStateEnumTypeWrapper):
+    """What an address is; what is in none of these is free."""
+
+ADDRESS_STATE_UNSPECIFIED: AddressState.ValueType  # 0
+"""In a request: active or revoked."""
+ADDRESS_STATE_ACTIVE: AddressState.ValueType  # 1
+"""Held by a registration that is active."""
+ADDRESS_STATE_REVOKED: AddressState.ValueType  # 2
+"""Held by a registration that is revoked."""
+ADDRESS_STATE_RESERVED: AddressState.ValueType  # 3
+"""Reserved for an enrollment that is under way."""
+ADDRESS_STATE_QUARANTINED: AddressState.ValueType  # 4
+"""Given back, and not to be given out yet."""
+Global___AddressState: _TypeAlias = AddressState  # noqa: Y015
 
 @_typing.final
 class Subnet(_message.Message):
@@ -977,6 +1010,8 @@ class Lease(_message.Message):
     IPV6_FIELD_NUMBER: _builtins.int
     HOLD_TIME_FIELD_NUMBER: _builtins.int
     RELEASE_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SUBNET_ID_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """lse_ and a UUIDv7."""
     registration_id: _builtins.str
@@ -991,6 +1026,10 @@ class Lease(_message.Message):
     """The IPv4 address."""
     ipv6: _builtins.str
     """The IPv6 address."""
+    state: Global___AddressState.ValueType
+    """What it is. Only in ListAddresses."""
+    subnet_id: _builtins.str
+    """The subnet. Only in ListAddresses; empty if it was deleted."""
     @_builtins.property
     def hold_time(self) -> _timestamp_pb2.Timestamp:
         """Since when this registration has held it."""
@@ -1011,10 +1050,12 @@ class Lease(_message.Message):
         ipv6: _builtins.str = ...,
         hold_time: _timestamp_pb2.Timestamp | None = ...,
         release_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___AddressState.ValueType = ...,
+        subnet_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hold_time", b"hold_time", "holder", b"holder", "release_time", b"release_time", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "hold_time", b"hold_time", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "lease_id", b"lease_id", "registration_id", b"registration_id", "release_time", b"release_time", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "hold_time", b"hold_time", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "lease_id", b"lease_id", "registration_id", b"registration_id", "release_time", b"release_time", "service_token_id", b"service_token_id", "state", b"state", "subnet_id", b"subnet_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -1337,12 +1378,27 @@ class ListAddressesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SUBNET_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_TOKEN_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     page_size: _builtins.int
     """See the package."""
     page_token: _builtins.str
     """See the package."""
+    state: Global___AddressState.ValueType
+    """Only in this state. Unspecified: active or revoked."""
+    subnet_id: _builtins.str
+    """Only of this subnet."""
+    device_id: _builtins.str
+    """Only of this device; of a quarantined address, of the device that had it."""
+    user_id: _builtins.str
+    """A person."""
+    service_token_id: _builtins.str
+    """A machine."""
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
@@ -1354,12 +1410,19 @@ class ListAddressesRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         at_least: _abc.Iterable[_builtins.str] | None = ...,
+        state: Global___AddressState.ValueType = ...,
+        subnet_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        service_token_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "service_token_id", b"service_token_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "device_id", b"device_id", "holder", b"holder", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "service_token_id", b"service_token_id", "state", b"state", "subnet_id", b"subnet_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
+    _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_holder) -> _WhichOneofReturnType_holder | None: ...
 
 Global___ListAddressesRequest: _TypeAlias = ListAddressesRequest  # noqa: Y015
 
@@ -1390,6 +1453,120 @@ class ListAddressesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAddressesResponse: _TypeAlias = ListAddressesResponse  # noqa: Y015
+
+@_typing.final
+class GetAddressMapRequest(_message.Message):
+    """See AddressService.GetAddressMap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SUBNET_ID_FIELD_NUMBER: _builtins.int
+    BLOCK_COUNT_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Required."""
+    subnet_id: _builtins.str
+    """Empty: the default one."""
+    block_count: _builtins.int
+    """How many blocks at most, up to 4096; 0 means 256. Their size is a power of two."""
+    @_builtins.property
+    def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See the package."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        subnet_id: _builtins.str = ...,
+        block_count: _builtins.int = ...,
+        at_least: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "block_count", b"block_count", "organization_id", b"organization_id", "subnet_id", b"subnet_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAddressMapRequest: _TypeAlias = GetAddressMapRequest  # noqa: Y015
+
+@_typing.final
+class GetAddressMapResponse(_message.Message):
+    """See AddressService.GetAddressMap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBNET_ID_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    BLOCK_SIZE_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    subnet_id: _builtins.str
+    """The subnet."""
+    network: _builtins.str
+    """Its network."""
+    block_size: _builtins.int
+    """Addresses of a block. The first begins where the network does."""
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AddressBlock]:
+        """By address."""
+
+    def __init__(
+        self,
+        *,
+        subnet_id: _builtins.str = ...,
+        network: _builtins.str = ...,
+        block_size: _builtins.int = ...,
+        blocks: _abc.Iterable[Global___AddressBlock] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "blocks", b"blocks", "network", b"network", "subnet_id", b"subnet_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAddressMapResponse: _TypeAlias = GetAddressMapResponse  # noqa: Y015
+
+@_typing.final
+class AddressBlock(_message.Message):
+    """How many addresses of a block are what. The two that name the network and are for broadcast are not counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
+    active: _builtins.int
+    """Held by active registrations."""
+    revoked: _builtins.int
+    """Held by revoked ones."""
+    reserved: _builtins.int
+    """Reserved for enrollments."""
+    quarantined: _builtins.int
+    """Resting."""
+    pinned: _builtins.int
+    """Pinned or excluded, and nothing of the above."""
+    free: _builtins.int
+    """To be given out."""
+    def __init__(
+        self,
+        *,
+        active: _builtins.int = ...,
+        revoked: _builtins.int = ...,
+        reserved: _builtins.int = ...,
+        quarantined: _builtins.int = ...,
+        pinned: _builtins.int = ...,
+        free: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "free", b"free", "pinned", b"pinned", "quarantined", b"quarantined", "reserved", b"reserved", "revoked", b"revoked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddressBlock: _TypeAlias = AddressBlock  # noqa: Y015
 
 @_typing.final
 class PinAddressRequest(_message.Message):

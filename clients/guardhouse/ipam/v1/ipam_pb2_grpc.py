@@ -60,6 +60,11 @@ class AddressServiceStub:
                 request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesRequest.SerializeToString,
                 response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesResponse.FromString,
                 _registered_method=True)
+        self.GetAddressMap = channel.unary_unary(
+                '/guardhouse.ipam.v1.AddressService/GetAddressMap',
+                request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAddressMapRequest.SerializeToString,
+                response_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAddressMapResponse.FromString,
+                _registered_method=True)
         self.PinAddress = channel.unary_unary(
                 '/guardhouse.ipam.v1.AddressService/PinAddress',
                 request_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.PinAddressRequest.SerializeToString,
@@ -117,7 +122,17 @@ class AddressServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAddresses(self, request, context):
-        """Lists the leases that are held, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        """Lists the leases that are held, or those in one state, by creation. Callers: ADMIN and AUDITOR keys. Errors:
+        SUBNET_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAddressMap(self, request, context):
+        """Counts the addresses of a subnet by what they are, in blocks of equal size, to be drawn. It reads every pair of the
+        subnet that was ever given out, so ask seldom in a large one. Callers: ADMIN and AUDITOR keys. Errors:
+        SUBNET_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,6 +192,11 @@ def add_AddressServiceServicer_to_server(servicer, server):
                     servicer.ListAddresses,
                     request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesRequest.FromString,
                     response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesResponse.SerializeToString,
+            ),
+            'GetAddressMap': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAddressMap,
+                    request_deserializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAddressMapRequest.FromString,
+                    response_serializer=guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAddressMapResponse.SerializeToString,
             ),
             'PinAddress': grpc.unary_unary_rpc_method_handler(
                     servicer.PinAddress,
@@ -330,6 +350,33 @@ class AddressService:
             '/guardhouse.ipam.v1.AddressService/ListAddresses',
             guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesRequest.SerializeToString,
             guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.ListAddressesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAddressMap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guardhouse.ipam.v1.AddressService/GetAddressMap',
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAddressMapRequest.SerializeToString,
+            guardhouse_dot_ipam_dot_v1_dot_ipam__pb2.GetAddressMapResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,7 +65,14 @@ class AddressServiceStub:
     AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
     """
     ListAddresses: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressesRequest, _ipam_pb2.ListAddressesResponse]
-    """Lists the leases that are held, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    """Lists the leases that are held, or those in one state, by creation. Callers: ADMIN and AUDITOR keys. Errors:
+    SUBNET_NOT_FOUND, PAGE_TOKEN_INVALID.
+    """
+    GetAddressMap: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.GetAddressMapRequest, _ipam_pb2.GetAddressMapResponse]
+    """Counts the addresses of a subnet by what they are, in blocks of equal size, to be drawn. It reads every pair of the
+    subnet that was ever given out, so ask seldom in a large one. Callers: ADMIN and AUDITOR keys. Errors:
+    SUBNET_NOT_FOUND.
+    """
     PinAddress: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.PinAddressRequest, _ipam_pb2.PinAddressResponse]
     """Keeps an address for a user or a service token on a device: nobody else ever gets it, and they get it with their
     next enrollment there, whatever subnet an IP profile chooses, unless somebody else had it within the quarantine. It
@@ -106,7 +113,14 @@ class AddressServiceAsyncStub(AddressServiceStub):
     AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
     """
     ListAddresses: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressesRequest, _ipam_pb2.ListAddressesResponse]  # type: ignore[assignment]
-    """Lists the leases that are held, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+    """Lists the leases that are held, or those in one state, by creation. Callers: ADMIN and AUDITOR keys. Errors:
+    SUBNET_NOT_FOUND, PAGE_TOKEN_INVALID.
+    """
+    GetAddressMap: _aio.UnaryUnaryMultiCallable[_ipam_pb2.GetAddressMapRequest, _ipam_pb2.GetAddressMapResponse]  # type: ignore[assignment]
+    """Counts the addresses of a subnet by what they are, in blocks of equal size, to be drawn. It reads every pair of the
+    subnet that was ever given out, so ask seldom in a large one. Callers: ADMIN and AUDITOR keys. Errors:
+    SUBNET_NOT_FOUND.
+    """
     PinAddress: _aio.UnaryUnaryMultiCallable[_ipam_pb2.PinAddressRequest, _ipam_pb2.PinAddressResponse]  # type: ignore[assignment]
     """Keeps an address for a user or a service token on a device: nobody else ever gets it, and they get it with their
     next enrollment there, whatever subnet an IP profile chooses, unless somebody else had it within the quarantine. It
@@ -174,7 +188,20 @@ class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ipam_pb2.ListAddressesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ListAddressesResponse, _abc.Awaitable[_ipam_pb2.ListAddressesResponse]]:
-        """Lists the leases that are held, by creation. Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID."""
+        """Lists the leases that are held, or those in one state, by creation. Callers: ADMIN and AUDITOR keys. Errors:
+        SUBNET_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAddressMap(
+        self,
+        request: _ipam_pb2.GetAddressMapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.GetAddressMapResponse, _abc.Awaitable[_ipam_pb2.GetAddressMapResponse]]:
+        """Counts the addresses of a subnet by what they are, in blocks of equal size, to be drawn. It reads every pair of the
+        subnet that was ever given out, so ask seldom in a large one. Callers: ADMIN and AUDITOR keys. Errors:
+        SUBNET_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def PinAddress(

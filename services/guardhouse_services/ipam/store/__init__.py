@@ -6,7 +6,7 @@ pair the next one, and it keeps allocation flat, for the queue of a subnet's res
 on, so no search walks over the index entries that earlier takers left behind at its head.
 """
 
-from guardhouse_services.ipam.store import ip_profiles, leases, pins, subnets
+from guardhouse_services.ipam.store import addresses, ip_profiles, leases, pins, subnets
 from guardhouse_services.ipam.store.tables import metadata
 
-__all__ = ["ip_profiles", "leases", "metadata", "pins", "subnets"]
+__all__ = ["addresses", "ip_profiles", "leases", "metadata", "pins", "subnets"]

@@ -29,7 +29,7 @@ def _holdings(organization_id: str) -> sa.Select[Any]:
 def find_intent(tx: Transaction, organization_id: str, intent_id: str) -> Lease | None:
     """What the intent reserved, or its registration holds."""
     row = _find_intent(tx, organization_id, intent_id).one_or_none()
-    return _lease(row) if row else None
+    return to_lease(row) if row else None
 
 
 def _of_intent(organization_id: str, intent_id: str | None) -> sa.Select[Any]:
@@ -71,9 +71,9 @@ def find_known(tx: Transaction, organization_id: str, wanted: Iterable[tuple[str
         if row.kind == "buried":
             buried.append(row.registration_id)
         elif row.kind == "intent":
-            reserved[row.registration_id] = _lease(row)
+            reserved[row.registration_id] = to_lease(row)
         else:
-            resting[row.device_id, row.holder_id, row.subnet] = _lease(row)
+            resting[row.device_id, row.holder_id, row.subnet] = to_lease(row)
     return Known(buried, reserved, resting)
 
 
@@ -106,7 +106,7 @@ def find_rested(tx: Transaction, organization_id: str, of: Subnet, before: int, 
 
     None before the subnet's `rested_time` is looked for. The caller has locked the space.
     """
-    return [_lease(row) for row in _rested(tx, organization_id, of.number, of.rested_time, before, limit)]
+    return [to_lease(row) for row in _rested(tx, organization_id, of.number, of.rested_time, before, limit)]
 
 
 def rested(organization_id: str, number: int, rested_time: int, before: int, limit: int) -> sa.Select[Any]:
@@ -124,7 +124,7 @@ def _rested(organization_id: str, number: int, rested_time: int, before: int, li
 
 def find_lease(tx: Transaction, organization_id: str, lease_id: str) -> Lease | None:
     row = _find_lease(tx, organization_id, lease_id).one_or_none()
-    return _lease(row) if row else None
+    return to_lease(row) if row else None
 
 
 @statement
@@ -140,7 +140,7 @@ def find_named(
     for named, ids in ((_by_id, lease_ids), (_had, registration_ids), (_claimed, registration_ids)):
         for chunk in _chunks(ids):
             for row in named(tx, organization_id, chunk):
-                found[row.ipv4] = _lease(row)
+                found[row.ipv4] = to_lease(row)
     return list(found.values())
 
 
@@ -167,7 +167,7 @@ def find_pair(tx: Transaction, organization_id: str, ipv4: int) -> Lease | None:
 
 def find_pairs(tx: Transaction, organization_id: str, first: int, last: int) -> list[Lease]:
     """The pairs between two addresses that were given out at least once."""
-    return [_lease(row) for row in _find_pairs(tx, organization_id, first, last)]
+    return [to_lease(row) for row in _find_pairs(tx, organization_id, first, last)]
 
 
 @statement
@@ -307,7 +307,7 @@ def _forget_holdings(before: int, limit: int) -> sa.Executable:
 
 def find_asking(tx: Transaction, now: int, limit: int) -> list[tuple[str, Lease]]:
     """Leases of all organizations whose outcome is to be asked for."""
-    return [(row.organization_id, _lease(row)) for row in _find_asking(tx, now, limit)]
+    return [(row.organization_id, to_lease(row)) for row in _find_asking(tx, now, limit)]
 
 
 @statement
@@ -360,7 +360,7 @@ def _bury(insert: Insert, organization_id: str, intent_id: str, now: int) -> sa.
     return stone.returning(tombstone.c.intent_id)
 
 
-def _lease(row: Any) -> Lease:
+def to_lease(row: Any) -> Lease:
     values = {field.name: getattr(row, field.name) for field in fields(Lease)}
     return Lease(**values | {"state": State(row.state)})
 

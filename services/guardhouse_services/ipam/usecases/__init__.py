@@ -3,6 +3,7 @@
 from guardhouse.clock import Clock
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
+from guardhouse_services.ipam.usecases.address_map import AddressView
 from guardhouse_services.ipam.usecases.addresses import Addresses, ResolveIntent
 from guardhouse_services.ipam.usecases.effects import apply, missing, seen, snapshot
 from guardhouse_services.ipam.usecases.ip_profiles import IpProfiles
@@ -29,3 +30,4 @@ class Ipam:
         self.ip_profiles = IpProfiles(database, directory, network)
         self.addresses = Addresses(clock, database, directory, network, quarantine, history, resolve_intent)
         self.pins = AddressPins(database, directory, network)
+        self.view = AddressView(database, quarantine)

@@ -32,7 +32,6 @@ from guardhouse_services.ipam.domain.leases import (
 from guardhouse_services.ipam.domain.subnets import Network, pairs_of
 from guardhouse_services.ipam.usecases.effects import note, write
 from guardhouse_services.ipam.usecases.reservations import Reservations, Wanted, opened
-from guardhouse_services.paging import Page
 
 log = logging.getLogger(__name__)
 
@@ -132,11 +131,6 @@ class Addresses:
             return store.leases.list_history(tx, organization_id, after or Place(first), last, at, limit)
 
         return await self._database.read(read)
-
-    async def list_addresses(self, organization_id: str, page: Page) -> list[Holding]:
-        """Who holds which pair, up to one more than the page shows."""
-        after, limit = page.after, page.size + 1
-        return await self._database.read(lambda tx: store.leases.list_holdings(tx, organization_id, after, limit))
 
     async def forget(self) -> None:
         """A job: drops what was held so long ago that nobody needs to know."""
