@@ -6,16 +6,21 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from guardhouse.common.v1 import credential_pb2
 from guardhouse.errors import (
     DeviceHeldByAnotherUser,
     DeviceNotShared,
     GuardhouseError,
+    InvalidField,
     MultiUserNotAllowed,
     RequestIdReused,
 )
 from guardhouse.os_sessions import OsEvent
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services.registry.domain import KEEP_SESSIONS, OsSession
+from guardhouse_services.registry.gateways import show
+from guardhouse_services.registry.messages import to_event
+from guardhouse_services.registry.servicer import RegistryServicer
 from guardhouse_services.registry.store import tables
 from guardhouse_services.registry.usecases.enrollments import Enrolled
 from guardhouse_services.registry.usecases.os_sessions import Report
@@ -305,6 +310,58 @@ async def test_who_it_was_is_known_at_any_time(world: World) -> None:
         assert [it.registration_id for it in await world.sessions(device_id, time)] == [expected]
     assert await world.sessions(device_id, begin - 1) == []
     assert await world.sessions("dev_" + "0" * 32) == []
+
+
+async def test_sessions_are_paged_from_the_newest_on(world: World, servicer: RegistryServicer) -> None:
+    """AIP-158: each once, while more come."""
+    (anna,) = await share(world, ANNA)
+    request = pb.ListOsSessionsRequest(organization_id=world.organization, device_id=anna.device.device_id, page_size=2)
+    for who in (BEN, CARA, ANNA, BEN):
+        await world.report(anna, SWITCH, who)
+    found: list[str] = []
+    while True:
+        answer = await servicer.ListOsSessions(request, world.call())
+        found += [it.os_user for it in answer.os_sessions]
+        await world.report(anna, LOCK)
+        if not (token := answer.next_page_token):
+            break
+        request.page_token = token
+    assert found == [BEN, ANNA, CARA, BEN, ANNA]
+
+
+@pytest.mark.parametrize(
+    ("shared", "field"),
+    [
+        (pb.MultiUser(), "multi_user.os_user"),
+        (pb.MultiUser(os_user="a" * 256), "multi_user.os_user"),
+        (pb.MultiUser(os_user=ANNA, pre_login=True), "multi_user.os_user"),
+        (pb.MultiUser(pre_login=True), "multi_user.pre_login"),
+    ],
+)
+async def test_it_is_said_for_whom_a_registration_is(
+    world: World, servicer: RegistryServicer, shared: pb.MultiUser, field: str
+) -> None:
+    """Decision 19: for an account, or for the login screen, which a person does not enroll for."""
+    request = pb.RegisterRequest(
+        organization_id=world.organization,
+        request_id="one",
+        credential=credential_pb2.Credential(id_token="token"),
+        device=pb.DeviceClaims(hardware_id="pc"),
+        multi_user=shared,
+    )
+    with pytest.raises(InvalidField) as refused:
+        await servicer.Register(request, world.call())
+    assert refused.value.field == field
+
+
+async def test_gateways_are_told_which_is_current(world: World) -> None:
+    """Decision 19: so that they name the right one; not the account, which they do not act on."""
+    anna, ben = await share(world, ANNA, BEN)
+    for enrolled, expected in ((anna, True), (ben, False)):
+        seen = show(to_event(await world.find(name(enrolled))), world.organization)
+        assert seen is not None
+        assert seen.registration.registration.current is expected
+        assert not seen.registration.registration.HasField("multi_user")
 
 
 async def test_what_is_long_over_is_forgotten(world: World) -> None:
