@@ -262,6 +262,7 @@ async def test_who_is_removed_or_revoked_is_not_current(world: World) -> None:
     await world.follow(world.identity.revocation(holder))
     assert await world.states(anna, ben) == ["REVOKED", "ACTIVE"]
     assert await current(world, anna, ben) == [False, False]
+    assert shown(await world.sessions(ben.device.device_id))[0] == (ANNA, False, "")
     await world.follow(world.identity.removal(holder))
     await world.report(ben, SWITCH, BEN)
     assert await current(world, ben) == [True]
