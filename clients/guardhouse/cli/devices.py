@@ -54,7 +54,11 @@ def list_devices(
     ] = None,
     last_seen_user: Annotated[
         str,
-        typer.Option(help="Only those that this user was last seen on.", autocompletion=ids("users", "email")),
+        typer.Option(
+            metavar="USER",
+            help="Only those that this user, or an address, was last seen on.",
+            autocompletion=ids("users", "email"),
+        ),
     ] = "",
     named: Annotated[list[str] | None, typer.Option("--id", metavar="DEVICE", help="Only these.")] = None,
     seen_after: SeenAfter = None,
@@ -74,7 +78,8 @@ def list_devices(
         platform=output.value(pb.Platform, platform or "unspecified"),
         search=search,
         tags=tag,
-        last_seen_user_id=last_seen_user,
+        last_seen_user_id="" if "@" in last_seen_user else last_seen_user,
+        last_seen_user_email=last_seen_user if "@" in last_seen_user else "",
         device_ids=named,
         seen_after=seen_after,
         seen_before=seen_before,

@@ -83,6 +83,8 @@ class LastSeen:
 
     registration_id: str = ""
     user_id: str = ""
+    email: str = ""
+    display_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +408,7 @@ class DeviceFilter:
     tags: Sequence[tuple[str, str]] = ()
     """All of these."""
     last_seen_user_id: str = ""
+    last_seen_user_email: str = ""
 
 
 @dataclass(frozen=True, slots=True)

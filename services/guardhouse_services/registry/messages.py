@@ -15,6 +15,7 @@ from guardhouse_services.registry.domain import (
     Device,
     FormerKey,
     Gateway,
+    LastSeen,
     Matching,
     OsSession,
     Position,
@@ -107,9 +108,13 @@ def to_device(value: Device) -> pb.Device:
         tags=value.tags,
         update_time=to_timestamp(value.change_time),
         last_seen_registration_id=last.registration_id,
-        last_seen_user=pb.LastSeenUser(user_id=last.user_id) if last.user_id else None,
+        last_seen_user=_user(last) if last.user_id else None,
         etag=device_etag(value),
     )
+
+
+def _user(last: LastSeen) -> pb.LastSeenUser:
+    return pb.LastSeenUser(user_id=last.user_id, email=last.email, display_name=last.display_name)
 
 
 def device_etag(value: Device) -> str:

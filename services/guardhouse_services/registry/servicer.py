@@ -443,6 +443,7 @@ class RegistryServicer:
             _search(request),
             [_tag(tag, f"tags[{at}]") for at, tag in enumerate(request.tags)],
             request.last_seen_user_id,
+            checks.text(request.last_seen_user_email, "last_seen_user_email", checks.EMAIL, required=False),
         )
         asked = _range(request, page, _DEVICE_ORDERS)
         found = await self.registry.devices.page(request.organization_id, wanted, asked)

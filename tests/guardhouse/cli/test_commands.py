@@ -967,6 +967,16 @@ COMMANDS: list[tuple[str, Message]] = [
             page_size=1000,
         ),
     ),
+    (
+        "devices list --last-seen-user ada@example.com",
+        registry.ListDevicesRequest(
+            organization_id=ORGANIZATION,
+            active_registrations=registry.ACTIVE_REGISTRATIONS_ONLY,
+            last_seen_user_email="ada@example.com",
+            order_by="create_time",
+            page_size=1000,
+        ),
+    ),
     ("devices revoke dev_1", registry.RevokeDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
     ("devices delete dev_1 -y", registry.DeleteDeviceRequest(organization_id=ORGANIZATION, device_id="dev_1")),
     (

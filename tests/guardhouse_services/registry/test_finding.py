@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from guardhouse.decisions import Profile
 from guardhouse.errors import InvalidField
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import to_timestamp
+from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import LISTED, SECOND, Device, State
 from guardhouse_services.registry.servicer import RegistryServicer
 from guardhouse_services.registry.store import lists
@@ -209,6 +211,25 @@ async def test_what_is_named_is_found_in_any_order(world: World, servicer: Regis
     assert later.device.device_id == one.device.device_id
     assert await devices(servicer, world, last_seen_user_id=users[0], active_registrations=INCLUDE) == []
     assert await devices(servicer, world, last_seen_user_id=user(), active_registrations=INCLUDE) == []
+
+
+async def test_devices_are_found_by_the_address_of_who_was_seen_there(world: World, servicer: RegistryServicer) -> None:
+    """As identity knows it; two people may have one address (decision 1)."""
+    ada, twin, eve = user(), user(), user()
+    made = {it: await enroll(world, it) for it in (ada, twin, eve, user())}
+    known = {
+        ada: Profile("ada@example.com", "Ada", ()),
+        twin: Profile("ada@example.com", "Other", ()),
+        eve: Profile("eve@example.com", "Eve", ()),
+    }
+    await world.database.write(lambda tx: store.people.save(tx, world.organization, known))
+    found = await devices(servicer, world, last_seen_user_email="ada@example.com")
+    assert found == [made[ada].device.device_id, made[twin].device.device_id]
+    assert await devices(servicer, world, last_seen_user_email="ada") == []
+    assert await devices(servicer, world, last_seen_user_email="ada@example.com", last_seen_user_id=twin) == found[1:]
+    request = pb.GetDeviceRequest(organization_id=world.organization, device_id=found[0])
+    shown = (await servicer.GetDevice(request, world.call())).device.last_seen_user
+    assert (shown.user_id, shown.email, shown.display_name) == (ada, "ada@example.com", "Ada")
 
 
 @pytest.mark.parametrize("seed", range(6))

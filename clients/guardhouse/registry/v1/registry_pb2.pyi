@@ -2263,16 +2263,24 @@ class LastSeenUser(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user."""
+    email: _builtins.str
+    """The address, as identity knows it."""
+    display_name: _builtins.str
+    """What people read."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
+        email: _builtins.str = ...,
+        display_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2353,6 +2361,7 @@ class ListDevicesRequest(_message.Message):
     SEARCH_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     LAST_SEEN_USER_ID_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_USER_EMAIL_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     active_registrations: Global___ActiveRegistrations.ValueType
@@ -2374,6 +2383,8 @@ class ListDevicesRequest(_message.Message):
     """
     last_seen_user_id: _builtins.str
     """Only those on which this user's registration was heard of last. Empty: all."""
+    last_seen_user_email: _builtins.str
+    """Only those on which the registration of a user with this address was heard of last. Empty: all."""
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
@@ -2410,10 +2421,11 @@ class ListDevicesRequest(_message.Message):
         search: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         last_seen_user_id: _builtins.str = ...,
+        last_seen_user_email: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen_after", b"seen_after", "seen_before", b"seen_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "at_least", b"at_least", "device_ids", b"device_ids", "last_seen_user_id", b"last_seen_user_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "platform", b"platform", "search", b"search", "seen_after", b"seen_after", "seen_before", b"seen_before", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "at_least", b"at_least", "device_ids", b"device_ids", "last_seen_user_email", b"last_seen_user_email", "last_seen_user_id", b"last_seen_user_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "platform", b"platform", "search", b"search", "seen_after", b"seen_after", "seen_before", b"seen_before", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

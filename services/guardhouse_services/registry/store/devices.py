@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from guardhouse.decisions import Profile
 from guardhouse_services.database import Transaction
 from guardhouse_services.registry.domain import (
     LISTED,
@@ -18,6 +19,7 @@ from guardhouse_services.registry.domain import (
     Range,
     System,
 )
+from guardhouse_services.registry.store import people
 from guardhouse_services.registry.store.lists import contains, in_range, looking, together
 from guardhouse_services.registry.store.tables import (
     device,
@@ -27,6 +29,7 @@ from guardhouse_services.registry.store.tables import (
     device_version,
     is_active,
     is_enrolled,
+    person,
     registration,
     registration_activity,
     to_device,
@@ -40,6 +43,7 @@ _is_here = sa.and_(
 )
 _count = sa.select(sa.func.count()).where(_is_here).correlate(device).scalar_subquery()
 _select = sa.select(device, _count.label("active_registrations"))
+_NOBODY = Profile("", "", ())
 _VALUES = {
     Order.CREATE: device.c.create_time,
     Order.SEEN: device_activity,
@@ -62,7 +66,12 @@ def _find(organization_id: str, device_id: str) -> sa.Select[Any]:
 
 def _with_last_seen(tx: Transaction, organization_id: str, devices: Sequence[Device]) -> list[Device]:
     ids = [it.device_id for it in devices]
-    last = {row.device_id: LastSeen(row.registration_id, row.user_id or "") for row in _last(tx, organization_id, ids)}
+    rows = _last(tx, organization_id, ids).all()
+    known = people.known(tx, organization_id, {row.user_id for row in rows if row.user_id})
+    last: dict[str, LastSeen] = {}
+    for row in rows:
+        who = known.get(row.user_id, _NOBODY)
+        last[row.device_id] = LastSeen(row.registration_id, row.user_id or "", who.email, who.display_name)
     return [replace(it, last_seen=last.get(it.device_id, LastSeen())) for it in devices]
 
 
@@ -115,7 +124,10 @@ def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Rang
     if wanted.ids:
         few.append(device.c.device_id.in_(wanted.ids))
     if wanted.last_seen_user_id:
-        few.append(_seen_with(wanted.last_seen_user_id))
+        few.append(_seen_with([wanted.last_seen_user_id]))
+    if wanted.last_seen_user_email:
+        named = sa.and_(person.c.organization_id == organization_id, person.c.email == wanted.last_seen_user_email)
+        few.append(_seen_with(sa.select(person.c.user_id).where(named)))
     if wanted.active is not None:
         # A count, and not whether there is one: PostgreSQL would rather join all registrations than ask for a few rows.
         rare.append(_count > 0 if wanted.active else _count == 0)
@@ -137,19 +149,19 @@ def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Rang
     return replace(found, rows=_with_last_seen(tx, organization_id, found.rows))
 
 
-def _seen_with(user_id: str) -> sa.ColumnElement[bool]:
-    """Whether the registration that was heard of last on the device is the user's, who has one there."""
+def _seen_with(user_ids: Any) -> sa.ColumnElement[bool]:
+    """Whether the registration that was heard of last on the device is a user's of these, who has one there."""
     of_device = sa.and_(
         registration.c.organization_id == device.c.organization_id,
         registration.c.device_id == device.c.device_id,
         registration.c.state.in_(LISTED),
     )
     theirs = sa.select(registration.c.device_id).where(
-        registration.c.organization_id == device.c.organization_id, registration.c.user_id == user_id
+        registration.c.organization_id == device.c.organization_id, registration.c.user_id.in_(user_ids)
     )
     newest_first = (registration_activity.desc(), registration.c.registration_id.desc())
     last = sa.select(registration.c.user_id).where(of_device).order_by(*newest_first).limit(1)
-    return sa.and_(device.c.device_id.in_(theirs), last.correlate(device).scalar_subquery() == user_id)
+    return sa.and_(device.c.device_id.in_(theirs), last.correlate(device).scalar_subquery().in_(user_ids))
 
 
 def tag(tx: Transaction, organization_id: str, device_id: str, tags: Mapping[str, str]) -> None:

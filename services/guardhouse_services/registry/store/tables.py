@@ -296,7 +296,8 @@ person = sa.Table(
     sa.Column("groups", sa.JSON, nullable=False),
     sa.Column("claims", sa.JSON, nullable=False),
 )
-"""What identity says of users, as far as profiles match it."""
+"""What identity says of users, as far as profiles match it and lists show it."""
+sa.Index("person_by_email", person.c.organization_id, person.c.email)
 
 profile_matching = sa.Table(
     "profile_matching",

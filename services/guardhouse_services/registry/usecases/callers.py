@@ -33,8 +33,8 @@ class DeviceCaller(Caller):
 class Callers:
     """Asks the database at every call, for what is revoked is refused at once.
 
-    Calls that arrive while one is asked for, or a moment after one was, are asked for together, so that many cost little
-    more than one.
+    Calls that arrive while one is asked for, or a moment after one was, are asked for together, so that many cost
+    little more than one.
     """
 
     def __init__(self, database: Database) -> None:
