@@ -1,10 +1,15 @@
 """Which device profile a registration has, whatever has changed; on both engines."""
 
+import asyncio
+import threading
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
 from guardhouse.errors import LeaveNotAllowed, RegistrationNotFound
 from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import PostureChecks
 from guardhouse_services.registry.store import tables
 from guardhouse_services.registry.usecases import effects, profile_matching
@@ -175,6 +180,36 @@ async def test_an_enrollment_gets_a_profile_that_is_written_while_it_is_under_wa
     async with world.before_write(2, before_the_activation):
         enrolled = await world.register(attempt)
     assert enrolled.registration.device_profile_id == made[0]
+
+
+async def test_an_enrollment_that_has_read_the_profiles_is_waited_for(
+    world: World, profiles: Profiles, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its registration is none yet when the pass comes by, which looks at enrollments under way for that reason."""
+    if engine == "sqlite":
+        pytest.skip("SQLite has one writer at a time: nobody comes by")
+    looked, go, rules = threading.Event(), threading.Event(), store.device_profiles.rules
+
+    def slowly(*arguments: Any) -> Any:
+        found = rules(*arguments)
+        if not looked.is_set():
+            looked.set()
+            go.wait(5)
+        return found
+
+    attempt = await world.attempt()
+    monkeypatch.setattr(store.device_profiles, "rules", slowly)
+    enrolling = asyncio.create_task(world.register(attempt))
+    assert await asyncio.to_thread(looked.wait, 5)
+    made = await profiles.create(10, 'os.name == "linux"')
+    matching = asyncio.create_task(match_all(world))
+    done, _ = await asyncio.wait([matching], timeout=0.5)
+    go.set()
+    enrolled = await enrolling
+    await matching
+    assert not done
+    assert enrolled.registration.device_profile_id == profiles.default_id
+    assert await profile_of(world, enrolled) == made.device_profile_id
 
 
 async def test_what_nobody_could_lock_is_not_forgotten(world: World, profiles: Profiles, engine: str) -> None:
