@@ -62,7 +62,7 @@ Figures = Callable[[Transaction, bool], Sequence[Gauge]]
 
 
 def grouped(
-    tx: Transaction, organization_id: sa.Column[str], each: bool, *aggregates: sa.ColumnElement[Any]
+    tx: Transaction, organization_id: sa.ColumnElement[str], each: bool, *aggregates: sa.ColumnElement[Any]
 ) -> tuple[tuple[str, ...], dict[tuple[str, ...], Sequence[Any]]]:
     """Reads aggregates over a table, or over each organization's part: the labels, and the values by those of them."""
     if not each:

@@ -1,4 +1,4 @@
-"""What identity tells Prometheus: seats, service tokens that are about to expire, and actions that wait."""
+"""What identity tells Prometheus: seats and service tokens, those that are about to expire, and actions that wait."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from guardhouse.durations import DAY
 from guardhouse_services.breaker.metrics import held_actions
 from guardhouse_services.database import Transaction
-from guardhouse_services.identity.store.tables import held_action, seat_pool, service_token
+from guardhouse_services.identity.store.tables import held_action, organization, seat_pool, service_token, users
 from guardhouse_services.metrics import Gauge, grouped
 
 EXPIRES_SOON = 7 * DAY
@@ -16,6 +16,7 @@ EXPIRES_SOON = 7 * DAY
 def figures(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
     return [
         *_seats(tx, per_organization),
+        _expiring_seats(tx, per_organization),
         _expiring_tokens(tx, per_organization),
         held_actions(tx, held_action, per_organization),
     ]
@@ -31,6 +32,28 @@ def _expiring_tokens(tx: Transaction, per_organization: bool) -> Gauge:
     return Gauge(
         "guardhouse_service_tokens_expiring",
         "Service tokens that are accepted now and expire within a week.",
+        {key: float(values[0]) for key, values in rows.items()},
+        labels,
+    )
+
+
+def _expiring_seats(tx: Transaction, per_organization: bool) -> Gauge:
+    """Of organizations whose seats expire; those who wait for a sweep, or for an approval, among them."""
+    since = tx.now + EXPIRES_SOON - organization.c.seat_expiration
+    is_expiring = sa.and_(
+        users.c.organization_id == organization.c.organization_id,
+        users.c.seat_time.is_not(None),
+        users.c.authenticate_time < since,
+        sa.func.coalesce(users.c.seen_time, 0) < since,
+    )
+    counted = sa.select(organization.c.organization_id, sa.func.count(users.c.user_id).label("seats"))
+    counted = counted.select_from(organization.outerjoin(users, is_expiring)).group_by(organization.c.organization_id)
+    each = counted.subquery()
+    seats = sa.func.coalesce(sa.func.sum(each.c.seats), 0)
+    labels, rows = grouped(tx, each.c.organization_id, per_organization, seats)
+    return Gauge(
+        "guardhouse_seats_expiring",
+        "Seats that expire within a week unless their users become active, or that have expired already.",
         {key: float(values[0]) for key, values in rows.items()},
         labels,
     )

@@ -13,7 +13,7 @@ from guardhouse.ids import USER, new_id
 from guardhouse_services.audit import audit_record
 from guardhouse_services.breaker.domain import MOST
 from guardhouse_services.database import Database, Transaction
-from guardhouse_services.identity import store
+from guardhouse_services.identity import metrics, store
 from guardhouse_services.identity.domain.credentials import Person, Profile
 from guardhouse_services.identity.domain.enrollments import Intent
 from guardhouse_services.identity.domain.seats import FreeCause
@@ -246,3 +246,25 @@ def _crowd(tx: Transaction, organization_id: str, count: int) -> None:
 def _newest_record(tx: Transaction, organization_id: str) -> AuditRecord:
     query = sa.select(audit_record.c.payload).where(audit_record.c.organization_id == organization_id)
     return AuditRecord.FromString(tx.execute(query.order_by(audit_record.c.sequence.desc()).limit(1)).scalar_one())
+
+
+async def test_seats_that_expire_within_a_week_are_told(world: World) -> None:
+    """Decision 6: of the installation, or of each organization; who is active again, and who never expires, is none."""
+    other = await world.add_organization()
+    enrolled = [await world.enroll(name) for name in ("ada", "bob", "cyd")]
+    world.clock.advance(LATER - 8 * 86400)
+    await world.enroll("dan")
+
+    async def told() -> dict[tuple[str, ...], float]:
+        samples: dict[tuple[str, ...], float] = {}
+        for each in (False, True):
+            gauges = await world.read(lambda tx, each=each: metrics.figures(tx, each))  # type: ignore[misc]
+            samples |= next(it.samples for it in gauges if it.name == "guardhouse_seats_expiring")
+        return samples
+
+    assert await told() == {(): 0, (world.organization,): 0, (other,): 0}
+    world.clock.advance(2 * 86400)
+    assert await told() == {(): 3, (world.organization,): 3, (other,): 0}
+    await report(world, enrolled[0])
+    await world.log_in("bob")
+    assert await told() == {(): 1, (world.organization,): 1, (other,): 0}
