@@ -16,6 +16,7 @@ from guardhouse.errors import (
     SubnetExhausted,
 )
 from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, USER
+from guardhouse_services.audit import audit_record
 from guardhouse_services.database import Transaction
 from guardhouse_services.ipam import store
 from guardhouse_services.ipam.domain.leases import Lease, State, parse_quarantine
@@ -35,6 +36,26 @@ async def test_64_at_once_get_the_14_addresses_of_a_28_once_each(small: World) -
     assert sorted(lease.ipv4 for lease in leases) == [int(LAST) - 13 + i for i in range(14)]
     assert len({lease.ipv6 for lease in leases}) == 14
     assert refused[0].metadata == {"subnet": "10.9.8.0/28"}
+
+
+async def test_reservations_that_wait_together_share_a_transaction(world: World) -> None:
+    """performance.md: each has its pair and its record all the same."""
+    count = 0
+
+    def committed(_connection: object) -> None:
+        nonlocal count
+        count += 1
+
+    await world.reserve()
+    sa.event.listen(world.database.engine, "commit", committed)
+    leases = await asyncio.gather(*(world.reserve() for _ in range(48)))
+    sa.event.remove(world.database.engine, "commit", committed)
+    assert len({lease.ipv4 for lease in leases}) == 48
+    assert count <= 2
+    records = await world.database.read(
+        lambda tx: tx.execute(sa.select(sa.func.count(audit_record.c.sequence))).scalar()
+    )
+    assert records == 49
 
 
 async def test_one_intent_gets_one_pair_however_often_it_asks(world: World) -> None:
