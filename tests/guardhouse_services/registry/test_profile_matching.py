@@ -11,6 +11,8 @@ from guardhouse.errors import LeaveNotAllowed, RegistrationNotFound
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import PostureChecks
+from guardhouse_services.registry.gateways import show
+from guardhouse_services.registry.messages import to_event, to_profile_deleted_event, to_profile_event
 from guardhouse_services.registry.store import tables
 from guardhouse_services.registry.usecases import effects, profile_matching
 from guardhouse_services.registry.usecases.enrollments import Enrolled
@@ -349,3 +351,29 @@ async def test_a_managed_device_never_leaves(world: World, profiles: Profiles) -
     await world.leave(own)
     assert await world.states(managed, own) == ["ACTIVE", "DELETED"]
     assert await world.delete(name(managed)) == {name(managed): "DELETED"}
+
+
+# Who is told
+
+
+async def test_a_gateway_sees_what_clients_are_told_and_not_whom_a_profile_matches(
+    world: World, profiles: Profiles
+) -> None:
+    """A match names people, and is nobody's business but the registry's."""
+    made = await profiles.create(10, 'identity.email == "ada@example.com"', description="For Ada")
+    enrolled = await world.enroll()
+    stored = await world.registry.device_profiles.get(world.organization, made.device_profile_id)
+    shown = show(to_profile_event(stored), world.organization)
+    assert shown is not None
+    seen = shown.device_profile
+    assert (seen.device_profile_id, seen.name, seen.settings) == (made.device_profile_id, made.name, made.settings)
+    assert not (seen.match)
+    assert not (seen.description)
+    assert not (seen.HasField("precedence"))
+    assert not seen.etag
+    registration = show(to_event(enrolled.registration), world.organization)
+    assert registration is not None
+    assert registration.registration.registration.device_profile_id == profiles.default_id
+    gone = show(to_profile_deleted_event(made.device_profile_id), world.organization)
+    assert gone is not None
+    assert gone.device_profile_deleted == made.device_profile_id
