@@ -38,7 +38,7 @@ async def test_what_comes_while_a_batch_is_under_way_is_the_next_one() -> None:
 
 async def test_keys_do_not_wait_for_each_other() -> None:
     work = Work()
-    assert await asyncio.gather(work.together.do("a", 2), work.together.do("b", 4)) == [4, 8]
+    assert list(await asyncio.gather(work.together.do("a", 2), work.together.do("b", 4))) == [4, 8]
     assert sorted(work.batches) == [("a", [2]), ("b", [4])]
 
 
