@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from guardhouse.decisions import Profile
 from guardhouse.errors import InvalidField
@@ -14,7 +16,7 @@ from guardhouse.times import to_timestamp
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import LISTED, SECOND, Device, State
 from guardhouse_services.registry.servicer import RegistryServicer
-from guardhouse_services.registry.store import lists
+from guardhouse_services.registry.store import lists, tables
 from guardhouse_services.registry.usecases.enrollments import Enrolled
 from tests.guardhouse_services.registry.world import World, machine, name, user
 
@@ -104,6 +106,17 @@ async def test_devices_come_in_every_order_on_both_engines_alike(world: World, s
         for size in (0, 1, 5):
             found = await devices(servicer, world, size, order_by=order_by, active_registrations=INCLUDE)
             assert found == wanted, (order_by, size)
+
+
+async def test_text_goes_by_its_bytes_whatever_the_language_of_the_database(world: World, engine: str) -> None:
+    """In the index and in what asks for it: the order is SQLite's."""
+    if engine == "sqlite":
+        pytest.skip("SQLite knows no other")
+    names = sa.text("SELECT indexdef FROM pg_indexes WHERE indexname IN ('device_by_name', 'device_by_version')")
+    definitions = await world.database.read(lambda tx: tx.execute(names).scalars().all())
+    assert [it.count('COLLATE "C"') for it in definitions] == [1, 1]
+    for text in (tables.device_name, tables.device_version, lists.contains("x", tables.device.c.serial_number)):
+        assert 'COLLATE "C"' in str(text.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
 
 
 async def test_registrations_come_by_their_ids(world: World, servicer: RegistryServicer) -> None:
