@@ -367,9 +367,9 @@ async def test_a_gateway_sees_what_clients_are_told_and_not_whom_a_profile_match
     assert shown is not None
     seen = shown.device_profile
     assert (seen.device_profile_id, seen.name, seen.settings) == (made.device_profile_id, made.name, made.settings)
-    assert not (seen.match)
-    assert not (seen.description)
-    assert not (seen.HasField("precedence"))
+    assert not seen.match
+    assert not seen.description
+    assert not seen.HasField("precedence")
     assert not seen.etag
     registration = show(to_event(enrolled.registration), world.organization)
     assert registration is not None
