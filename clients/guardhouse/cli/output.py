@@ -22,6 +22,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.style import Style
+from rich.text import Text
 
 from guardhouse.durations import format_duration
 
@@ -102,8 +103,8 @@ def error(text: str) -> None:
 @contextmanager
 def waiting(text: str) -> Iterator[Callable[[str], None]]:
     """Turns a wheel while it takes longer, where somebody looks; what it gives changes the text."""
-    with stderr().status(text) as status:
-        yield status.update
+    with stderr().status(Text(printable(text))) as status:
+        yield lambda more: status.update(Text(printable(more)))
 
 
 @contextmanager
