@@ -121,12 +121,13 @@ def wireguard_go(name: str) -> Iterator[Path]:
         process.wait(10)
 
 
-async def gateway_key(plane: Plane) -> str:
-    made = await plane.stub(identity_pb2_grpc.ApiKeyServiceStub).CreateApiKey(
-        identity_pb2.CreateApiKeyRequest(
-            organization_id=plane.organization, api_key=identity_pb2.ApiKey(display_name="edge", role=ROLE_GATEWAY)
-        )
-    )
+async def gateway_key(plane: Plane, organization_id: str | None = None) -> str:
+    """A key with the role GATEWAY, of the plane's organization unless another is named; an empty id is the
+    installation."""
+    owner = plane.organization if organization_id is None else organization_id
+    api_key = identity_pb2.ApiKey(display_name="edge", role=ROLE_GATEWAY)
+    request = identity_pb2.CreateApiKeyRequest(organization_id=owner, api_key=api_key)
+    made = await plane.stub(identity_pb2_grpc.ApiKeyServiceStub).CreateApiKey(request)
     return str(made.secret)
 
 

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from guardhouse import keys
-from guardhouse.common.v1.access_pb2 import ROLE_ADMIN, ROLE_AUDITOR
+from guardhouse.common.v1.access_pb2 import ROLE_ADMIN, ROLE_AUDITOR, ROLE_GATEWAY
 from guardhouse.common.v1.feed_pb2 import Start
 from guardhouse.enrollment import make_rotation
 from guardhouse.identity.v1 import identity_pb2 as identity
@@ -34,6 +34,7 @@ from guardhouse_services.registry.usecases import lifetimes
 from tests.system.contract import METHODS, Method
 from tests.system.people import World
 from tests.system.wire import Caller
+from tests.wireguard import gateway_key
 
 Valid = tuple[Caller, Any]
 """Who may call, and the request."""
@@ -51,6 +52,7 @@ class Seeds:
         self.address = ""
         self.token = ""
         """What its device calls with."""
+        self.gateway_key = ""
         self._by_name: dict[str, Callable[[Any], Awaitable[Valid | None]]] = {
             name: getattr(self, f"_{METHODS[name].descriptor.name}")
             for name in METHODS
@@ -70,6 +72,8 @@ class Seeds:
         ids["application_id"] = await self._new_application()
         ids["service_token_id"] = await self._new_service_token()
         ids["api_key_id"] = await self._new_api_key()
+        # One of an organization would be refused before a request that names none is read.
+        self.gateway_key = await gateway_key(self.plane, "")
         ids["enrollment_policy_id"] = await self._new_enrollment_policy()
         ids["identity_provider_id"] = await self._new_identity_provider()
         ids["pin_id"] = await self._new_pin(1)
@@ -89,7 +93,9 @@ class Seeds:
             return Caller(min(rule.services), "service")
         if rule.anonymous:
             return Caller("")
-        return Caller(self.plane.admin_key if ROLE_ADMIN in rule.roles else self.token)
+        if ROLE_ADMIN in rule.roles:
+            return Caller(self.plane.admin_key)
+        return Caller(self.gateway_key if ROLE_GATEWAY in rule.roles else self.token)
 
     async def valid(self, method: Method) -> Valid:
         """A request that the method accepts now, and who may make it; new ones every time."""
