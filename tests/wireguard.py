@@ -37,19 +37,30 @@ class FakeInterface:
         """What it answers instead of doing what it is asked."""
         self.stuck = False
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_unix_server(self._serve, self.path)
+        self._server = await asyncio.start_unix_server(self._connected, self.path)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        # Their transports close with the next turn.
+        await asyncio.sleep(0)
         self.path.unlink(missing_ok=True)
 
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while lines := await self._operation(reader):
                 while self.stuck:  # noqa: ASYNC110  # a test says when
                     await asyncio.sleep(0.01)
@@ -59,6 +70,10 @@ class FakeInterface:
                     self._set(lines)
                 writer.write(f"errno={self.errno}\n\n".encode())
                 await writer.drain()
+        except OSError:
+            # Whoever asked has gone.
+            pass
+        finally:
             writer.close()
 
     @staticmethod

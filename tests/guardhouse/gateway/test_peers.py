@@ -162,3 +162,11 @@ def test_what_an_interface_does_not_know_changes_nothing() -> None:
     event.registration.posture.passed.append("firewall")
     found.apply(event)
     assert not found.take_changed()
+
+
+def test_who_takes_over_a_key_keeps_it() -> None:
+    """What is said of the one before comes late in a snapshot, whose rows are in no order."""
+    found = peers([active(NAMES[0], 1), active(NAMES[1], 1), revoked(NAMES[0], 1)])
+    assert found.wanted == {key(1): frozenset({"100.96.0.2/32", "fd00::2/128"})}
+    found.apply(deleted(NAMES[1]))
+    assert not found.wanted
