@@ -1,11 +1,15 @@
 """Gateways on the command line: what is waited for, and who is named."""
 
+import asyncio
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from guardhouse.cli import waiting
 from guardhouse.common.v1 import feed_pb2
+from guardhouse.profile import KEY_VARIABLE, Profile
 from guardhouse.registry.v1 import registry_pb2 as pb
 from tests.guardhouse.cli.commands import REGISTRATION, Run, RunPlane
 from tests.guardhouse.scripted import ScriptedServer
@@ -90,3 +94,30 @@ def test_without_wait_and_in_a_rehearsal_no_gateway_is_asked(run: Run, installat
     run(f"registrations revoke {REGISTRATION}")
     run(f"registrations revoke {REGISTRATION} --wait --dry-run")
     assert not installation.requests("ListGateways")
+
+
+@pytest.mark.timeout(120)
+async def test_the_command_runs_until_it_is_stopped(plane: Plane, world: World, tmp_path: Path) -> None:
+    """As a process, as systemd runs it; what it leaves behind stays as it is."""
+    made = await world.enroll("alice")
+    ca = plane.settings.tls_path / "ca.crt"
+    registry = f"127.0.0.1:{plane.settings.public_port('registry')}"
+    profile = Profile(registry=registry, ca=ca, organization_id=plane.organization)
+    profile.write(tmp_path / "gateway.toml")
+    line = f"--profile {tmp_path}/gateway.toml gateway wireguard --interface wg0 --sockets {tmp_path}"
+    program = "import sys; from guardhouse.cli import main; sys.exit(main())"
+    environment = {**os.environ, KEY_VARIABLE: await gateway_key(plane)}
+    async with FakeInterface(tmp_path) as fake:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, *line.split(), env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            await become(lambda: fake.peers == dict([peer_of(made)]), 40)
+            process.terminate()
+            _, said = await asyncio.wait_for(process.communicate(), 20)
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert process.returncode == 0, said
+        assert b"wg0: 1 peers set right; it has 1" in said
+        assert fake.peers == dict([peer_of(made)])
