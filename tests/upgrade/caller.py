@@ -2,7 +2,7 @@
 
 `python caller.py PROFILE`. A call has a `method` such as "users.ListUsers", a `request` and the `key` to call with, or
 none for the profile's; the answer is the response, or `{"error": REASON}`. The method `prepare` makes the request that
-enrolls a machine, with a fresh key.
+enrolls a machine, with a fresh key, and `fields` says the names of all fields that the release knows.
 """
 
 import importlib
@@ -41,6 +41,11 @@ def prepare(client: Client, organization_id: str, credential: dict[str, Any], ma
     return enrollment.make_request(info, organization_id, known, device, os.urandom(32), uuid.uuid4().hex)
 
 
+def fields() -> list[str]:
+    messages = [each for module in MODULES for each in module.DESCRIPTOR.message_types_by_name.values()]
+    return sorted({field.name for message in messages for field in message.fields})
+
+
 def main() -> None:
     clients: dict[str, Client] = {}
     for line in sys.stdin:
@@ -49,9 +54,11 @@ def main() -> None:
         if key not in clients:
             clients[key] = guardhouse.connect(sys.argv[1], key=key or None)
         try:
-            answer = MessageToDict(
-                call(clients[key], asked["method"], asked["request"]), preserving_proto_field_name=True
-            )
+            if asked["method"] == "fields":
+                answer: dict[str, Any] = {"names": fields()}
+            else:
+                response = call(clients[key], asked["method"], asked["request"])
+                answer = MessageToDict(response, preserving_proto_field_name=True)
         except errors.GuardhouseError as error:
             answer = {"error": error.reason}
         print(json.dumps(answer), flush=True)  # noqa: T201
