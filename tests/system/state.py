@@ -10,6 +10,7 @@ from guardhouse_services.database import Transaction
 from guardhouse_services.feed import read_heads
 from guardhouse_services.follower import applied
 from guardhouse_services.node import Node
+from guardhouse_services.registry.store.tables import is_under_way, profile_matching
 from tests.plane import Plane
 
 # What is written whether or not anything changes: refusals on record, who runs which job, how far followers have come.
@@ -30,10 +31,16 @@ async def quiet(plane: Plane) -> None:
         while True:
             before, heads = heads, {name: await it.database.read(_revisions) for name, it in plane.nodes.items()}
             behind = [await node.database.read(_behind(node, heads)) for node in plane.nodes.values()]
+            matching = await plane.nodes["registry"].database.read(_is_matching)
             # What one service writes is news to another.
-            if heads == before and not any(behind):
+            if heads == before and not any(behind) and not matching:
                 return
             await asyncio.sleep(0.005)
+
+
+def _is_matching(tx: Transaction) -> bool:
+    """Whether a change of device profiles is still to reach a registration."""
+    return tx.execute(sa.select(profile_matching.c.organization_id).where(is_under_way)).first() is not None
 
 
 def _revisions(tx: Transaction) -> dict[str, int]:
