@@ -62,6 +62,15 @@ def parse_session_timeout(text: str, field: str) -> int:
     return timeout
 
 
+def parse_within(text: str, field: str, least: int, most: int) -> int:
+    """A duration in microseconds, not below one and not above another. Raises DurationInvalid."""
+    duration = parse_duration(text, field)
+    if not least <= duration <= most:
+        bounds = f"{format_duration(least)} to {format_duration(most)}"
+        raise DurationInvalid(field, f"{field} is {bounds}, not {text}")
+    return duration
+
+
 def format_duration(microseconds: int) -> str:
     """Write microseconds the way Go does: "1h30m0s", "1.5s", "300ms", "7\u00b5s", "0s"."""
     sign, rest = ("-", -microseconds) if microseconds < 0 else ("", microseconds)

@@ -14,8 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from guardhouse import aio
 from guardhouse.clock import Clock
-from guardhouse.durations import HOUR, SECOND, format_duration, parse_duration
-from guardhouse.errors import DurationInvalid, GuardhouseError
+from guardhouse.durations import HOUR, SECOND, format_duration, parse_within
+from guardhouse.errors import GuardhouseError
 from guardhouse.following import Follower, Position, View
 from guardhouse.gateway.peers import NOBODY, Peer, Peers, Wanted, difference, operations
 from guardhouse.gateway.uapi import Interface, InterfaceUnavailable
@@ -41,12 +41,7 @@ REPORTED: Final = 1000
 
 def parse_max_staleness(text: str) -> int:
     """In microseconds. Raises DurationInvalid for what nobody should run with."""
-    staleness = parse_duration(text, "max_staleness")
-    least, most = MAX_STALENESS
-    if not least <= staleness <= most:
-        bounds = f"{format_duration(least)} to {format_duration(most)}"
-        raise DurationInvalid("max_staleness", f"max_staleness is {bounds}, not {text}")
-    return staleness
+    return parse_within(text, "max_staleness", *MAX_STALENESS)
 
 
 class Gateway:

@@ -20,8 +20,7 @@ from guardhouse.decisions import (
     check_anywhere,
     check_traffic,
 )
-from guardhouse.durations import MINUTE, SECOND, format_duration, parse_duration
-from guardhouse.errors import DurationInvalid
+from guardhouse.durations import MINUTE, SECOND, parse_within
 from guardhouse.following import Follower, View
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.policies import QUERY, PolicySet
@@ -54,12 +53,7 @@ class TrafficFacts(NamedTuple):
 
 def parse_max_staleness(text: str) -> int:
     """The setting of that name, in microseconds. Raises DurationInvalid for what nobody should run with."""
-    staleness = parse_duration(text, "max_staleness")
-    least, most = MAX_STALENESS
-    if not least <= staleness <= most:
-        bounds = f"{format_duration(least)} to {format_duration(most)}"
-        raise DurationInvalid("max_staleness", f"max_staleness is {bounds}, not {text}")
-    return staleness
+    return parse_within(text, "max_staleness", *MAX_STALENESS)
 
 
 class State:
