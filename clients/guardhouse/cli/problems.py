@@ -13,6 +13,7 @@ _ENROLL_AGAIN: Final = "run the command again: it asks for a fresh challenge"
 
 NEXT: Final = {
     "ACCESS_DENIED": "use a key with another role, or of the installation: guardhouse keys list",
+    "ADDRESS_HELD": "delete what holds it first: guardhouse registrations delete ID",
     "ADDRESS_NOT_FOUND": "see guardhouse addresses list; --at asks who held it before",
     "API_KEY_NOT_FOUND": "see guardhouse keys list, or with --installation those of the installation",
     "APPLICATION_NOT_FOUND": "see guardhouse applications list",
@@ -28,6 +29,8 @@ NEXT: Final = {
     "DEVICE_HELD_BY_ANOTHER_USER": "an admin can revoke or delete theirs: guardhouse registrations list --device ID",
     "DEVICE_NOT_FOUND": "see guardhouse devices list --active-registrations include",
     "DEVICE_NOT_SHARED": "enroll with --multi-user first: guardhouse enroll",
+    "DEVICE_PROFILE_IS_DEFAULT": "change it instead: guardhouse profiles update",
+    "DEVICE_PROFILE_NOT_FOUND": "see guardhouse profiles list",
     "DEVICE_SESSION_DURATION_REQUIRED": "set one first: guardhouse device-sessions update --session-duration 24h; or"
     " let the applications not take it",
     "DIFFERENT_USER": "sign in as the person that enrolled, at the same identity provider",
@@ -47,6 +50,7 @@ NEXT: Final = {
     "KEY_ALREADY_REGISTERED": "make a fresh key: every registration has its own",
     "KEY_NOT_CURRENT": "the key was replaced meanwhile; if it was not by you, an admin should revoke the registration",
     "IP_PROFILE_NOT_FOUND": "see guardhouse ip-profiles list",
+    "LEAVE_NOT_ALLOWED": "with a key of an admin: guardhouse registrations delete ID",
     "LIMIT_REACHED": "delete what is no longer used first",
     "LIST_EXISTS": "choose another name, or change that one: guardhouse lists list",
     "LIST_IN_USE": "take it out of the policies first: guardhouse policies update",
@@ -55,6 +59,8 @@ NEXT: Final = {
     "ORGANIZATION_NOT_FOUND": "see guardhouse organizations list",
     "OVERRIDE_CODE_INVALID": "an admin reads one out: guardhouse registrations override-codes ID",
     "PAGE_TOKEN_INVALID": "run the command again: the list starts anew",
+    "PIN_EXISTS": "see guardhouse addresses pins; guardhouse addresses unpin takes one away",
+    "PIN_NOT_FOUND": "see guardhouse addresses pins",
     "POLICY_NOT_FOUND": "see guardhouse policies list",
     "PRECEDENCE_TAKEN": "choose another --precedence; see guardhouse policies list, or enrollment-policies list",
     "PROOF_INVALID": _ENROLL_AGAIN,

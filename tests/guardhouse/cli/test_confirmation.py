@@ -59,8 +59,8 @@ def test_what_was_shown_is_what_is_deleted(run: Run, installation: ScriptedServe
 
 DESTROYING = {"delete", "remove", "leave", "offboard", "erase", "approve"}
 ROTATIONS = {"signing-keys rotate", "service-tokens rotate", "scim rotate"}
-REHEARSED = {"enrollment-policies update", "organizations update"}
-"""Changes that say whom they would leave behind."""
+REHEARSED = {"enrollment-policies update", "organizations update", "profiles create", "profiles update"}
+"""Changes that say whom they would leave behind, or what they would leave without effect."""
 
 
 def test_every_command_that_destroys_can_be_told_yes() -> None:
@@ -311,12 +311,15 @@ def test_a_removal_is_followed_until_it_is_done(run: Run, installation: Scripted
         identity.GetRemovalResponse(removal=removal),
         identity.GetRemovalResponse(removal=gone),
     ]
+    installation.answers["ListGateways"] = registry.ListGatewaysResponse()
     result = run(f"users remove {USER} --yes --json")
     assert json.loads(result.stdout)["removal"]["done"] is True
     assert result.stderr == "Follow it with: guardhouse users removal rmv_1\n"
     assert list(installation.requests("RemoveUsers")[0].user_ids) == [USER]
+    assert [call.method for call in installation.calls][-3:] == ["GetRemoval", "GetRemoval", "ListGateways"]
     without = run("users remove --all --no-wait --yes")
     assert installation.requests("RemoveUsers")[1].all
+    assert len(installation.requests("ListGateways")) == 1
     assert "guardhouse users removal rmv_1" in without.stderr
     installation.answers["GetRemoval"] = AccessDenied("the key was revoked")
     interrupted = run(f"users remove {USER} --yes", exit_code=1)

@@ -5,10 +5,12 @@ import os
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 
 from guardhouse.cli import waiting
 from guardhouse.common.v1 import feed_pb2
+from guardhouse.errors import AccessDenied
 from guardhouse.profile import KEY_VARIABLE, Profile
 from guardhouse.registry.v1 import registry_pb2 as pb
 from tests.guardhouse.cli.commands import REGISTRATION, Run, RunPlane
@@ -87,6 +89,20 @@ def test_one_that_is_not_heard_of_is_named_and_not_waited_for(
     said = run(f"registrations revoke {REGISTRATION} --wait", exit_code=1)
     assert "edge has not applied it" in said.stderr
     assert "revoked" in said.stdout
+
+
+def test_a_registry_that_does_not_know_its_gateways_is_not_waited_for(run: Run, installation: ScriptedServer) -> None:
+    """Upgrades: a registry of the release before answers UNIMPLEMENTED, and what was changed is changed."""
+    installation.answers["RevokeRegistrations"] = revoked()
+    said = run(f"registrations revoke {REGISTRATION} --wait")
+    assert said.stdout == f"{REGISTRATION} revoked\n"
+    assert "The registry is older than this command" in said.stderr
+    # While it is upgraded, one replica knows them and the next does not.
+    found = pb.ListGatewaysResponse(gateways=[gateway("edge", 3)], head=HEAD)
+    installation.answers["ListGateways"] = [found, grpc.StatusCode.UNIMPLEMENTED]
+    assert "The registry is older" in run(f"registrations revoke {REGISTRATION} --wait").stderr
+    installation.answers["ListGateways"] = AccessDenied("the key was revoked")
+    assert "ACCESS_DENIED" in run(f"registrations revoke {REGISTRATION} --wait", exit_code=1).stderr
 
 
 def test_without_wait_and_in_a_rehearsal_no_gateway_is_asked(run: Run, installation: ScriptedServer) -> None:

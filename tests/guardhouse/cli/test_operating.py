@@ -25,13 +25,19 @@ async def test_what_a_rehearsal_says_is_what_then_happens(
     await world.enroll("bob", "phone")
     (laptop, phone) = (await shown(run_plane, "devices list"))["devices"]
 
-    said = "This deletes the device with 1 registration for good and releases 2 addresses."
+    said = "This deletes the device with 1 registration for good and releases 2 addresses. The seats of 1 user stay."
     assert (await run_plane(f"devices delete {laptop['device_id']} --dry-run")).stdout == f"{said}\n"
+    rehearsed = await shown(run_plane, f"devices delete {laptop['device_id']} --dry-run")
     declined = await run_plane(f"devices delete {laptop['device_id']}", exit_code=1, stdin="n\n")
     assert f"{said} Continue?" in declined.stderr
     assert len(await world.live()) == 2
-    await run_plane(f"devices delete {laptop['device_id']}", stdin="y\n")
+    # The first line is the answer, as a terminal would show it.
+    agreed = (await run_plane(f"devices delete {laptop['device_id']} --json", stdin="y\n")).stdout.partition("\n")
+    deleted = json.loads(agreed[2])
+    for counted in ("registrations_deleted", "addresses_released", "users"):
+        assert deleted[counted] == rehearsed[counted]
     assert [one.device_id for one in await world.live()] == [phone["device_id"]]
+    assert await world.used_seats() == 2
 
     removal = "This removes 2 users, frees 2 seats and deletes 1 registration with their addresses for good."
     assert (await run_plane("users remove --all --dry-run")).stdout == f"{removal}\n"
