@@ -196,7 +196,7 @@ def fill(database: Database, pattern: str, share: float, clock: MovingClock, net
     given = held if pattern == "contiguous" else held + rested
     space = replace(space, next_ipv4=space.next_ipv4 + len(given))
     with database.engine.begin() as connection:
-        insert_space(connection, filled.organization_id, space, held=count)
+        insert_space(connection, filled.organization_id, space, [lease.hold_time or 0 for lease in held])
         for part in chunks(given):
             insert_leases(connection, filled.organization_id, part)
     filled.held = [lease.registration_id or "" for lease in held]

@@ -1,18 +1,20 @@
 """Fills the databases of a control plane in bulk, as if that many people had enrolled: through the stores' own tables.
 
-The services are stopped meanwhile. What is written is consistent: every registration has its user with a seat, its
-device, its fence, its lease and its holding; the heads stand where the changes would have left them, and the changes
-themselves count as compacted, so that a follower which starts loads a snapshot. A test enrolls, checks and revokes
-behind it.
+The services are stopped meanwhile. What is written is consistent: every registration has its user with a seat, whom
+the registry knows as well, its device, its fence, its lease and its holding; the subnet counts what it has held; the
+heads stand where the changes would have left them, and the changes themselves count as compacted, so that a follower
+which starts loads a snapshot. A test enrolls, checks and revokes behind it.
 """
 
 import ipaddress
 import json
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,6 +30,7 @@ from guardhouse_services.config import Settings
 from guardhouse_services.credentials import REGISTRATION_PREFIX, format_secret, hash_secret
 from guardhouse_services.database import ChangeType, Database, change, epoch, head
 from guardhouse_services.follower import applied
+from guardhouse_services.identity.domain.users import SeatEvent
 from guardhouse_services.identity.store import tables as identity
 from guardhouse_services.ipam.domain.leases import Holding, Lease, State
 from guardhouse_services.ipam.domain.subnets import Space, Subnet, first_subnet, new_space
@@ -43,6 +46,13 @@ CHANGES: dict[str, ChangeType] = {
 }
 # As many revisions of each service as an enrollment makes: identity publishes the user twice.
 REVISIONS = {"identity": 2, "registry": 1, "ipam": 1}
+
+# Whom the services follow for its effects, under the names that they keep their places by.
+FOLLOWED = {
+    "identity": {"registry": "registry", "ipam": "ipam"},
+    "registry": {"identity": "identity", "identity people": "identity"},
+    "ipam": {"registry": "registry"},
+}
 
 KINDS = (ids.USER, ids.DEVICE, ids.REGISTRATION, ids.LEASE)
 
@@ -65,6 +75,10 @@ class Person:
     @property
     def email(self) -> str:
         return f"person{self.number}@example.com"
+
+    @property
+    def display_name(self) -> str:
+        return f"Person {self.number}"
 
     @property
     def authorize_revision(self) -> int:
@@ -91,15 +105,16 @@ def load(settings: Settings, place: Place, count: int, tick: Tick = lambda: None
     try:
         for service in writers:
             databases[service] = Database(settings.database(service), SystemClock(), service, CHANGES[service])
+        with databases["ipam"].engine.begin() as connection:
+            insert_space(connection, place.organization_id, space, [person.time for person in people])
         for service, write in writers.items():
             with databases[service].engine.begin() as connection:
                 for part in chunks(people):
                     write(connection, place, part, space)
                     tick()
                 positions[service] = _advance(connection, place.organization_id, REVISIONS[service] * count + 1000)
-        _follow(databases["identity"], place.organization_id, positions, ("registry", "ipam"))
-        _follow(databases["registry"], place.organization_id, positions, ("identity",))
-        _follow(databases["ipam"], place.organization_id, positions, ("registry",))
+        for service, sources in FOLLOWED.items():
+            _follow(databases[service], place.organization_id, positions, sources)
     finally:
         for database in databases.values():
             database.close()
@@ -159,11 +174,14 @@ def _identity(connection: Connection, place: Place, people: Sequence[Person], _s
                 "subject": it.email,
                 "email": it.email,
                 "email_key": it.email,
-                "display_name": f"Person {it.number}",
+                "display_name": it.display_name,
                 "groups": [],
                 "create_time": it.time,
                 "authenticate_time": it.time,
                 "seat_time": it.time,
+                "seat_event": SeatEvent.GATEWAY.value,
+                "seat_event_id": it.registration_id,
+                "gateway_seat": True,
                 "removed_revision": 0,
                 "revoked_revision": 0,
                 "registrations_revoked_revision": 0,
@@ -211,6 +229,8 @@ def _registry(connection: Connection, place: Place, people: Sequence[Person], sp
                 "model": "",
                 "manufacturer": "",
                 "create_time": it.time,
+                "enroll_time": it.time,
+                "update_time": it.time,
             }
             for it in people
         ],
@@ -242,14 +262,26 @@ def _registry(connection: Connection, place: Place, people: Sequence[Person], sp
             for it in people
         ],
     )
+    insert(
+        connection,
+        registry.person,
+        [
+            of
+            | {
+                "user_id": it.user_id,
+                "email": it.email,
+                "display_name": it.display_name,
+                "groups": [],
+                "claims": [],
+            }
+            for it in people
+        ],
+    )
     no_removal = {"removed_revision": 0, "revoked_revision": 0}
     insert(connection, registry.fence, [of | {"user_id": it.user_id} | no_removal for it in people])
 
 
 def _ipam(connection: Connection, place: Place, people: Sequence[Person], space: Space) -> None:
-    present = sa.select(ipam.space.c.ipv4).where(ipam.space.c.organization_id == place.organization_id)
-    if connection.execute(present).one_or_none() is None:
-        insert_space(connection, place.organization_id, space, held=space.next_ipv4 - people[0].ipv4)
     leases = [
         Lease(
             lease_id=it.lease_id,
@@ -267,12 +299,17 @@ def _ipam(connection: Connection, place: Place, people: Sequence[Person], space:
     insert_leases(connection, place.organization_id, leases)
 
 
-def insert_space(connection: Connection, organization_id: str, space: Space, held: int) -> None:
-    """A space and its first subnet, of which so much is held."""
+def insert_space(connection: Connection, organization_id: str, space: Space, holds: Sequence[int]) -> None:
+    """A space and its first subnet, whose pairs are held since these times, which are in their order."""
     of = {"organization_id": organization_id}
-    first = replace(first_subnet(space, ids.new_id(ids.SUBNET, SystemClock().now()), SystemClock().now()), held=held)
+    first = replace(first_subnet(space, ids.new_id(ids.SUBNET, holds[0]), holds[0]), held=len(holds))
     insert(connection, ipam.space, [of | row(space)])
     insert(connection, ipam.subnet, [of | row(first)])
+    days = Counter(time // DAY for time in holds)
+    of_days = zip(days, accumulate(days.values()), strict=True)
+    insert(
+        connection, ipam.usage, [of | {"subnet_id": first.subnet_id, "day": day, "held": held} for day, held in of_days]
+    )
 
 
 def insert_leases(connection: Connection, organization_id: str, leases: Sequence[Lease]) -> None:
@@ -325,13 +362,13 @@ def _advance(connection: Connection, organization_id: str, by: int) -> tuple[str
 
 
 def _follow(
-    database: Database, organization_id: str, positions: Mapping[str, tuple[str, int]], sources: Sequence[str]
+    database: Database, organization_id: str, positions: Mapping[str, tuple[str, int]], sources: Mapping[str, str]
 ) -> None:
     """The effects of these services' changes are what was loaded."""
     with database.engine.begin() as connection:
-        for source in sources:
+        for source, service in sources.items():
             where = (applied.c.source == source, applied.c.organization_id == organization_id)
-            at_epoch, revision = positions[source]
+            at_epoch, revision = positions[service]
             connection.execute(applied.delete().where(*where))
             at = {"source": source, "organization_id": organization_id, "epoch": at_epoch, "revision": revision}
             connection.execute(applied.insert().values(at))

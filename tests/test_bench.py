@@ -39,10 +39,16 @@ from guardhouse.registry.v1 import registry_pb2
 from guardhouse.session.v1 import session_pb2
 from guardhouse_services.access import Rule
 from guardhouse_services.config import SERVICES
+from guardhouse_services.identity.store import tables as identity
+from guardhouse_services.ipam.store import tables as ipam
+from guardhouse_services.registry.store import tables as registry
 from tests.plane import Plane
 from tests.system.people import World
 
 ROOT = Path(__file__).parents[1]
+TABLES = {"identity": identity.metadata, "registry": registry.metadata, "ipam": ipam.metadata}
+SAID = ("os_version", "client_version", "seen_time", "identity_token", "enrollment_policy_id")
+"""What a device says or not, when it was heard of, a place in a history that is not kept, and who admitted it."""
 BUSY = "sum(range(3_000_000))"
 
 
@@ -184,6 +190,7 @@ async def test_a_loaded_plane_is_like_one_in_which_everybody_enrolled(plane: Pla
     for service in SERVICES:
         await plane.reachable(service)
     made = await world.enroll("alice")
+    await expect_alike(plane, 21)
     assert await world.used_seats() == 21
     assert len(await world.live()) == 21
     assert len({lease.ipv4 for lease in await world.leases()}) == 20 + 1
@@ -206,6 +213,30 @@ async def test_a_loaded_plane_is_like_one_in_which_everybody_enrolled(plane: Pla
     # Nobody had to load anything a second time, or to ask what became of something.
     for node in plane.nodes.values():
         assert all(follower.resyncs == 0 for follower in (*node.views, *node.effects.values()))
+
+
+async def expect_alike(plane: Plane, count: int) -> None:
+    """As many rows as have enrolled, or were loaded, and in each of them the same columns say something."""
+    tables = (
+        *(registry.device, registry.registration, registry.fence, registry.person),
+        *(identity.registration, identity.users, ipam.holding, ipam.lease),
+    )
+    for table in tables:
+        rows = await rows_of(plane, table)
+        async with asyncio.timeout(10):
+            # The others learn of it from the registry's feed.
+            while len(rows) < count:
+                rows = await rows_of(plane, table)
+        shapes = {frozenset(name for name, value in row.items() if value and name not in SAID) for row in rows}
+        assert (len(rows), len(shapes)) == (count, 1), f"{table.name}: {shapes}"
+
+
+async def rows_of(plane: Plane, table: sa.Table) -> list[dict[str, Any]]:
+    """Of the plane's organization."""
+    service = next(each for each, metadata in TABLES.items() if metadata is table.metadata)
+    wanted = sa.select(table).where(table.c.organization_id == plane.organization)
+    database = plane.nodes[service].database
+    return [dict(row._mapping) for row in await database.read(lambda tx: tx.execute(wanted).all())]
 
 
 @pytest.mark.long
