@@ -221,7 +221,7 @@ class Checker:
             expire_time = verdict.session_expire_time
             until = _FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
             if now <= until:
-                subject.keep((policy, authentication, removed, revoked, subject.authenticate_time, until, answer))
+                subject.kept = policy, authentication, removed, revoked, subject.authenticate_time, until, answer
         return answer
 
     def check_traffic(
@@ -284,7 +284,7 @@ class Checker:
             since, ends = subject.unchanged
             if now <= (until := (ends if expire_time is None else min(expire_time, ends)) - MAX_VALID_FOR):
                 since = max(subject.authenticate_time, since)
-                subject.keep((covering, authentication, removed, revoked, since, until, answer))
+                subject.kept = covering, authentication, removed, revoked, since, until, answer
         return answer
 
     def _traffic_facts(self) -> TrafficFacts:

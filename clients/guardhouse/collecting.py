@@ -12,22 +12,6 @@ FULL: Final = 2
 MIDDLE: Final = 3
 """Collections of the middle generation between two full ones: so few that a full one has little to look at."""
 
-LET_GO_AT_ONCE: Final = 1000
-
-_replaced: list[object] = []
-
-
-def let_go(of: object) -> None:
-    """Holds what was replaced until there is much of it, and lets go of it all at once.
-
-    The collector starts when so many more objects were made than went. Where each that is made replaces another it
-    would wait until something else starts it, and then look at all that are new in one go: a pause of a second for a
-    million. What goes together is counted only down to nothing, so that all that were made count.
-    """
-    _replaced.append(of)
-    if len(_replaced) >= LET_GO_AT_ONCE:
-        _replaced.clear()
-
 
 def keep_pauses_short() -> None:
     """From now on no collection looks at what is there, nor at what has outlived a full collection.

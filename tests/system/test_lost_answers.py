@@ -45,6 +45,8 @@ GOES_ON = {
         f"removal.{name}" for name in ("registrations", "registrations_deleted", "addresses_released", "done")
     ],
     "identity.UserService.RevokeUser": ["user.authenticate_time"],
+    # What is said of the person comes by identity's feed.
+    "registry.EnrollmentService.Register": ["registration.update_time", "device.update_time", "device.last_seen_user"],
 }
 
 pytestmark = [pytest.mark.plane(anonymous_rate=1e6, anonymous_burst=10**6), pytest.mark.timeout(180)]

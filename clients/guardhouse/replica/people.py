@@ -4,7 +4,6 @@ import sys
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from guardhouse.collecting import let_go
 from guardhouse.decisions import Profile, User
 from guardhouse.expressions import Type
 from guardhouse.expressions.fields import folded
@@ -46,7 +45,6 @@ class IdentityState(OrganizationState):
             case "authentication":
                 fact = event.authentication
                 time = from_timestamp(fact.authenticate_time)
-                let_go(self.authentications.get(fact.registration_id))
                 self.authentications[fact.registration_id] = Authentication(time, fact.revision, fact.revoked_revision)
             case "authentication_deleted":
                 self.authentications.pop(event.authentication_deleted, None)
@@ -61,7 +59,6 @@ class IdentityState(OrganizationState):
         """A profile that is as it was stays the same object, by which others know that nothing has changed."""
         profile = Profile(of.email, of.display_name, shared(tuple(of.groups)), shared(tuple(of.oidc_claims)))
         if user.profile != profile:
-            let_go(user.profile)
             user.profile = profile
         # One text for all who have it.
         user.issuer = sys.intern(of.issuer)

@@ -3,7 +3,6 @@
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Final
 
-from guardhouse.collecting import let_go
 from guardhouse.decisions import Profile, Registration, RegistrationState, User
 from guardhouse.durations import SECOND
 from guardhouse.expressions import POSTURE_AGE, Traffic, identity_facts
@@ -66,7 +65,7 @@ class Subject(Registration):
             reported = posture.report_time if posture.HasField("report_time") else posture.change_time
             self.report_time = from_timestamp(reported)
         self.kept: Kept | None = None
-        """The newest answer that allows it something: see `keep`."""
+        """The newest answer that allows it something."""
         self.matching: Matching | None = None
         self.unchanged = _ALWAYS
         """The times between which `matching` is right if nothing happens, the second excluded."""
@@ -101,11 +100,6 @@ class Subject(Registration):
                 # One text for both.
                 self.user_id = user.user_id
         return self.user
-
-    def keep(self, answer: Kept) -> None:
-        """Keeps it, in the place of the one that was kept."""
-        let_go(self.kept)
-        self.kept = answer
 
     def renew(self, authentication: Authentication | None) -> None:
         """Takes this for the newest authentication, unless the enrollment is newer by identity's revision."""
@@ -156,7 +150,6 @@ class RegistryState:
                     addresses = before.ipv4, before.ipv6
                     # The text that is the key already.
                     registration_id = before.registration_id
-                    let_go(before)
                 else:
                     addresses = _addresses(record.registration)
                     for address in filter(None, addresses):

@@ -85,9 +85,11 @@ Captured = Sequence[tuple[str, str, Iterator[Any]]]
 
 
 def capture(service: str, view: View, organization_ids: Sequence[str]) -> Captured:
-    """What a view holds, by the keys of now: the events are made later, in any thread, while the view goes on, of what
-    each has become. What is newer than the positions, which were noted before, does no harm: who reads the file is sent
-    all that happened after them, whoever has gone or come included."""
+    """What a view holds: the events are made later, in any thread, while the view goes on, of what each has become.
+
+    What is newer than the positions, which were noted before, does no harm: who reads the file is sent all that
+    happened after them, whoever has gone or come included.
+    """
     found: list[tuple[str, str, Iterator[Any]]] = []
     for each in organization_ids:
         if (state := view.states.get(each)) is not None:
@@ -182,10 +184,14 @@ def _pages(frames: Iterable[tuple[int, memoryview]]) -> Iterator[tuple[str, str,
 
 
 def _present(of: Mapping[str, T]) -> Iterator[tuple[str, T]]:
-    """What is there now, as it is when it is read. Only the keys are copied, which takes hundredths of a second for a
-    million; whoever has gone since is left out."""
-    keys = list(of)
-    return ((key, value) for key in keys if (value := of.get(key)) is not None)
+    """What is there when its turn comes, each as it is when it is read; whoever has gone since is left out.
+
+    Only the keys are copied, and only while they are needed: for a million that takes some hundredths of a second, and
+    as much again whenever the collector looks at them.
+    """
+    for key in list(of):
+        if (value := of.get(key)) is not None:
+            yield key, value
 
 
 def _of_people(state: IdentityState) -> Iterator[Iterator[identity.Event]]:

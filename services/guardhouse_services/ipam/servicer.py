@@ -79,8 +79,9 @@ class IpamServicer:
         sent = request.subnet
         check_id(sent.subnet_id, SUBNET, "subnet.subnet_id")
         changes = _subnet_fields(sent, checks.mask(request.update_mask, SUBNET_PATHS))
+        network = str(checks.network(sent.network, "subnet.network")) if sent.network else ""
         changed, used, token = await self.ipam.subnets.update(
-            call, request.organization_id, sent.subnet_id, changes, sent.etag
+            call, request.organization_id, sent.subnet_id, changes, sent.etag, network
         )
         return pb.UpdateSubnetResponse(subnet=messages.subnet(changed, used), revision_token=token)
 

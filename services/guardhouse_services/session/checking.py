@@ -147,7 +147,7 @@ def answer(
             until = FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
             if now <= until:
                 since = subject.authenticate_time
-                subject.keep((policy, authentication, removed, revoked, new, wants, since, until, part))
+                subject.kept = policy, authentication, removed, revoked, new, wants, since, until, part
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 

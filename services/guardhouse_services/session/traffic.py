@@ -133,7 +133,7 @@ def answer(
             until = (until if expire_time is None else min(expire_time, until)) - MAX_VALID_FOR
             if now <= until:
                 since = max(since, subject.authenticate_time)
-                subject.keep((covering, authentication, removed, revoked, new, wants, since, until, part))
+                subject.kept = covering, authentication, removed, revoked, new, wants, since, until, part
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 

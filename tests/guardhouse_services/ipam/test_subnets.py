@@ -111,6 +111,18 @@ async def test_a_subnet_needs_a_network(world: World, desk: Desk) -> None:
     assert error.value.field == "subnet.network"
 
 
+async def test_a_network_is_never_changed(world: World, desk: Desk) -> None:
+    """Decision 24. Whoever sends back what was read, sends the network along."""
+    made = await create(desk, world, "10.9.0.0/16")
+    made.display_name = "Offices"
+    changed = await update(desk, world, made, "display_name")
+    assert (changed.display_name, changed.network) == ("Offices", "10.9.0.0/16")
+    changed.network = "10.8.0.0/16"
+    with pytest.raises(InvalidField) as refused:
+        await update(desk, world, changed, "display_name")
+    assert refused.value.field == "subnet.network"
+
+
 @pytest.mark.parametrize("network", ["100.96.0.0/12", "100.100.0.0/24", "100.64.0.0/10", "10.0.0.0/8", "10.1.2.0/24"])
 async def test_subnets_never_overlap(world: World, desk: Desk, network: str) -> None:
     """Nor are they written when two that overlap come at once."""

@@ -90,7 +90,9 @@ class Subnet(_message.Message):
     description: _builtins.str
     """At most 500 characters."""
     network: _builtins.str
-    """The IPv4 network, such as 10.20.0.0/16. The first and the last address of it are not given out."""
+    """The IPv4 network, such as 10.20.0.0/16. The first and the last address of it are not given out. Never changed: an
+    update may repeat it, and is refused with another.
+    """
     is_default: _builtins.bool
     """Whether it is for those whom no IP profile matches."""
     etag: _builtins.str

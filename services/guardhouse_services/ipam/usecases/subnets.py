@@ -79,9 +79,9 @@ class Subnets:
         return await self._database.read(read)
 
     async def update(
-        self, call: Call, organization_id: str, subnet_id: str, changes: dict[str, Any], etag: str
+        self, call: Call, organization_id: str, subnet_id: str, changes: dict[str, Any], etag: str, network: str = ""
     ) -> Written:
-        """Changes these fields. Raises SubnetNotFound, EtagMismatch and InvalidField."""
+        """Changes these fields. Raises SubnetNotFound, EtagMismatch, and InvalidField, also for another network."""
 
         def work(tx: Transaction) -> Written:
             if (done := requests.find(tx, call.key)) is not None:
@@ -89,6 +89,10 @@ class Subnets:
             space = store.subnets.lock_space(tx, organization_id)
             found = store.subnets.get(tx, organization_id, subnet_id, space)
             etags.check(messages.subnet(found).etag, etag)
+            if network and network != found.ipv4:
+                raise InvalidField(
+                    "subnet.network", f"a subnet's network, {found.ipv4}, is never changed: create another subnet"
+                )
             changed = replace(found, **changes, update_time=tx.now)
             if found.is_default and not changed.is_default:
                 raise InvalidField(
