@@ -27,6 +27,7 @@ async def test_a_device_leaves_and_another_user_may_come(world: World) -> None:
 
 async def test_a_repeated_leave_is_answered_for_a_day(world: World) -> None:
     """I-07: the answer may have been lost."""
+    world.clock.stop()
     enrolled = await world.enroll()
     first = await world.leave(enrolled, "once")
     assert await world.leave(enrolled, "once") == first
