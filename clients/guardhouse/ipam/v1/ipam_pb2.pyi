@@ -581,7 +581,7 @@ class CreateIpProfileRequest(_message.Message):
     """Checks everything and changes nothing."""
     @_builtins.property
     def ip_profile(self) -> Global___IpProfile:
-        """All but description and enabled are required."""
+        """display_name, match, precedence and subnet_id are required."""
 
     def __init__(
         self,
