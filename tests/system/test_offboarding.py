@@ -10,6 +10,7 @@ from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse_services.database import Transaction
 from guardhouse_services.node import Node
 from tests.system.people import World
+from tests.system.state import quiet
 from tests.system.test_main_job import until
 
 
@@ -57,6 +58,8 @@ async def test_whoever_leaves_is_out_at_once_and_can_be_erased_then(world: World
     nodes = world.plane.nodes
     assert "users" in await said(nodes["identity"], "alice@example.com")
     await world.users.EraseUser(identity.EraseUserRequest(**of))
+    # The registry hears of it by identity's feed.
+    await quiet(world.plane)
     for node in nodes.values():
         assert await said(node, "alice@example.com") == []
     assert "users" in await said(nodes["identity"], user_id)

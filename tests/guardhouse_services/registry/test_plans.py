@@ -260,7 +260,9 @@ async def test_an_enrollment_reads_no_more_among_many(crowd: Crowd, engine: str)
         (store.registrations.revoke, of, [registration_id]),
     ):
         cost = await crowd.cost(function, *arguments)
-        assert cost <= {"sqlite": 1, "postgresql": 20}[engine], function
+        # A device is in the index of each order of lists, which all are written when it changes.
+        most = 40 if function is store.enrollments.enroll_device else 20
+        assert cost <= (1 if engine == "sqlite" else most), function
 
 
 async def test_a_look_for_what_has_ended_reads_no_more_among_many(crowd: Crowd, engine: str) -> None:
