@@ -82,7 +82,7 @@ demo-envoy: $(READY) ## Watch a real Envoy ask about every request and connectio
 	$(BIN)/python -m demo.envoy
 
 .PHONY: bench
-bench: $(READY) ## Measure the speed; ONLY=enroll_vs_direct for some figures, QUICK=1 for a smoke test
+bench: $(READY) ## Measure the speed; ONLY=enroll_vs_direct,list_ for some figures, QUICK=1 for a smoke test
 	@GRPC_VERBOSITY=ERROR $(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" \
 		-m bench --only "$(ONLY)" $(if $(QUICK),--quick)
 

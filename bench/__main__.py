@@ -52,13 +52,15 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def run(
-    only: Annotated[str, typer.Option(help="Measure the figures whose names begin so.")] = "",
+    only: Annotated[str, typer.Option(help="Measure the figures whose names begin so; several with commas.")] = "",
     quick: Annotated[bool, typer.Option(help="Only show that everything works; the figures mean nothing.")] = False,
     output: Annotated[Path, typer.Option(help="Where the results go.")] = Path("build/bench.json"),
 ) -> None:
     """Measure the speed of Guardhouse."""
-    if not any(name.startswith(only) for name in NAMES):
-        raise typer.BadParameter(f"{only!r} begins none of {', '.join(NAMES)}")
+    beginnings = tuple(part.strip() for part in only.split(","))
+    for beginning in beginnings:
+        if not any(name.startswith(beginning) for name in NAMES):
+            raise typer.BadParameter(f"{beginning!r} begins none of {', '.join(NAMES)}")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         about = describe(Path(folder))
@@ -69,8 +71,8 @@ def run(
         TimeElapsedColumn(),
         console=Console(stderr=True),
     ) as progress:
-        bench = Bench(quick)
-        figures, missing = uvloop.run(_measure(bench, only, progress))
+        bench = Bench(quick, beginnings)
+        figures, missing = uvloop.run(_measure(bench, progress))
     about |= {"PostgreSQL": bench.postgresql_version or "not used"}
     seconds = round(time.monotonic() - began)
     _print(figures, about, seconds, quick)
@@ -80,7 +82,7 @@ def run(
         raise typer.Exit(1)
 
 
-async def _measure(bench: Bench, only: str, progress: Progress) -> tuple[list[Figure], list[str]]:
+async def _measure(bench: Bench, progress: Progress) -> tuple[list[Figure], list[str]]:
     """The figures, and what could not be measured, with the reason."""
     task: TaskID | None = None
     began = time.monotonic()
@@ -101,15 +103,16 @@ async def _measure(bench: Bench, only: str, progress: Progress) -> tuple[list[Fi
     missing: list[str] = []
     with bench:
         for module in MEASUREMENTS:
-            if any(name.startswith(only) for name in module.NAMES):
+            if bench.wants(*module.NAMES):
                 try:
                     figures += await module.measure(bench)
                 except FAILURES as error:
                     # The others are worth having all the same.
-                    missing.append(f"{', '.join(module.NAMES)}: {error!r}")
+                    wanted = ", ".join(filter(bench.wants, module.NAMES))
+                    missing.append(f"{wanted}: {error!r}")
                 # Dirty pages of one measurement are not the next one's to write.
                 await asyncio.to_thread(os.sync)
-    return [figure for figure in figures if figure.name.startswith(only)], missing
+    return [figure for figure in figures if bench.wants(figure.name)], missing
 
 
 def _print(figures: Sequence[Figure], about: dict[str, str], seconds: int, quick: bool) -> None:

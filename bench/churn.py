@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
-from bench.allocation import EMPTY, SHARES, Churn, MovingClock, Network, fill
+from bench.allocation import EMPTY, FILLED, SHARES, Churn, MovingClock, Network, fill
 from bench.figure import Figure, Sample, Target, percentile, ratios, resampled, summary, take_rounds
+from bench.loaders import without_indexes
 from bench.plane import Plane
 from bench.run import Bench
 from guardhouse import ids
@@ -40,11 +41,17 @@ CLIENTS = 16
 CALLS = 20
 """Of a client, in a sample."""
 AT_999 = tuple(f"allocate_at_999_{pattern}_{name}" for pattern in PATTERNS for name in SHARES)
-NAMES = (*AT_999, "allocate_churn", "allocate_churn_old_transaction", "allocate_scaling")
+CHURN = ("allocate_churn", "allocate_churn_old_transaction")
+NAMES = (*AT_999, *CHURN, "allocate_scaling")
 
 
 async def measure(bench: Bench) -> list[Figure]:
-    return [*await _in_process(bench), await _through_grpc(bench)]
+    figures: list[Figure] = []
+    if bench.wants(*AT_999, *CHURN):
+        figures += await _in_process(bench)
+    if bench.wants("allocate_scaling"):
+        figures.append(await _through_grpc(bench))
+    return figures
 
 
 async def _in_process(bench: Bench) -> list[Figure]:
@@ -56,10 +63,11 @@ async def _in_process(bench: Bench) -> list[Figure]:
     node = build(settings, clock)
     bench.say("filling networks", len(PATTERNS) + 1)
     networks: dict[str, Network] = {}
-    for pattern, share in (*((pattern, FULL) for pattern in PATTERNS), ("empty", EMPTY)):
-        as_filled = "contiguous" if pattern == "contiguous" else "random"
-        networks[pattern] = fill(node.database, as_filled, share, clock, network)
-        bench.tick()
+    with node.database.engine.begin() as connection, without_indexes(connection, *FILLED):
+        for pattern, share in (*((pattern, FULL) for pattern in PATTERNS), ("empty", EMPTY)):
+            as_filled = "contiguous" if pattern == "contiguous" else "random"
+            networks[pattern] = fill(connection, as_filled, share, clock, network)
+            bench.tick()
     server.tidy("churn_ipam")
     installation = node.directory.view.states[""] = DirectoryState("")
     for each in networks.values():

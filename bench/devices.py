@@ -47,10 +47,14 @@ NAMES = ("list_page_flatness", "heartbeat_cost", "delete_device_cost")
 
 
 async def measure(bench: Bench) -> list[Figure]:
-    plane, registrations = await bench.loaded(POSTGRESQL, bench.huge)
-    pages = await _pages(bench, plane, registrations)
-    plane, registrations = await bench.loaded(POSTGRESQL, bench.large)
-    return [pages, await _heartbeats(bench, plane, registrations), await _deletions(bench)]
+    figures: list[Figure] = []
+    if bench.wants("list_page_flatness"):
+        figures.append(await _pages(bench, *await bench.loaded(POSTGRESQL, bench.huge)))
+    if bench.wants("heartbeat_cost"):
+        figures.append(await _heartbeats(bench, *await bench.loaded(POSTGRESQL, bench.large)))
+    if bench.wants("delete_device_cost"):
+        figures.append(await _deletions(bench))
+    return figures
 
 
 async def _pages(bench: Bench, plane: Plane, registrations: Sequence[str]) -> Figure:

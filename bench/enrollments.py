@@ -16,8 +16,11 @@ async def measure(bench: Bench) -> list[Figure]:
     figures = [
         await _measure(bench, f"enroll_flatness_{engine}", engine, bench.large, Target("≤", 1.25))
         for engine in (SQLITE, POSTGRESQL)
+        if bench.wants(f"enroll_flatness_{engine}")
     ]
-    return [*figures, await _measure(bench, "register_flatness", POSTGRESQL, bench.huge, Target("≤", 1.3))]
+    if bench.wants("register_flatness"):
+        figures.append(await _measure(bench, "register_flatness", POSTGRESQL, bench.huge, Target("≤", 1.3)))
+    return figures
 
 
 async def _measure(bench: Bench, name: str, engine: str, count: int, target: Target) -> Figure:

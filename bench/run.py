@@ -22,6 +22,8 @@ class Bench:
     """One run. A quick one only shows that everything works: its figures mean nothing."""
 
     quick: bool
+    only: tuple[str, ...] = ("",)
+    """What the names of the wanted figures begin with."""
     say: Callable[[str, int], None] = lambda _what, _steps: None
     """Begins a part of the run: what it does, in how many steps."""
     tick: Callable[[], None] = lambda: None
@@ -37,6 +39,10 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def wants(self, *names: str) -> bool:
+        """Whether one of these figures is wanted."""
+        return any(name.startswith(self.only) for name in names)
 
     @property
     def huge(self) -> int:
