@@ -93,9 +93,8 @@ class Gateway:
 class Commands:
     """What it can be told. Questions are made ahead, of texts that nothing has been looked up by yet."""
 
-    def __init__(self, checker: Checker, snapshot: Path | None) -> None:
+    def __init__(self, checker: Checker) -> None:
         self._checker = checker
-        self._snapshot = snapshot
         self._dice = random.Random(0)
         state = checker._state
         self._ids = list(state.registrations.states[checker.organization_id].registrations)
@@ -140,7 +139,8 @@ class Commands:
         busy: list[float] = []
         end = time.perf_counter() + float(seconds)
         checker, fields, stale = self._checker, self._requests[0], 0
-        writing = asyncio.create_task(checker._store(self._snapshot)) if self._snapshot is not None else None
+        file = checker._snapshot
+        writing = asyncio.create_task(checker._store(file)) if file is not None else None
         while (began := time.perf_counter()) < end or (writing is not None and not writing.done()):
             used = time.process_time()
             await asyncio.sleep(TICK_SECONDS)
@@ -218,7 +218,7 @@ async def main(profile: Path, snapshot: Path | None) -> None:
         while not checker.ready():  # noqa: ASYNC110  # it has nothing to wait for
             await asyncio.sleep(0.01)
         seconds = time.perf_counter() - began
-        commands = Commands(checker, snapshot)
+        commands = Commands(checker)
         # As a service does when it has begun.
         keep_pauses_short()
         _say({"seconds": seconds, "before": before, "after": resident_bytes(os.getpid())})

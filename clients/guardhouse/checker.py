@@ -49,6 +49,7 @@ from guardhouse.replica.people import IdentityState
 from guardhouse.replica.registrations import Subject
 from guardhouse.replica.state import State, TrafficFacts, cover_traffic, judge_traffic, parse_max_staleness
 from guardhouse.session.v1 import session_pb2, session_pb2_grpc
+from guardhouse.snapshots import SnapshotFile, SnapshotRefused
 
 __all__ = ["Answer", "Checker", "Decision", "Kind", "Reason"]
 
@@ -104,8 +105,9 @@ class Checker:
         self.organization_id = profile.organization_id
         self._clock = clock or SystemClock()
         self._client = aio.Client(profile)
-        self._snapshot_path = snapshot_path
-        self._mac_key = storing.mac_key(profile.key)
+        self._snapshot: SnapshotFile | None = None
+        if snapshot_path is not None:
+            self._snapshot = SnapshotFile(snapshot_path, "checker", profile.key, self.organization_id)
         self._stored = 0
         """The steady time as of which the file is proven."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -164,12 +166,12 @@ class Checker:
         """Waits until it is ready, but no longer than 5 s: who comes while everything is down is answered all the same,
         and refused unless what was stored on disk may still decide."""
         began = self._clock.steady()
-        if self._snapshot_path is not None:
-            await self._restore(self._snapshot_path)
+        if self._snapshot is not None:
+            await self._restore(self._snapshot)
         followers = self._state.followers
         self._tasks = [asyncio.create_task(follower.run()) for follower in followers]
-        if self._snapshot_path is not None:
-            self._tasks.append(asyncio.create_task(self._keep_storing(self._snapshot_path)))
+        if self._snapshot is not None:
+            self._tasks.append(asyncio.create_task(self._keep_storing(self._snapshot)))
         try:
             if not all(await asyncio.gather(*(follower.fresh(began, START_SECONDS) for follower in followers))):
                 log.warning("not every service answers; this checker decides by what it has, where that is allowed")
@@ -180,8 +182,8 @@ class Checker:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._close()
-        if self._snapshot_path is not None:
-            await self._store(self._snapshot_path)
+        if self._snapshot is not None:
+            await self._store(self._snapshot)
 
     # Asking
 
@@ -337,14 +339,14 @@ class Checker:
 
     # Storing
 
-    async def _restore(self, path: Path) -> None:
+    async def _restore(self, file: SnapshotFile) -> None:
         """Begins with what is in the file, as old as it is."""
         try:
-            header, pages = await asyncio.to_thread(storing.read, path, self._mac_key, self.organization_id)
+            header, pages = await asyncio.to_thread(file.read)
         except FileNotFoundError:
             return
-        except (OSError, storing.SnapshotRefused) as error:
-            log.warning("does not start from %s: %s", path, error)
+        except (OSError, SnapshotRefused) as error:
+            log.warning("does not start from %s: %s", file.path, error)
             return
         for service, positions in header.positions.items():
             for organization_id in positions:
@@ -352,25 +354,23 @@ class Checker:
         with _no_collection():
             for service, organization_id, events in pages:
                 await self._views[service].page(organization_id, events)
-        age = self._state.now() - header.fresh_as_of
-        # A clock that is behind the file's cannot tell how old that is; all else of it holds.
-        proven = self._clock.steady() - age if age >= 0 else 0
+        proven = header.proven(self._clock)
         for (service, positions), follower in zip(header.positions.items(), self._state.followers, strict=True):
             for organization_id, position in positions.items():
                 await self._views[service].end(organization_id, position)
             follower.restore(positions, proven)
         self._stored = proven
-        log.info("started from %s, which is %s old", path, format_duration(age))
+        log.info("started from %s, which is %s old", file.path, format_duration(self._state.now() - header.fresh_as_of))
 
-    async def _keep_storing(self, path: Path) -> None:
+    async def _keep_storing(self, file: SnapshotFile) -> None:
         while True:
             await asyncio.sleep(SNAPSHOT_SECONDS)
-            await self._store(path)
+            await self._store(file)
 
-    async def _store(self, path: Path) -> None:
+    async def _store(self, file: SnapshotFile) -> None:
         """Writes what is known, unless nothing has been heard since it was written last."""
         if self._state.is_deleted(self.organization_id):
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            await asyncio.to_thread(file.path.unlink, missing_ok=True)
             return
         fresh_as_of = self.fresh_as_of
         proven = min(follower.fresh_as_of for follower in self._state.followers)
@@ -381,11 +381,10 @@ class Checker:
         for service, view in self._views.items():
             positions[service] = at = await view.positions()
             captured += storing.capture(service, view, sorted(at))
-        header = storing.Header(self.organization_id, fresh_as_of, positions)
         try:
-            await asyncio.to_thread(storing.write, path, self._mac_key, header, captured)
+            await asyncio.to_thread(file.write, fresh_as_of, positions, captured)
         except OSError as error:
-            log.error("cannot write %s: %s", path, error)
+            log.error("cannot write %s: %s", file.path, error)
         else:
             self._stored = proven
 

@@ -20,8 +20,8 @@ from guardhouse.errors import DurationInvalid, FieldRequired, InvalidField
 from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.profile import Profile, ProfileInvalid
 from guardhouse.registry.v1 import registry_pb2
-from guardhouse.replica import storing
 from guardhouse.session.v1 import session_pb2, session_pb2_grpc
+from guardhouse.snapshots import SnapshotFile, SnapshotRefused
 from guardhouse.times import from_timestamp
 from guardhouse_services.credentials import hash_secret
 from tests.clock import FakeClock
@@ -357,7 +357,7 @@ async def test_it_forgets_an_organization_that_is_deleted(plane: Plane, world: W
     async with checker_of(plane, key, path) as checker:
         await settle(checker, plane.clock)
         assert decision() is Decision.ALLOW
-        await checker._store(path)
+        await checker._store(SnapshotFile(path, "checker", key, plane.organization))
         assert path.exists()
         request = identity_pb2.DeleteOrganizationRequest(organization_id=plane.organization, confirmation="Example")
         await plane.stub(identity_pb2_grpc.OrganizationServiceStub).DeleteOrganization(request)
@@ -413,9 +413,11 @@ async def test_a_file_that_is_not_its_own_is_refused(
         assert not any(of in message for message in caplog.messages)
     assert decided == {name: name == "whole" for name in files}
     # A key may be of one organization only, but whoever says another would not be told of this one.
-    with pytest.raises(storing.SnapshotRefused):
-        path.write_bytes(whole)
-        storing.read(path, storing.mac_key(key), "org_" + "0" * 32)
+    path.write_bytes(whole)
+    SnapshotFile(path, "checker", key, plane.organization).read()
+    for program, organization_id in (("checker", "org_" + "0" * 32), ("gateway", plane.organization)):
+        with pytest.raises(SnapshotRefused):
+            SnapshotFile(path, program, key, organization_id).read()
 
 
 class Watching:

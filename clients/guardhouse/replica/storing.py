@@ -1,58 +1,22 @@
-"""A state on disk, for a start while every service is down: what the three views hold of one organization, in one file.
+"""What a checker's file holds: the events that make what its three views know of an organization."""
 
-The file is a header and frames, each of which holds one Snapshot of a feed, and ends with HMAC-SHA256 over all of it
-under a key that is derived from the API key. So nobody else can make one, and one that was cut short, changed, or
-written with another key is refused. It names the positions at which the feeds go on, and the wall time as of which what
-it holds was proven, from which its staleness counts.
-"""
-
-import hashlib
-import hmac
 import itertools
-import json
-import os
-import struct
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any, Final, TypeVar
 
 from guardhouse.decisions import RegistrationState, User
-from guardhouse.following import Position, View
+from guardhouse.following import View
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.replica.people import Authentication, IdentityState
 from guardhouse.replica.policies import PolicyState
 from guardhouse.replica.registrations import RegistryState, Subject
 from guardhouse.session.v1 import session_pb2 as session
+from guardhouse.snapshots import Captured
 from guardhouse.times import set_time
 
 T = TypeVar("T")
-
-MAGIC: Final = b"guardhouse checker 1\n"
-"""Names the form of what follows; another form has another number."""
-PAGE_EVENTS: Final = 1000
-CONTRACTS: Final = {"identity": identity, "registry": registry, "session": session}
-_FRAME: Final = struct.Struct(">BI")
-_MAC_BYTES: Final = 32
-
-Positions = Mapping[str, Mapping[str, Position]]
-"""By service and by organization."""
-
-
-class SnapshotRefused(Exception):
-    """The file holds nothing to start from; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a file says of itself. `fresh_as_of` is a wall time, in microseconds."""
-
-    organization_id: str
-    fresh_as_of: int
-    positions: Positions
 
 
 class StoredPolicyState(PolicyState):
@@ -75,15 +39,6 @@ class StoredPolicyState(PolicyState):
         super().apply(event)
 
 
-def mac_key(api_key: str) -> bytes:
-    """An API key is 256 random bits, so one step is enough to derive from it."""
-    return hmac.digest(api_key.encode(), b"guardhouse checker snapshot", hashlib.sha256)
-
-
-Captured = Sequence[tuple[str, str, Iterator[Any]]]
-"""Service, organization, and the events that make what is known of it."""
-
-
 def capture(service: str, view: View, organization_ids: Sequence[str]) -> Captured:
     """What a view holds: the events are made later, in any thread, while the view goes on, of what each has become.
 
@@ -95,92 +50,6 @@ def capture(service: str, view: View, organization_ids: Sequence[str]) -> Captur
         if (state := view.states.get(each)) is not None:
             found += [(service, each, part) for part in _PARTS[service](state)]
     return found
-
-
-def write(path: Path, key: bytes, header: Header, captured: Captured) -> None:
-    """Replaces the file by a whole one that only its owner may read, or leaves it as it was. Raises OSError."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            mac = hmac.new(key, digestmod=hashlib.sha256)
-            for part in _parts(header, captured):
-                mac.update(part)
-                file.write(part)
-            file.write(mac.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def read(path: Path, key: bytes, organization_id: str) -> tuple[Header, Iterator[tuple[str, str, Sequence[Any]]]]:
-    """The header, and what it holds as (service, organization, events). Raises SnapshotRefused and OSError."""
-    content = memoryview(path.read_bytes())
-    if bytes(content[: len(MAGIC)]) != MAGIC or len(content) < len(MAGIC) + _MAC_BYTES:
-        raise SnapshotRefused("it is no snapshot of a checker, or one in another form")
-    whole, mac = content[:-_MAC_BYTES], content[-_MAC_BYTES:]
-    if not hmac.compare_digest(hmac.digest(key, whole, hashlib.sha256), mac):
-        raise SnapshotRefused("it was cut short or changed, or written with another API key")
-    frames = _frames(whole[len(MAGIC) :])
-    _, first = next(frames)
-    header = _header(first)
-    if header.organization_id != organization_id:
-        raise SnapshotRefused(f"it is of {header.organization_id}")
-    return header, _pages(frames)
-
-
-def _parts(header: Header, captured: Captured) -> Iterator[bytes]:
-    yield MAGIC
-    said = {
-        "organization_id": header.organization_id,
-        "fresh_as_of": header.fresh_as_of,
-        "positions": {service: dict(positions) for service, positions in header.positions.items()},
-    }
-    yield from _framed(0, json.dumps(said).encode())
-    services = list(CONTRACTS)
-    for service, organization_id, events in captured:
-        contract: Any = CONTRACTS[service]
-        while page := list(itertools.islice(events, PAGE_EVENTS)):
-            message = contract.WatchResponse(organization_id=organization_id, snapshot=contract.Snapshot(events=page))
-            yield from _framed(services.index(service) + 1, message.SerializeToString())
-
-
-def _framed(kind: int, content: bytes) -> tuple[bytes, bytes]:
-    return _FRAME.pack(kind, len(content)), content
-
-
-def _frames(content: memoryview) -> Iterator[tuple[int, memoryview]]:
-    place = 0
-    while place < len(content):
-        kind, length = _FRAME.unpack_from(content, place)
-        place += _FRAME.size
-        yield kind, content[place : place + length]
-        place += length
-
-
-def _header(content: memoryview) -> Header:
-    said = json.loads(bytes(content))
-    positions = {
-        service: {organization_id: (epoch, revision) for organization_id, (epoch, revision) in each.items()}
-        for service, each in said["positions"].items()
-    }
-    return Header(said["organization_id"], said["fresh_as_of"], positions)
-
-
-def _pages(frames: Iterable[tuple[int, memoryview]]) -> Iterator[tuple[str, str, Sequence[Any]]]:
-    services = list(CONTRACTS)
-    for kind, content in frames:
-        service = services[kind - 1]
-        contract: Any = CONTRACTS[service]
-        message = contract.WatchResponse.FromString(content)
-        yield service, message.organization_id, message.snapshot.events
 
 
 def _present(of: Mapping[str, T]) -> Iterator[tuple[str, T]]:
