@@ -10,13 +10,16 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
+from bench.calls import BARE_HOST
+from bench.contract import PATH, messages
 from bench.figure import Figure, Sample, Target, ratios, summary, take_rounds
 from bench.loaders import Row, bearer, insert
+from bench.machine import cpu_of
 from bench.plane import POSTGRESQL, Plane
 from bench.postgresql import PostgreSQL
 from bench.run import Bench
@@ -32,12 +35,16 @@ from guardhouse_services.registry.store import tables
 from guardhouse_services.registry.usecases.devices import Devices
 from guardhouse_services.registry.usecases.registrations import Registrations
 
+T = TypeVar("T")
+
 PAGE = 1000
 PAGES = 5
 """Of a sample."""
 DEVICES_A_MINUTE = 10_000
 BEATS = 2500
 """Of a sample: as many as come in a quarter of a minute."""
+EMPTY_CALLS = 500
+"""At the same pace, on a bare server."""
 IDLE_SECONDS = 10.0
 FLUSHED_SECONDS = 11.0
 """By then what was taken last is written."""
@@ -106,17 +113,22 @@ async def _heartbeats(bench: Bench, plane: Plane, registrations: Sequence[str]) 
     dice = random.Random(0)
     async with plane:
         beats = Beats(plane)
+        plane.spawn("session", BARE_HOST, "bare")
+        await plane.channel("session", host=BARE_HOST).channel_ready()
+        empty: list[float] = []
         await beats.send(dice.sample(registrations, min(count, 200)))
         await asyncio.sleep(FLUSHED_SECONDS)
         costs: list[Cost] = []
         for _ in range(rounds):
             costs.append(await beats.cost(dice.sample(registrations, count)))
+            empty.append(await beats.cost_of_empty_calls(bench.size(EMPTY_CALLS)))
             bench.tick()
     shares = [100 * each.whole * DEVICES_A_MINUTE / 60 for each in costs]
     value, quartiles = summary(shares)
     absolute = {
         "registry": f"{median(each.registry for each in costs) * 1e6:.0f} µs CPU each",
         "database": f"{median(each.database for each in costs) * 1e6:.0f} µs CPU each",
+        "an empty call on a bare server, at that pace": f"{median(empty) * 1e6:.0f} µs CPU",
     }
     return Figure("heartbeat_cost", value, quartiles, Target("≤", 5.0), "%", absolute)
 
@@ -139,6 +151,8 @@ class Beats:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._call: Any = plane.channel("registry").unary_unary(HEARTBEAT)
+        request, _ = messages()
+        self._empty = request(organization_id=plane.organization_id).SerializeToString()
 
     async def cost(self, registrations: Sequence[str]) -> Cost:
         """What these cost, until the last of them is written, beyond what would be used anyway."""
@@ -153,14 +167,20 @@ class Beats:
         used = [now - then - seconds * rate for now, then, rate in zip(self._cpu(), before, idle, strict=True)]
         return Cost(*(max(each, 0.0) / len(registrations) for each in used))
 
+    async def cost_of_empty_calls(self, count: int) -> float:
+        """Seconds of CPU that each takes of a bare server."""
+        call: Any = self._plane.channel("session", host=BARE_HOST).unary_unary(PATH)
+        pid = self._plane.pid("session", BARE_HOST)
+        before = cpu_of([pid])
+
+        async def make(_number: int) -> None:
+            await call(self._empty, timeout=30)
+
+        await _evenly(range(count), make)
+        return (cpu_of([pid]) - before) / count
+
     async def send(self, registrations: Sequence[str]) -> None:
-        began = time.perf_counter()
-        waiting: list[asyncio.Task[None]] = []
-        for number, registration_id in enumerate(registrations):
-            due = began + number * 60 / DEVICES_A_MINUTE
-            await asyncio.sleep(max(due - time.perf_counter(), 0))
-            waiting.append(asyncio.create_task(self._beat(registration_id)))
-        await asyncio.gather(*waiting)
+        await _evenly(registrations, self._beat)
 
     async def _beat(self, registration_id: str) -> None:
         request = pb.HeartbeatRequest(
@@ -178,6 +198,17 @@ class Beats:
         if server is None:
             raise AssertionError("unreachable: the plane is on PostgreSQL")
         return self._plane.cpu_of("registry"), server.cpu()
+
+
+async def _evenly(items: Sequence[T], make: Callable[[T], Awaitable[None]]) -> None:
+    """One after the other begins, at the pace of 10,000 a minute, whether those before have ended or not."""
+    began = time.perf_counter()
+    waiting: list[asyncio.Future[None]] = []
+    for number, item in enumerate(items):
+        due = began + number * 60 / DEVICES_A_MINUTE
+        await asyncio.sleep(max(due - time.perf_counter(), 0))
+        waiting.append(asyncio.ensure_future(make(item)))
+    await asyncio.gather(*waiting)
 
 
 async def _deletions(bench: Bench) -> Figure:
