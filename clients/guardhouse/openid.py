@@ -98,15 +98,20 @@ class Provider:
         """Begins a sign-in with a code on any device."""
         if "device_authorization_endpoint" not in self._metadata:
             raise SignInFailed("the provider has no sign-in with a code", "unsupported_grant_type")
-        return DeviceCode(self, self._post("device_authorization_endpoint", self._wanted(fresh)))
+        # RFC 8628 has no PKCE, and has every provider pass over what it does not know; Keycloak insists on it where its
+        # client does.
+        verifier = secrets.token_urlsafe(32)
+        return DeviceCode(self, self._post("device_authorization_endpoint", self._wanted(fresh, verifier)), verifier)
 
-    def _wanted(self, fresh: bool) -> dict[str, str]:
-        """What every request for a sign-in holds."""
+    def _wanted(self, fresh: bool, verifier: str) -> dict[str, str]:
+        """What every request for a sign-in holds; whoever fetches its token must have `verifier` (RFC 7636)."""
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
         offered = self._metadata.get("scopes_supported")
         # Many refuse a scope that they do not know, and nothing but the list says whether they know one for groups.
         scopes = [it for it in SCOPES if it != "groups" or (isinstance(offered, list) and it in offered)]
+        wanted = {"scope": " ".join(scopes), "code_challenge": challenge, "code_challenge_method": "S256"}
         # max_age makes the provider say when it was (OpenID Connect Core 1.0, section 2).
-        return {"scope": " ".join(scopes)} | ({"prompt": "login", "max_age": "0"} if fresh else {})
+        return wanted | ({"prompt": "login", "max_age": "0"} if fresh else {})
 
     def _endpoint(self, name: str) -> httpx.URL:
         return _url(self._metadata.get(name))
@@ -186,16 +191,13 @@ class Redirect:
             raise SignInFailed(f"the browser cannot come back to port {port} of 127.0.0.1: {error.strerror}") from None
         self.port: int = self._server.server_address[1]
         self._redirect_uri = f"http://127.0.0.1:{self.port}{REDIRECT_PATH}"
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(self._verifier.encode()).digest()).rstrip(b"=").decode()
         wanted = {
             "response_type": "code",
             "client_id": provider.client_id,
             "redirect_uri": self._redirect_uri,
             "state": self._state,
             "nonce": self._nonce,
-            "code_challenge": challenge,
-            "code_challenge_method": "S256",
-            **provider._wanted(fresh),
+            **provider._wanted(fresh, self._verifier),
         }
         self.link = str(endpoint.copy_merge_params(wanted))
 
@@ -231,8 +233,9 @@ class Redirect:
 class DeviceCode:
     """A sign-in with a code: the person opens `link` on any device and enters `user_code`."""
 
-    def __init__(self, provider: Provider, answer: Mapping[str, Any]) -> None:
+    def __init__(self, provider: Provider, answer: Mapping[str, Any], verifier: str) -> None:
         self._provider = provider
+        self._verifier = verifier
         self._code = answer.get("device_code")
         self.user_code = answer.get("user_code")
         if not isinstance(self._code, str) or not isinstance(self.user_code, str) or not self.user_code:
@@ -243,7 +246,11 @@ class DeviceCode:
 
     def id_token(self) -> str:
         """Waits until somebody has signed in, and asks no oftener than the provider wants."""
-        form = {"grant_type": "urn:ietf:params:oauth:grant-type:device_code", "device_code": str(self._code)}
+        form = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:device_code",
+            "device_code": str(self._code),
+            "code_verifier": self._verifier,
+        }
         deadline = time.monotonic() + self.seconds
         while time.monotonic() + self._interval < deadline:
             time.sleep(self._interval)

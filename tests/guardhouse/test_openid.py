@@ -1,6 +1,7 @@
 """Signing in at a provider: what a person and a provider may do, and what strangers may not."""
 
 import base64
+import hashlib
 import json
 import socket
 import threading
@@ -304,6 +305,22 @@ def test_a_code_is_asked_after_as_seldom_as_the_provider_wants(scripted: Scripte
     assert naps == [5, 5, 10, 20]
     assert {form.get("device_code") for path, form, _ in scripted.requests if path == "/token"} == {"d"}
     assert scripted.requests[0][1]["prompt"] == "login"
+
+
+def test_a_code_is_of_no_use_to_another_program(scripted: ScriptedProvider, naps: list[float]) -> None:
+    """RFC 7636, section 4: some providers want it of clients that enter a code on another device as well."""
+    with Provider(scripted.url, "cli") as provider:
+        asked = [provider.device_code() for _ in range(2)]
+        for it in asked:
+            scripted.tokens((200, {"id_token": scripted.id_token()}))
+            it.id_token()
+    begun, fetched = ([form for at, form, _ in scripted.requests if at == path] for path in ("/device", "/token"))
+    assert [form["code_challenge"] for form in begun] == [
+        base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).rstrip(b"=").decode()
+        for form in fetched
+    ]
+    assert {form["code_challenge_method"] for form in begun} == {"S256"}
+    assert len({form["code_challenge"] for form in begun}) == 2
 
 
 @pytest.mark.parametrize("error", ["access_denied", "expired_token", "invalid_grant"])
