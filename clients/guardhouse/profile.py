@@ -9,7 +9,8 @@
     organization_id = "org_0198c0de5a3c7f1e8a2b4c6d8e0f1234"
 
 Every entry may be left out. Paths are relative to the file. Without `ca` the system's authorities are trusted, and
-without `organization_id` each call names its own. A device's own has `registration_id`, too.
+without `organization_id` each call names its own. A device's own has `registration_id`, too; and for its agent
+`gateway_public_key` and `gateway_endpoint` (`gateway.example.com:51820`) say whom its tunnel leads to.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ SERVICES: Final = ("identity", "registry", "ipam", "session")
 PROFILE_VARIABLE: Final = "GUARDHOUSE_PROFILE"
 KEY_VARIABLE: Final = "GUARDHOUSE_API_KEY"
 DEFAULT_PATH: Final = Path("var/client.toml")
-_TEXTS: Final = (*SERVICES, "organization_id", "registration_id")
+_TEXTS: Final = (*SERVICES, "organization_id", "registration_id", "gateway_public_key", "gateway_endpoint")
 _PATHS: Final = ("ca", "key_file")
 
 
@@ -47,6 +48,10 @@ class Profile:
     organization_id: str = ""
     registration_id: str = ""
     """Whose token the key is, in a device's own profile."""
+    gateway_public_key: str = ""
+    """WireGuard's, of the gateway that a device's tunnel leads to, in base64."""
+    gateway_endpoint: str = ""
+    """Where that gateway is: HOST:PORT."""
     key: str = field(default="", repr=False)
     """The API key or registration token. It is read from the environment or key_file and never written."""
 

@@ -56,6 +56,7 @@ COMMANDS = {
     "enroll": Place(
         "enroll", "enroll", "Enroll this machine with a fresh key; its token and key stay on this machine."
     ),
+    "agent": Place("agent", "app", "Keep this machine enrolled and connected, until it is stopped."),
     "mdm": Place("mdm", "app", "The file by which device management sets up clients."),
     "device": Place("device", "app", "This machine's own registration, with the token that enrolling has kept."),
 }

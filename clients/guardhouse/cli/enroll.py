@@ -33,6 +33,16 @@ from guardhouse.registry.v1 import registry_pb2 as pb
 MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 PLATFORMS = {"win32": pb.PLATFORM_WINDOWS, "darwin": pb.PLATFORM_MAC, "linux": pb.PLATFORM_LINUX}
 
+HardwareId = Annotated[
+    str | None, typer.Option(help="What identifies this machine. Default: made of its machine-id, else its name.")
+]
+MachineName = Annotated[str | None, typer.Option("--name", help="What people read. Default: the host's name.")]
+PlatformName = Annotated[
+    Literal["windows", "mac", "linux", "ios", "android", "chromeos"] | None,
+    typer.Option("--platform", help="What this machine runs. Default: as it says."),
+]
+ClientVersion = Annotated[str | None, typer.Option(help="Of which client. Default: this command's.")]
+
 
 def enroll(
     ctx: Context,
@@ -44,15 +54,10 @@ def enroll(
     sign_in: SignIn = None,
     provider: ProviderName = "",
     redirect_port: RedirectPort = 0,
-    hardware_id: Annotated[
-        str | None, typer.Option(help="What identifies this machine. Default: made of its machine-id, else its name.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="What people read. Default: the host's name.")] = None,
-    os_name: Annotated[
-        Literal["windows", "mac", "linux", "ios", "android", "chromeos"] | None,
-        typer.Option("--platform", help="What this machine runs. Default: as it says."),
-    ] = None,
-    client_version: Annotated[str | None, typer.Option(help="Of which client. Default: this command's.")] = None,
+    hardware_id: HardwareId = None,
+    name: MachineName = None,
+    os_name: PlatformName = None,
+    client_version: ClientVersion = None,
     os_user: Annotated[
         str,
         typer.Option(
@@ -93,15 +98,7 @@ def enroll(
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not os.access(target, os.W_OK):
             raise typer.BadParameter(f"files cannot be written to {target}")
-    claims = pb.DeviceClaims(
-        hardware_id=hardware_id or machine_id(),
-        display_name=name or platform.node(),
-        platform=(
-            output.value(pb.Platform, os_name) if os_name else PLATFORMS.get(sys.platform, pb.PLATFORM_UNSPECIFIED)
-        ),
-        os_version=platform.release()[:255],
-        client_version=client_version or importlib.metadata.version("guardhouse"),
-    )
+    claims = claims_of(hardware_id, name, os_name, client_version)
     if found is None:
         found = person(it, provider, How(sign_in, client_secret_file, redirect_port))
     with output.waiting("Enrolling ..."):
@@ -133,6 +130,21 @@ def enroll(
     # The token is in its file, so it is not in the answer.
     response = pb.RegisterResponse(registration=registration, device=made.device)
     it.show(response, **{kind: str(path) for kind, path in files.items()})
+
+
+def claims_of(
+    hardware_id: str | None, name: str | None, os_name: str | None, client_version: str | None
+) -> pb.DeviceClaims:
+    """What this machine says of itself, but for what somebody says instead."""
+    return pb.DeviceClaims(
+        hardware_id=hardware_id or machine_id(),
+        display_name=name or platform.node(),
+        platform=(
+            output.value(pb.Platform, os_name) if os_name else PLATFORMS.get(sys.platform, pb.PLATFORM_UNSPECIFIED)
+        ),
+        os_version=platform.release()[:255],
+        client_version=client_version or importlib.metadata.version("guardhouse"),
+    )
 
 
 def machine_id() -> str:

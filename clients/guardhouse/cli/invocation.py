@@ -41,7 +41,7 @@ class Invocation:
     @cached_property
     def organization_id(self) -> str:
         """The organization that is named, else the profile's, else the only one there is."""
-        if named := self._organization_id or self.client.profile.organization_id:
+        if named := self.named_organization_id:
             return named
         try:
             found = self.client.organizations.ListOrganizations(identity.ListOrganizationsRequest(page_size=2))
@@ -55,6 +55,11 @@ class Invocation:
                 param_hint="-o",
             )
         return found.organizations[0].organization_id
+
+    @property
+    def named_organization_id(self) -> str:
+        """The organization that is named, else the profile's; empty: neither is."""
+        return self._organization_id or self.client.profile.organization_id
 
     def close(self) -> None:
         for close in self.closing:

@@ -68,15 +68,15 @@ def login(
 
 def person(it: Invocation, provider: str, how: How) -> Credential:
     """Signs a person in at one of the organization's providers."""
-    _must_be_wanted(how)
+    must_be_wanted(how)
     info = _info(it.client, it.organization_id)
-    where = _provider(info.sign_ins, provider)
+    where = provider_of(info.sign_ins, provider)
     return _signed_in(where, how, device_flow=info.device_flow, fresh=False)
 
 
 def again(client: Client, organization_id: str, registration_id: str, how: How) -> tuple[Credential, str]:
     """Signs in whoever holds the registration, where they enrolled (decision 27); the challenge goes with it."""
-    _must_be_wanted(how)
+    must_be_wanted(how)
     request = session.StartReauthenticationRequest(organization_id=organization_id, registration_id=registration_id)
     begun = client.sessions.StartReauthentication(request)
     if not begun.HasField("sign_in"):
@@ -86,7 +86,7 @@ def again(client: Client, organization_id: str, registration_id: str, how: How) 
     return found, begun.challenge
 
 
-def _must_be_wanted(how: How) -> None:
+def must_be_wanted(how: How) -> None:
     if how.way is None and not invocation.is_interactive():
         raise typer.BadParameter(
             "a credential is needed: --sign-in, --id-token or --id-token-file of a person, or --client-id of a service"
@@ -98,7 +98,7 @@ def _info(client: Client, organization_id: str) -> registry.GetEnrollmentInfoRes
     return client.enrollment.GetEnrollmentInfo(registry.GetEnrollmentInfoRequest(organization_id=organization_id))
 
 
-def _provider(found: Sequence[registry.SignIn], wanted: str) -> registry.SignIn:
+def provider_of(found: Sequence[registry.SignIn], wanted: str) -> registry.SignIn:
     """The provider with this id or name; of several somebody chooses."""
     fit = [it for it in found if not wanted or wanted in (it.identity_provider_id, it.display_name)]
     if len(fit) == 1:
@@ -123,21 +123,27 @@ def _provider(found: Sequence[registry.SignIn], wanted: str) -> registry.SignIn:
 
 
 def _signed_in(where: Any, how: How, *, device_flow: bool, fresh: bool) -> Credential:
-    """An ID token of the provider, which is registry's SignIn or session's."""
-    from guardhouse.openid import Provider, SignInFailed
+    from guardhouse.openid import SignInFailed
+
+    try:
+        return signed_in(where, how, device_flow=device_flow, fresh=fresh)
+    except SignInFailed as failed:
+        output.error(text(failed))
+        raise typer.Exit(1) from None
+
+
+def signed_in(where: Any, how: How, *, device_flow: bool, fresh: bool) -> Credential:
+    """An ID token of the provider, which is registry's SignIn or session's. Raises SignInFailed."""
+    from guardhouse.openid import Provider
 
     if how.with_code and not device_flow:
         raise typer.BadParameter(
             "the organization does not allow it; an admin can: guardhouse organizations update --device-flow",
             param_hint="--sign-in",
         )
-    try:
-        with Provider(where.issuer, where.client_ids[0], how.secret) as provider:
-            id_token = _with_code(provider, fresh) if how.with_code else _in_browser(provider, how, fresh)
-            return Credential(id_token=id_token)
-    except SignInFailed as failed:
-        output.error(_text(failed))
-        raise typer.Exit(1) from None
+    with Provider(where.issuer, where.client_ids[0], how.secret) as provider:
+        id_token = _with_code(provider, fresh) if how.with_code else _in_browser(provider, how, fresh)
+        return Credential(id_token=id_token)
 
 
 def _with_code(provider: "Provider", fresh: bool) -> str:
@@ -182,5 +188,5 @@ def _opens(link: str) -> bool:
         os.close(stdout)
 
 
-def _text(failed: "SignInFailed") -> str:
+def text(failed: "SignInFailed") -> str:
     return "; ".join(filter(None, (str(failed), NEXT.get(failed.error))))

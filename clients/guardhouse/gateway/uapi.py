@@ -31,13 +31,14 @@ class Interface:
 
     async def get(self) -> dict[bytes, Peer]:
         """Its peers. Raises InterfaceUnavailable."""
-        return parse(await self._exchange(b"get=1\n\n"))
+        return parse(await self.exchange(b"get=1\n\n"))
 
     async def set(self, operations: Sequence[Operation]) -> None:
         """Carries out operations, in order. Raises InterfaceUnavailable; some may have been carried out then."""
-        await self._exchange(encode(operations))
+        await self.exchange(encode(operations))
 
-    async def _exchange(self, request: bytes) -> bytes:
+    async def exchange(self, request: bytes) -> bytes:
+        """The answer to one operation, as text. Raises InterfaceUnavailable."""
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS):
                 answer = await self._ask(request)

@@ -170,7 +170,7 @@ BESIDES = {
     *("status", "audit verify", "explain check", "explain traffic", "device show", "device reauthenticate"),
     "scim update",
     *("policies set-timeout", "policies import", "policies export", "login", "mdm check", "mdm render"),
-    "addresses who",
+    *("addresses who", "agent run", "agent status", "agent tell", "agent leave"),
 }
 """Commands of several methods, or of one that has its own command as well."""
 

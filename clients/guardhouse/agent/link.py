@@ -1,0 +1,118 @@
+"""Making an interface of this machine what a tunnel has to be: WireGuard by its socket, the rest by `ip`."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+from guardhouse.agent.tunnel import (
+    Address,
+    Link,
+    Present,
+    Tunnel,
+    commands,
+    configuration,
+    parse,
+    parse_link,
+    without_ipv6,
+)
+from guardhouse.gateway.uapi import FOLDER, Interface, InterfaceUnavailable
+
+SECONDS: Final = 10.0
+"""How long `ip` may take; thousands of routes take one."""
+
+
+class Wire:
+    """An interface of WireGuard in user space, which belongs to the agent alone."""
+
+    def __init__(self, name: str, sockets: Path = FOLDER) -> None:
+        self.name = name
+        self._interface = Interface(name, sockets)
+
+    async def become(self, wanted: Tunnel | None) -> bool:
+        """Makes it what is wanted; whether anything had to be done. Raises InterfaceUnavailable.
+
+        It begins with what gives the tunnel its key and ends with the routes, and takes them away in the other order.
+        """
+        if wanted is not None and not _has_ipv6(self.name):
+            wanted = without_ipv6(wanted)
+        if wanted is None:
+            linked = await self._link(None)
+            return await self._configure(None) or linked
+        configured = await self._configure(wanted)
+        return await self._link(wanted) or configured
+
+    async def handshake_time(self) -> int:
+        """When the gateway last answered, in seconds since 1970. 0: never. Raises InterfaceUnavailable."""
+        return max((it["time"] for it in (await self._present()).peers.values()), default=0)
+
+    async def _present(self) -> Present:
+        return parse(await self._interface.exchange(b"get=1\n\n"))
+
+    async def _configure(self, wanted: Tunnel | None) -> bool:
+        operation = configuration(wanted, await self._present())
+        if operation is not None:
+            await self._interface.exchange(operation)
+        return operation is not None
+
+    async def _link(self, wanted: Tunnel | None) -> bool:
+        lines = commands(self.name, wanted, await self._linked())
+        if lines:
+            await _ip(["-batch", "-"], "".join(f"{line}\n" for line in lines))
+        return bool(lines)
+
+    async def _linked(self) -> Link:
+        addresses, *routes = [
+            await _ip_json([*family, what, "show", "dev", self.name])
+            for family, what in ((["-4"], "route"), (["-6"], "route"))
+        ]
+        shown = await _ip_json(["address", "show", "dev", self.name])
+        return parse_link(shown, addresses, *routes)
+
+
+async def _ip_json(arguments: Sequence[str]) -> Any:
+    return json.loads(await _ip(["-json", *arguments]) or "[]")
+
+
+async def _ip(arguments: Sequence[str], lines: str = "") -> bytes:
+    """Runs `ip`. Raises InterfaceUnavailable with what it complains of."""
+    program = shutil.which("ip") or shutil.which("ip", path="/usr/sbin:/sbin")
+    if program is None:
+        raise InterfaceUnavailable("there is no `ip` here; install it: apt-get install iproute2")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(program, *arguments, stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        async with asyncio.timeout(SECONDS):
+            out, said = await process.communicate(lines.encode())
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise InterfaceUnavailable(f"`ip {' '.join(arguments)}` has not ended within {SECONDS:.0f} s") from None
+    if process.returncode:
+        complaint = " ".join(said.decode(errors="replace").split())
+        hint = "; run as root" if "not permitted" in complaint else ""
+        raise InterfaceUnavailable(f"ip {' '.join(arguments)}: {complaint}{hint}")
+    return out
+
+
+def _has_ipv6(name: str) -> bool:
+    try:
+        return Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").read_text().strip() == "0"
+    except OSError:
+        return False
+
+
+async def resolve(host: str) -> list[Address]:
+    """The addresses of a host. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    return list(dict.fromkeys(ip_address(str(at[0]).partition("%")[0]) for *_, at in found))
+
+
+def keeping(wanted: Tunnel, endpoints: Sequence[str], present: Present) -> Tunnel:
+    """With the endpoint that the interface has, if the gateway's name still stands for it."""
+    peer = present.peers.get(wanted.public_key)
+    return replace(wanted, endpoint=peer["endpoint"]) if peer and peer["endpoint"] in endpoints else wanted
