@@ -12,7 +12,7 @@ READY := $(VENV)/ready
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: setup
 setup: $(READY) ## Install the locked dependencies into .venv
@@ -40,7 +40,7 @@ fmt: $(READY) ## Format the code and the protos, and fix what can be fixed
 lint: $(READY) ## Check style, types, layers, protos and that the generated code is fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy bench clients services tests tools
+	$(BIN)/mypy bench clients demo services tests tools
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
@@ -80,6 +80,10 @@ demo: $(READY) ## Watch a device enroll, lose its session and come back
 .PHONY: demo-envoy
 demo-envoy: $(READY) ## Watch a real Envoy ask about every request and connection
 	$(BIN)/python -m demo.envoy
+
+.PHONY: demo-network
+demo-network: $(READY) ## Watch packets pass a gateway until a device is revoked; as root
+	$(BIN)/python -m demo.network
 
 .PHONY: bench
 bench: $(READY) ## Measure the speed; ONLY=enroll_vs_direct,list_ for some figures, QUICK=1 for a smoke test

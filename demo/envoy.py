@@ -228,9 +228,7 @@ class Demo:
         said("the connection that was open before goes on")
 
     def back(self, opened: socket.socket) -> None:
-        # A start takes its profile for a sign that it is done, and this one has one.
-        self.plane.profile.unlink()
-        self.plane.__enter__()
+        self.plane.restart()
         wait_for("signing in", self.signs_in)
         wait_for("a request", lambda: self.browser().fetch().status == 200)
         self.passes()

@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPResponse, HTTPSConnection
@@ -18,6 +18,7 @@ from typing import Any, Self
 import yaml
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "envoy" / "envoy.yaml"
+LOOPBACK = "127.0.0.1"
 START_SECONDS = 15.0
 SECONDS = 5.0
 """How long a client waits for anything."""
@@ -40,6 +41,10 @@ class Places:
     database: int
     extensions: dict[str, str] = field(default_factory=dict)
     """Context extensions beside or instead of those of the file."""
+    plane: str = LOOPBACK
+    """Where session is."""
+    admin: str = LOOPBACK
+    listen: str = LOOPBACK
 
 
 def configuration(places: Places, *, passed_on: bool, text: str = "") -> dict[str, Any]:
@@ -49,10 +54,10 @@ def configuration(places: Places, *, passed_on: bool, text: str = "") -> dict[st
     for path, here in (("guardhouse-ca.crt", "ca.crt"), ("wiki.crt", "session.crt"), ("wiki.key", "session.key")):
         text = text.replace(f"/etc/envoy/{path}", str(places.tls / here))
     config: dict[str, Any] = yaml.safe_load(text.replace("session.example.com", "localhost"))
-    _put(config["admin"]["address"], 0)
+    _put(config["admin"]["address"], places.admin, 0)
     resources = config["static_resources"]
     for listener in resources["listeners"]:
-        _put(listener["address"], 0)
+        _put(listener["address"], places.listen, 0)
         if passed_on:
             listener["listener_filters"] = [PROXY_PROTOCOL, *listener.get("listener_filters", ())]
         for _, extensions in _found(listener, "context_extensions"):
@@ -61,12 +66,12 @@ def configuration(places: Places, *, passed_on: bool, text: str = "") -> dict[st
     for cluster in resources["clusters"]:
         for _, address in _found(cluster["load_assignment"], "address"):
             if "socket_address" in address:
-                _put(address, ports[cluster["name"]])
+                _put(address, places.plane if cluster["name"] == "session" else LOOPBACK, ports[cluster["name"]])
     return config
 
 
-def _put(address: dict[str, Any], port: int) -> None:
-    address["socket_address"] = {"address": "127.0.0.1", "port_value": port}
+def _put(address: dict[str, Any], host: str, port: int) -> None:
+    address["socket_address"] = {"address": host, "port_value": port}
 
 
 def _found(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -78,21 +83,25 @@ def _found(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 class Envoy:
-    """The proxy as a process of its own, from `__enter__` to `__exit__`."""
+    """The proxy as a process of its own, from `__enter__` to `__exit__`. `where` is a command that runs another one, in
+    another network say, and becomes it."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], gateway_key: str) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], gateway_key: str, where: Sequence[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "envoy.log"
         self._config, self._admin = folder / "envoy.json", folder / "admin"
         self._config.write_text(json.dumps(config))
+        self._where = where
         self._environment = {**os.environ, "GATEWAY_KEY": gateway_key}
         self._process: subprocess.Popen[bytes] | None = None
         self.ports: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         with self.log.open("ab") as log:
-            command = [program(), "-c", str(self._config), "--admin-address-path", str(self._admin)]
+            command = [*self._where, program(), "-c", str(self._config), "--admin-address-path", str(self._admin)]
             command += ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
+            # The access log, of which a page is kept back for 10 s otherwise.
+            command += ["--file-flush-interval-msec", "50"]
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         end = time.monotonic() + START_SECONDS
         while not self._is_live():
@@ -173,11 +182,12 @@ class Browser:
     source: str = ""
     host: str = "wiki.example.com"
     destination: tuple[str, int] = ("10.0.0.7", 443)
+    server: str = LOOPBACK
 
     def fetch(self, path: str = "/", method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
         """One request over a connection of its own."""
         tls = ssl.create_default_context(cafile=str(self.trusted))
-        with connection(self.port, self.source, self.destination) as made:
+        with connection(self.port, self.source, self.destination, self.server) as made:
             client = HTTPSConnection("")
             client.sock = tls.wrap_socket(made, server_hostname="wiki.example.com")
             client.putrequest(method, path, skip_host=True)
@@ -192,11 +202,11 @@ class Browser:
 
 @contextmanager
 def connection(
-    port: int, source: str = "", destination: tuple[str, int] = ("10.0.0.9", 5432)
+    port: int, source: str = "", destination: tuple[str, int] = ("10.0.0.9", 5432), server: str = LOOPBACK
 ) -> Iterator[socket.socket]:
     """A connection to Envoy. With a source it is passed on as the end of a tunnel does it: by the PROXY protocol,
     version 1, which says in a line in front who has connected to whom."""
-    with socket.create_connection(("127.0.0.1", port), SECONDS) as made:
+    with socket.create_connection((server, port), SECONDS) as made:
         if source:
             family = "TCP6" if ":" in source else "TCP4"
             made.sendall(f"PROXY {family} {source} {destination[0]} 40000 {destination[1]}\r\n".encode())

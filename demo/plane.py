@@ -89,3 +89,16 @@ class ControlPlane:
             self._process.terminate()
             self._process.wait(timeout=20)
             self._process = None
+
+    def kill(self) -> None:
+        """As a crash does it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Starts it after one of these."""
+        # A start takes its profile for a sign that it is done, and this one has one.
+        self.profile.unlink()
+        self.__enter__()
