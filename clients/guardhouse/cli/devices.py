@@ -32,6 +32,7 @@ from guardhouse.registry.v1 import registry_pb2 as pb
 app = typer.Typer(no_args_is_help=True)
 registrations = typer.Typer(no_args_is_help=True)
 
+_REGISTRATION_ORDERS = {"id": "registration_id", "user_name": "user_display_name"}
 _ORDERS = {"id": "device_id", "name": "claims.display_name", "client_version": "claims.client_version"}
 
 
@@ -64,7 +65,7 @@ def list_devices(
     seen_after: SeenAfter = None,
     seen_before: SeenBefore = None,
     order_by: Annotated[
-        Literal["create_time", "seen_time", "id", "name", "client_version"],
+        Literal["create_time", "seen_time", "id", "name", "client_version", "active_registrations"],
         typer.Option(help="What the list is sorted by."),
     ] = "create_time",
     descending: Descending = False,
@@ -106,6 +107,7 @@ def tag_device(
     tags: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None,
     remove: Annotated[list[str] | None, typer.Option(metavar="KEY", help="A tag that goes.")] = None,
     etag: Etag = "",
+    dry_run: DryRun = False,
 ) -> None:
     """Give a device tags, at most 10; the others stay."""
     it = ctx.obj
@@ -119,6 +121,7 @@ def tag_device(
         organization_id=it.organization_id,
         device=pb.Device(device_id=device_id, tags=kept | given, etag=etag or found.etag),
         update_mask=FieldMask(paths=["tags"]),
+        validate_only=dry_run,
     )
     it.show(it.client.devices.UpdateDevice(request))
 
@@ -207,7 +210,8 @@ def list_registrations(
     seen_after: SeenAfter = None,
     seen_before: SeenBefore = None,
     order_by: Annotated[
-        Literal["create_time", "seen_time", "id"], typer.Option(help="What the list is sorted by.")
+        Literal["create_time", "seen_time", "id", "user_email", "user_name"],
+        typer.Option(help="What the list is sorted by."),
     ] = "create_time",
     descending: Descending = False,
     limit: Limit = None,
@@ -225,9 +229,9 @@ def list_registrations(
         registration_ids=named,
         seen_after=seen_after,
         seen_before=seen_before,
-        order_by=order("registration_id" if order_by == "id" else order_by, descending),
+        order_by=order(_REGISTRATION_ORDERS.get(order_by, order_by), descending),
     )
-    columns = "registration_id state ipv4 ipv6 create_time seen_time holder device_id"
+    columns = "registration_id state ipv4 ipv6 create_time seen_time holder device_id user_email device_display_name"
     it.show_all(it.client.registrations.ListRegistrations, request, limit, columns)
 
 

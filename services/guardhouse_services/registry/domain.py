@@ -40,6 +40,9 @@ MAX_GATEWAYS = 1000
 LIVE_FOR = 30 * SECOND
 """How long after it was last heard of a gateway counts as live: it says so every second, which is written every ten."""
 
+NOBODY = Profile("", "", ())
+"""Somebody of whom nothing is known."""
+
 Position = tuple[str, int]
 """Epoch and revision."""
 NOWHERE: Position = ("", 0)
@@ -89,10 +92,12 @@ class LastSeen:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What a device runs, as profiles match it."""
+    """What a device runs, as profiles match it and lists show it."""
 
     platform: int
     os_version: str
+    display_name: str
+    client_version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,7 @@ class Device:
             Order.ID: self.device_id,
             Order.NAME: self.claims.display_name,
             Order.VERSION: self.claims.client_version,
+            Order.ACTIVE: self.active_registrations,
         }
         return Cursor(values[order], self.device_id)
 
@@ -241,6 +247,12 @@ class Registration:
     """The account of a shared device that it is for; empty is the login screen. None: outside multi-user mode."""
     is_current: bool = field(default=False, compare=False)
     """Whether it is the current one of a shared device (decision 19)."""
+    user_email: str = field(default="", compare=False)
+    user_display_name: str = field(default="", compare=False)
+    """Of the user, as identity knows them. No change of the registration itself."""
+    device_display_name: str = field(default="", compare=False)
+    device_client_version: str = field(default="", compare=False)
+    """Of the device, where they are asked for."""
 
     @property
     def change_time(self) -> int:
@@ -262,6 +274,8 @@ class Registration:
             Order.CREATE: self.create_time or 0,
             Order.SEEN: self.activity,
             Order.ID: self.registration_id,
+            Order.USER_EMAIL: self.user_email,
+            Order.USER_NAME: self.user_display_name,
         }
         return Cursor(values[order], self.registration_id)
 
@@ -346,6 +360,9 @@ class Order(Enum):
     ID = auto()
     NAME = auto()
     VERSION = auto()
+    ACTIVE = auto()
+    USER_EMAIL = auto()
+    USER_NAME = auto()
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,10 @@ def to_registration(value: Registration) -> pb.Registration:
         if value.os_user is not None
         else None,
         current=value.is_current,
+        user_email=value.user_email,
+        user_display_name=value.user_display_name,
+        device_display_name=value.device_display_name,
+        device_client_version=value.device_client_version,
     )
     if value.holder.user_id:
         message.user_id = value.holder.user_id
@@ -214,14 +218,17 @@ def to_held_action(value: HeldAction) -> pb.HeldAction:
 def to_event(value: Registration) -> pb.Event:
     """What the feed says of a registration that is active or revoked, or is deleted.
 
-    It leaves out what no follower acts on. It never says when a device was heard of, for nobody is told of a heartbeat
-    that brings no other posture; of one that is as it was, no more than once an hour.
+    It leaves out what no follower acts on, and what people and devices are called. It never says when a device was
+    heard of, for nobody is told of a heartbeat that brings no other posture; of one that is as it was, no more than
+    once an hour.
     """
     if value.state == State.DELETED:
         return pb.Event(registration_deleted=value.registration_id)
     shown = to_registration(value)
     for name in ("seen_time", "tunnel_type", "update_time", "expire_after", "expire_time"):
         shown.ClearField(name)
+    for called in ("user_email", "user_display_name", "device_display_name", "device_client_version"):
+        shown.ClearField(called)
     return pb.Event(
         registration=pb.RegistrationRecord(
             registration=shown,

@@ -101,12 +101,18 @@ _ACTIVE: dict[int, bool | None] = {
     pb.ACTIVE_REGISTRATIONS_EXCLUDE: False,
 }
 _ORDERS = {"create_time": Order.CREATE, "seen_time": Order.SEEN}
-_REGISTRATION_ORDERS = {**_ORDERS, "registration_id": Order.ID}
+_REGISTRATION_ORDERS = {
+    **_ORDERS,
+    "registration_id": Order.ID,
+    "user_email": Order.USER_EMAIL,
+    "user_display_name": Order.USER_NAME,
+}
 _DEVICE_ORDERS = {
     **_ORDERS,
     "device_id": Order.ID,
     "claims.display_name": Order.NAME,
     "claims.client_version": Order.VERSION,
+    "active_registrations": Order.ACTIVE,
 }
 _ListRequest = pb.ListRegistrationsRequest | pb.ListDevicesRequest
 
@@ -458,7 +464,7 @@ class RegistryServicer:
         checks.mask(request.update_mask, ["tags"])
         tags = _tags(request.device.tags)
         changed, token = await self.registry.devices.update(
-            call, request.organization_id, device_id, tags, request.device.etag
+            call, request.organization_id, device_id, tags, request.device.etag, validate_only=request.validate_only
         )
         return pb.UpdateDeviceResponse(device=to_device(changed), revision_token=token)
 
@@ -787,4 +793,4 @@ def _after(page: Page, order: Order) -> Cursor | None:
     row_id, colon, value = page.after.partition(":")
     if not colon:
         raise PageTokenInvalid("page_token", "the page token is of another release; start over")
-    return Cursor(int(value) if order in (Order.CREATE, Order.SEEN) else value, row_id)
+    return Cursor(int(value) if order in (Order.CREATE, Order.SEEN, Order.ACTIVE) else value, row_id)

@@ -408,6 +408,9 @@ def test_tags_are_given_and_removed_one_by_one(run: Run, installation: ScriptedS
     (request,) = installation.requests("UpdateDevice")
     assert request.device == registry.Device(device_id="dev_1", tags={"site": "Bonn", "formula": "a=b"}, etag="now")
     assert list(request.update_mask.paths) == ["tags"]
+    assert not request.validate_only
+    run("devices tag dev_1 site=Bonn --dry-run")
+    assert installation.requests("UpdateDevice")[-1].validate_only
     for wrong in ("", "site"):
         run(f"devices tag dev_1 {wrong}", exit_code=2)
 
@@ -1008,6 +1011,27 @@ COMMANDS: list[tuple[str, Message]] = [
             order_by="registration_id",
             page_size=1000,
         ),
+    ),
+    (
+        "devices list --order-by active_registrations --desc",
+        registry.ListDevicesRequest(
+            organization_id=ORGANIZATION,
+            active_registrations=registry.ACTIVE_REGISTRATIONS_ONLY,
+            order_by="active_registrations desc",
+            page_size=1000,
+        ),
+    ),
+    *(
+        (
+            f"registrations list --order-by {order}",
+            registry.ListRegistrationsRequest(
+                organization_id=ORGANIZATION,
+                state=registry.REGISTRATION_FILTER_ACTIVE,
+                order_by=field,
+                page_size=1000,
+            ),
+        )
+        for order, field in (("user_email", "user_email"), ("user_name", "user_display_name"))
     ),
     (
         "registrations show reg_1",

@@ -59,7 +59,7 @@ def test_what_was_shown_is_what_is_deleted(run: Run, installation: ScriptedServe
 
 DESTROYING = {"delete", "remove", "leave", "offboard", "erase", "approve"}
 ROTATIONS = {"signing-keys rotate", "service-tokens rotate", "scim rotate"}
-REHEARSED = {"enrollment-policies update", "organizations update", "profiles create", "profiles update"}
+REHEARSED = {"devices tag", "enrollment-policies update", "organizations update", "profiles create", "profiles update"}
 """Changes that say whom they would leave behind, or what they would leave without effect."""
 
 

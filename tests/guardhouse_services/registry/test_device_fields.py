@@ -115,6 +115,25 @@ async def test_tags_out_of_bounds_are_refused(
     assert caught.value.field == "device.tags"
 
 
+async def test_a_tagging_can_be_tried_first(world: World, servicer: RegistryServicer) -> None:
+    """AIP-163: with every check, and without an effect, a record or a revision token."""
+    device_id = (await world.enroll()).device.device_id
+    request = pb.UpdateDeviceRequest(organization_id=world.organization, validate_only=True)
+    request.update_mask.paths.append("tags")
+    request.device.MergeFrom(pb.Device(device_id=device_id, tags={"site": "Ulm"}))
+    records, changes = await world.records(), await world.all_changes()
+    answer = await servicer.UpdateDevice(request, world.call(request_id="once"))
+    assert (dict(answer.device.tags), answer.revision_token) == ({"site": "Ulm"}, "")
+    assert (await get(world, device_id)).tags == {}
+    assert (await world.records(), await world.all_changes()) == (records, changes)
+    request.device.etag = "another"
+    with pytest.raises(EtagMismatch):
+        await servicer.UpdateDevice(request, world.call())
+    request.device.MergeFrom(pb.Device(device_id=new(DEVICE)))
+    with pytest.raises(DeviceNotFound):
+        await servicer.UpdateDevice(request, world.call())
+
+
 async def test_the_largest_tags_are_kept(world: World, servicer: RegistryServicer) -> None:
     device_id = (await world.enroll()).device.device_id
     tags = {f"{number}{'k' * 63}": "\U0001f512" * 1024 for number in range(10)}

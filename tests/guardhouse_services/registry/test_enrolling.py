@@ -103,6 +103,7 @@ async def test_the_same_enrollment_eight_times_at_once_is_one_registration(world
 
 async def test_a_retry_goes_on_where_the_first_call_stopped(world: World) -> None:
     """The failure table's rows 2 and 5."""
+    world.clock.stop()
     attempt = await world.begin()
     (intent,) = await world.rows()
     world.clock.advance(29)

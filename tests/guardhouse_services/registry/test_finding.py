@@ -13,8 +13,9 @@ from guardhouse.decisions import Profile
 from guardhouse.errors import InvalidField
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import to_timestamp
+from guardhouse_services.database import Transaction
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import LISTED, SECOND, Device, State
+from guardhouse_services.registry.domain import LISTED, SECOND, Device, LastSeen, State
 from guardhouse_services.registry.servicer import RegistryServicer
 from guardhouse_services.registry.store import lists, tables
 from guardhouse_services.registry.usecases.enrollments import Enrolled
@@ -22,7 +23,11 @@ from tests.guardhouse_services.registry.world import World, machine, name, user
 
 NAMES = ("Zoe's Mac", "ada", "Ada", "\u00c4da", "ada-2", "ada_2", "a%a", "\U0001f512", "ad/a", "z")
 VERSIONS = ("2025.2", "2025.10", "10.0", "")
-DEVICE_ORDERS = ("create_time", "seen_time", "device_id", "claims.display_name", "claims.client_version")
+DEVICE_ORDERS = (
+    *("create_time", "seen_time", "device_id", "claims.display_name", "claims.client_version"),
+    "active_registrations",
+)
+REGISTRATION_ORDERS = ("create_time", "seen_time", "registration_id", "user_email", "user_display_name")
 INCLUDE = pb.ACTIVE_REGISTRATIONS_INCLUDE
 ALL = pb.REGISTRATION_FILTER_ALL
 
@@ -92,6 +97,7 @@ def in_order(rows: Sequence[Device], order_by: str) -> list[str]:
             "device_id": it.device_id,
             "claims.display_name": it.claims.display_name.encode(),
             "claims.client_version": it.claims.client_version.encode(),
+            "active_registrations": it.active_registrations,
         }
         return values[by], it.device_id
 
@@ -112,10 +118,12 @@ async def test_text_goes_by_its_bytes_whatever_the_language_of_the_database(worl
     """In the index and in what asks for it: the order is SQLite's."""
     if engine == "sqlite":
         pytest.skip("SQLite knows no other")
-    names = sa.text("SELECT indexdef FROM pg_indexes WHERE indexname IN ('device_by_name', 'device_by_version')")
-    definitions = await world.database.read(lambda tx: tx.execute(names).scalars().all())
-    assert [it.count('COLLATE "C"') for it in definitions] == [1, 1]
-    for text in (tables.device_name, tables.device_version, lists.contains("x", tables.device.c.serial_number)):
+    names = ("device_by_name", "device_by_version", "registration_by_user_email", "registration_by_user_name")
+    query = sa.text(f"SELECT indexdef FROM pg_indexes WHERE indexname IN {names}")
+    definitions = await world.database.read(lambda tx: tx.execute(query).scalars().all())
+    assert [it.count('COLLATE "C"') for it in definitions] == [1, 1, 1, 1]
+    ordered = (tables.device_name, tables.device_version, tables.registration_email, tables.registration_user)
+    for text in (*ordered, lists.contains("x", tables.device.c.serial_number)):
         assert 'COLLATE "C"' in str(text.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
 
 
@@ -137,7 +145,112 @@ async def test_registrations_come_by_their_ids(world: World, servicer: RegistryS
             assert found == (wanted[::-1] if descending else wanted)
 
 
-@pytest.mark.parametrize("order_by", ["active_registrations", "last_seen_user.email", "user.email", "user.name"])
+async def rename(world: World, made: Sequence[Enrolled]) -> dict[str, tuple[str, str]]:
+    """Some people have one address or one name; what each registration must show of its user."""
+    chance = random.Random(3)
+    users = [it.registration.holder.user_id for it in made if it.registration.holder.user_id]
+    known = {
+        it: Profile(f"{chance.choice(NAMES)}@example.com", chance.choice(NAMES), ()) for it in sorted(set(users))[::2]
+    }
+    await world.database.write(lambda tx: store.people.save(tx, world.organization, known))
+    other = {it: Profile(f"{it}@example.com", it, ()) for it in users}
+    shown = {name(it): (other | known).get(it.registration.holder.user_id, Profile("", "", ())) for it in made}
+    return {key: (of.email, of.display_name) for key, of in shown.items()}
+
+
+async def test_registrations_come_by_whose_they_are_on_both_engines_alike(
+    world: World, servicer: RegistryServicer
+) -> None:
+    """As identity knows them by now; service tokens' come where there is no text."""
+    made = await populate(world)
+    shown = await rename(world, made)
+    token = made[0].registration.holder.service_token_id
+    rows = [row for row in await world.rows() if row.state in LISTED]
+    for place, by in enumerate(("user_email", "user_display_name")):
+        for states, filters in (
+            ((State.ACTIVE,), {}),
+            (LISTED, {"state": ALL}),
+            (LISTED, {"state": ALL, "service_token_id": token}),
+            ((State.REVOKED,), {"state": pb.REGISTRATION_FILTER_REVOKED, "search": "ada"}),
+        ):
+            everything = await registrations(servicer, world, **filters)
+            wanted = sorted(everything, key=lambda it: (shown[it][place].encode(), it))
+            if "search" not in filters and "service_token_id" not in filters:
+                assert set(everything) == {it.registration_id for it in rows if it.state in states}
+            for size, descending in ((0, False), (1, False), (5, False), (3, True)):
+                order_by = f"{by} desc" if descending else by
+                found = await registrations(servicer, world, size, order_by=order_by, **filters)
+                assert found == (wanted[::-1] if descending else wanted), (order_by, filters)
+
+
+async def test_a_registration_says_whose_it_is_and_on_what(world: World, servicer: RegistryServicer) -> None:
+    """Also once identity says another name, a device another version; the feed says none of it."""
+    of_user, of_token = (
+        await enroll(world, user(), display_name="laptop", client_version="1.0"),
+        await world.enroll(machine()),
+    )
+    user_id = of_user.registration.holder.user_id
+    about: dict[str, Any] = {"organization_id": world.organization}
+
+    async def said(registration_id: str) -> tuple[str, str, str, str]:
+        request = pb.GetRegistrationRequest(**about, registration_id=registration_id)
+        it = (await servicer.GetRegistration(request, world.call())).registration
+        listed = await servicer.ListRegistrations(
+            pb.ListRegistrationsRequest(**about, registration_ids=[registration_id], state=ALL), world.call()
+        )
+        assert list(listed.registrations) == [it]
+        return it.user_email, it.user_display_name, it.device_display_name, it.device_client_version
+
+    assert (of_user.registration.user_email, of_user.registration.user_display_name) == (
+        f"{user_id}@example.com",
+        user_id,
+    )
+    assert await said(name(of_user)) == (f"{user_id}@example.com", user_id, "laptop", "1.0")
+    assert (await said(name(of_token)))[:2] == ("", "")
+    known = {user_id: Profile("ada@example.com", "Ada " * 100, ())}
+    await world.revoke(name(of_user))
+    await world.database.write(lambda tx: store.people.save(tx, world.organization, known))
+    await world.beat(of_token, client_version="2.0")
+    assert await said(name(of_user)) == ("ada@example.com", ("Ada " * 100)[:255], "laptop", "1.0")
+    assert (await said(name(of_token)))[3] == "2.0"
+    for record in (await world.snapshot()).values():
+        it = record.registration
+        assert (it.user_email, it.user_display_name, it.device_display_name, it.device_client_version) == ("",) * 4
+
+
+async def test_a_device_says_at_once_who_was_seen_on_it_last(world: World) -> None:
+    """In the answer to the enrollment, before identity's feed says who that is."""
+    made = await world.enroll(user())
+    user_id = made.registration.holder.user_id
+    assert made.device.last_seen == LastSeen(name(made), user_id, f"{user_id}@example.com", user_id)
+
+
+async def test_the_database_counts_active_registrations_whoever_writes(world: World) -> None:
+    """The servers of the release before, too, which do not know that they are counted."""
+    device_id = (await world.enroll(machine(), "laptop")).device.device_id
+    made = [await world.enroll(machine(), "laptop") for _ in range(3)]
+    table = tables.registration
+
+    async def count() -> int:
+        (found,) = [it for it in await world.listed_devices(None) if it.device_id == device_id]
+        return found.active_registrations
+
+    assert [it.device.active_registrations for it in made] == [2, 3, 4]
+    await world.revoke(name(made[0]))
+    assert await count() == 3
+    await world.unrevoke(name(made[0]))
+    await world.delete(name(made[1]))
+    assert await count() == 3
+
+    def write(tx: Transaction, state: State) -> None:
+        tx.execute(table.update().where(table.c.registration_id == name(made[2])).values(state=state))
+
+    for state, number in ((State.REVOKED, 2), (State.REVOKED, 2), (State.DELETED, 2), (State.ACTIVE, 3)):
+        await world.database.write(lambda tx: write(tx, state))  # noqa: B023
+        assert await count() == number
+
+
+@pytest.mark.parametrize("order_by", ["last_seen_user.email", "user.email", "user.name", "tags"])
 async def test_an_order_that_no_index_has_is_refused(world: World, servicer: RegistryServicer, order_by: str) -> None:
     for call in (devices, registrations):
         with pytest.raises(InvalidField, match="order_by is one of") as caught:
@@ -270,7 +383,7 @@ async def test_a_page_looks_only_so_far_and_the_list_is_whole_all_the_same(
         monkeypatch.setattr(lists, "LOOK", 1)
         assert await devices(servicer, world, size, **asked) == whole, asked
         of_registrations: dict[str, Any] = {key: asked[key] for key in ("search", "seen_after") if key in asked}
-        of_registrations["order_by"] = f"{chance.choice(('create_time', 'seen_time', 'registration_id'))}{direction}"
+        of_registrations["order_by"] = f"{chance.choice(REGISTRATION_ORDERS)}{direction}"
         of_registrations["state"] = chance.choice((ALL, pb.REGISTRATION_FILTER_REVOKED))
         monkeypatch.setattr(lists, "LOOK", 10**6)
         whole = await registrations(servicer, world, **of_registrations)

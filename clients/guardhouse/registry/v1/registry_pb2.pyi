@@ -728,6 +728,10 @@ class Registration(_message.Message):
     MANAGED_FIELD_NUMBER: _builtins.int
     MULTI_USER_FIELD_NUMBER: _builtins.int
     CURRENT_FIELD_NUMBER: _builtins.int
+    USER_EMAIL_FIELD_NUMBER: _builtins.int
+    USER_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DEVICE_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DEVICE_CLIENT_VERSION_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
     """reg_ and a UUIDv7. Not the device's id (decision 14)."""
     device_id: _builtins.str
@@ -760,6 +764,14 @@ class Registration(_message.Message):
     """Whether what its device does is attributed to it: of those in multi-user mode at most one of a device. Another is
     not refused by that.
     """
+    user_email: _builtins.str
+    """The address of the user, as identity knows it. Empty of a service token's. The feed leaves it out."""
+    user_display_name: _builtins.str
+    """What people read of the user; at most 255 characters. Empty of a service token's. The feed leaves it out."""
+    device_display_name: _builtins.str
+    """What the device is called. Said by GetRegistration and ListRegistrations only."""
+    device_client_version: _builtins.str
+    """What client the device runs. Said by GetRegistration and ListRegistrations only."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it became active."""
@@ -813,10 +825,14 @@ class Registration(_message.Message):
         managed: _builtins.bool = ...,
         multi_user: Global___MultiUser | None = ...,
         current: _builtins.bool = ...,
+        user_email: _builtins.str = ...,
+        user_display_name: _builtins.str = ...,
+        device_display_name: _builtins.str = ...,
+        device_client_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_profile_time", b"device_profile_time", "expire_time", b"expire_time", "holder", b"holder", "multi_user", b"multi_user", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current", b"current", "device_id", b"device_id", "device_profile_id", b"device_profile_id", "device_profile_time", b"device_profile_time", "expire_after", b"expire_after", "expire_time", b"expire_time", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "managed", b"managed", "multi_user", b"multi_user", "network", b"network", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "tunnel_type", b"tunnel_type", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current", b"current", "device_client_version", b"device_client_version", "device_display_name", b"device_display_name", "device_id", b"device_id", "device_profile_id", b"device_profile_id", "device_profile_time", b"device_profile_time", "expire_after", b"expire_after", "expire_time", b"expire_time", "holder", b"holder", "ipv4", b"ipv4", "ipv6", b"ipv6", "key_type", b"key_type", "managed", b"managed", "multi_user", b"multi_user", "network", b"network", "public_key", b"public_key", "registration_id", b"registration_id", "revoke_time", b"revoke_time", "seen_time", b"seen_time", "service_token_id", b"service_token_id", "state", b"state", "tunnel_type", b"tunnel_type", "update_time", b"update_time", "user_display_name", b"user_display_name", "user_email", b"user_email", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_holder: _TypeAlias = _typing.Literal["user_id", "service_token_id"]  # noqa: Y015
     _WhichOneofArgType_holder: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
@@ -922,8 +938,9 @@ class ListRegistrationsRequest(_message.Message):
     service_token_id: _builtins.str
     """Only those of this service token. Empty: all."""
     order_by: _builtins.str
-    """create_time, seen_time or registration_id, followed by " desc" for the last first (AIP-132). Empty: create_time.
-    seen_time changes: by its " desc" one that is heard of between two pages may be on neither.
+    """create_time, seen_time, registration_id, user_email or user_display_name, followed by " desc" for the last first
+    (AIP-132); texts by their bytes, and service tokens' registrations where they are empty. Empty: create_time. What
+    changes between two pages, as seen_time does, may be on neither.
     """
     search: _builtins.str
     """Only those in which this is a part of an address or, as in ListDevices, of what their device is called; at most 100
@@ -2373,9 +2390,9 @@ class ListDevicesRequest(_message.Message):
     platform: Global___Platform.ValueType
     """Only devices with this platform. Unspecified: all."""
     order_by: _builtins.str
-    """create_time, seen_time, device_id, claims.display_name or claims.client_version, followed by " desc" for the last
-    first (AIP-132); texts by their bytes. Empty: create_time. What changes between two pages, as seen_time does, may be
-    on neither.
+    """create_time, seen_time, device_id, claims.display_name, claims.client_version or active_registrations, followed by
+    " desc" for the last first (AIP-132); texts by their bytes. Empty: create_time. What changes between two pages, as
+    seen_time does, may be on neither.
     """
     search: _builtins.str
     """Only those in which this is a part of the display name, hardware id, serial number or MAC address, whether letters of
@@ -2469,9 +2486,12 @@ class UpdateDeviceRequest(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     request_id: _builtins.str
+    """See the package."""
+    validate_only: _builtins.bool
     """See the package."""
     @_builtins.property
     def device(self) -> Global___Device:
@@ -2488,10 +2508,11 @@ class UpdateDeviceRequest(_message.Message):
         device: Global___Device | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "organization_id", b"organization_id", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

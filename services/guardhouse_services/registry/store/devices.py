@@ -6,10 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from guardhouse.decisions import Profile
 from guardhouse_services.database import Transaction
 from guardhouse_services.registry.domain import (
     LISTED,
+    NOBODY,
     Cursor,
     Device,
     DeviceFilter,
@@ -27,7 +27,6 @@ from guardhouse_services.registry.store.tables import (
     device_name,
     device_texts,
     device_version,
-    is_active,
     is_enrolled,
     person,
     registration,
@@ -36,20 +35,14 @@ from guardhouse_services.registry.store.tables import (
 )
 from guardhouse_services.statements import statement
 
-_is_here = sa.and_(
-    registration.c.organization_id == device.c.organization_id,
-    registration.c.device_id == device.c.device_id,
-    is_active,
-)
-_count = sa.select(sa.func.count()).where(_is_here).correlate(device).scalar_subquery()
-_select = sa.select(device, _count.label("active_registrations"))
-_NOBODY = Profile("", "", ())
+_select = sa.select(device)
 _VALUES = {
     Order.CREATE: device.c.create_time,
     Order.SEEN: device_activity,
     Order.ID: device.c.device_id,
     Order.NAME: device_name,
     Order.VERSION: device_version,
+    Order.ACTIVE: device.c.active_registrations,
 }
 
 
@@ -70,7 +63,7 @@ def _with_last_seen(tx: Transaction, organization_id: str, devices: Sequence[Dev
     known = people.known(tx, organization_id, {row.user_id for row in rows if row.user_id})
     last: dict[str, LastSeen] = {}
     for row in rows:
-        who = known.get(row.user_id, _NOBODY)
+        who = known.get(row.user_id, NOBODY)
         last[row.device_id] = LastSeen(row.registration_id, row.user_id or "", who.email, who.display_name)
     return [replace(it, last_seen=last.get(it.device_id, LastSeen())) for it in devices]
 
@@ -94,12 +87,12 @@ def _last(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
 def systems(tx: Transaction, organization_id: str, device_ids: Collection[str]) -> dict[str, System]:
     """What devices run, by their ids."""
     rows = _systems(tx, organization_id, list(device_ids)) if device_ids else ()
-    return {row.device_id: System(row.platform, row.os_version) for row in rows}
+    return {row.device_id: System(row.platform, row.os_version, row.display_name, row.client_version) for row in rows}
 
 
 @statement
 def _systems(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
-    columns = (device.c.device_id, device.c.platform, device.c.os_version)
+    columns = (device.c[name] for name in ("device_id", *System.__slots__))
     return sa.select(*columns).where(device.c.organization_id == organization_id, device.c.device_id.in_(device_ids))
 
 
@@ -117,7 +110,7 @@ def _lock(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
 
 
 def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Range) -> Listed[Device]:
-    everything = sa.select().where(device.c.organization_id == organization_id, is_enrolled)
+    here = [device.c.organization_id == organization_id, is_enrolled]
     # What is named, and a user's, are few, and found by that.
     few: list[sa.ColumnElement[bool]] = []
     rare: list[sa.ColumnElement[bool]] = []
@@ -129,14 +122,18 @@ def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Rang
         named = sa.and_(person.c.organization_id == organization_id, person.c.email == wanted.last_seen_user_email)
         few.append(_seen_with(sa.select(person.c.user_id).where(named)))
     if wanted.active is not None:
-        # A count, and not whether there is one: PostgreSQL would rather join all registrations than ask for a few rows.
-        rare.append(_count > 0 if wanted.active else _count == 0)
+        count = device.c.active_registrations
+        if page.order is not Order.ACTIVE or not wanted.active:
+            rare.append(count > 0 if wanted.active else count == 0)
+        elif page.descending or page.after is None:
+            # They lie together, and behind one of them there are no others.
+            here.append(count > 0)
     if wanted.platform:
         rare.append(device.c.platform == wanted.platform)
     if wanted.search:
         rare.append(contains(wanted.search, *device_texts))
     rare += [device.c.tags[key].as_string() == value for key, value in wanted.tags]
-    chosen = _select.where(device.c.organization_id == organization_id, is_enrolled, *few, *rare)
+    everything, chosen = sa.select().where(*here), _select.where(*here, *few, *rare)
 
     def read(page: Range, upto: Cursor | None = None) -> list[Device]:
         parts = in_range(chosen, page, _VALUES, device.c.device_id, upto, by_index=not few)

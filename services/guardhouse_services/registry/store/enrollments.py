@@ -24,7 +24,6 @@ from guardhouse_services.registry.store import former_keys
 from guardhouse_services.registry.store.tables import (
     claims_values,
     device,
-    is_active,
     is_live,
     is_pending,
     is_users,
@@ -117,15 +116,11 @@ def _enroll_device() -> sa.Executable:
     organization_id: sa.BindParameter[str] = sa.bindparam("of_organization_id")
     device_id: sa.BindParameter[str] = sa.bindparam("of_device_id")
     now = sa.bindparam("now", type_=sa.BigInteger)
-    # Not correlated with the device: in what SQLite returns, SQLAlchemy leaves out whose column it is.
-    active = sa.select(sa.func.count()).where(
-        registration.c.organization_id == organization_id, registration.c.device_id == device_id, is_active
-    )
     return (
         device.update()
         .where(device.c.organization_id == organization_id, device.c.device_id == device_id)
         .values(create_time=sa.func.coalesce(device.c.create_time, now), enroll_time=now, update_time=now)
-        .returning(*device.c, active.scalar_subquery().label("active_registrations"))
+        .returning(device)
     )
 
 

@@ -35,9 +35,9 @@ def in_range(
     engines, however many share a minute.
     """
     value, activity, last = values[page.order], values[Order.SEEN], page.after
-    if page.order is Order.ID and not by_index:
-        # Few are sorted. As it is, SQLite would go through all of them by their ids, for these lie in order.
-        value = sa.func.coalesce(row_id, "")
+    if not by_index:
+        # Few are sorted. By what lies in order, an engine might go through all of them until it has met these few.
+        value = sa.func.coalesce(value, value)
     if page.seen_after is not None:
         query = query.where(activity >= page.seen_after)
     if page.seen_before is not None:

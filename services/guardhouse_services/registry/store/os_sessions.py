@@ -29,22 +29,21 @@ def _of_open(organization_id: str, device_id: str) -> sa.Update:
 
 
 def lock_devices(tx: Transaction, organization_id: str, registration_ids: Collection[str]) -> None:
-    """Locks the shared devices that these registrations are on, in the order of their ids.
+    """Locks the devices that these registrations are on, in the order of their ids.
 
-    Of what is changed together the devices come first: which registration of a device is current depends on the others.
+    Of what is changed together the devices come first: they count their active registrations, and which of those of a
+    shared one is current depends on the others.
     """
     _lock_devices(tx, organization_id, list(registration_ids)).all()
 
 
 @statement
 def _lock_devices(organization_id: str, registration_ids: list[str]) -> sa.Select[Any]:
-    shared = sa.select(registration.c.device_id).where(
-        registration.c.organization_id == organization_id,
-        registration.c.registration_id.in_(registration_ids),
-        is_shared,
+    wanted = sa.select(registration.c.device_id).where(
+        registration.c.organization_id == organization_id, registration.c.registration_id.in_(registration_ids)
     )
     locked = sa.select(device.c.device_id).where(
-        device.c.organization_id == organization_id, device.c.device_id.in_(shared)
+        device.c.organization_id == organization_id, device.c.device_id.in_(wanted)
     )
     return locked.order_by(device.c.device_id).with_for_update(of=device)
 

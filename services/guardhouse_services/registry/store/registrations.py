@@ -33,6 +33,8 @@ from guardhouse_services.registry.store.tables import (
     profile_id,
     registration,
     registration_activity,
+    registration_email,
+    registration_user,
     spelled,
     to_registration,
 )
@@ -295,6 +297,9 @@ def page(tx: Transaction, organization_id: str, wanted: RegistrationFilter, page
         rare += [registration.c.state.in_(wanted.states), *some]
         stretches: list[list[sa.ColumnElement[bool]]] = [[]]
     else:
+        if page.order in (Order.USER_EMAIL, Order.USER_NAME) and not few:
+            # By these, those of a service token or a profile have no index of their own.
+            rare, some = [*rare, *some], []
         # Each state has its own stretch of the indexes, which SQLite takes only when it reads their condition, although
         # it follows from the state. A user's or a device's are few, and found by that.
         stretches = [[spelled(state), *some, *few, *([] if few else [is_listed])] for state in wanted.states]
@@ -346,4 +351,6 @@ _VALUES = {
     Order.CREATE: registration.c.create_time,
     Order.SEEN: registration_activity,
     Order.ID: registration.c.registration_id,
+    Order.USER_EMAIL: registration_email,
+    Order.USER_NAME: registration_user,
 }

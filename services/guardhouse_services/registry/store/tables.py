@@ -66,6 +66,8 @@ device = sa.Table(
     sa.Column("enroll_time", sa.BigInteger),
     sa.Column("seen_time", sa.BigInteger),
     sa.Column("update_time", sa.BigInteger),
+    # A trigger counts.
+    sa.Column("active_registrations", sa.Integer, nullable=False, server_default="0"),
 )
 device_by_hardware = sa.Index("device_by_hardware", device.c.organization_id, device.c.hardware_id, unique=True)
 
@@ -77,6 +79,13 @@ _never_enrolled = device.c.create_time.is_(None)
 _partial("device_never_enrolled", device.c.organization_id, device.c.device_id, where=_never_enrolled)
 _partial("device_by_create", device.c.organization_id, device.c.create_time, device.c.device_id, where=is_enrolled)
 _partial("device_by_activity", device.c.organization_id, device_activity, device.c.device_id, where=is_enrolled)
+_partial(
+    "device_by_active",
+    device.c.organization_id,
+    device.c.active_registrations,
+    device.c.device_id,
+    where=is_enrolled,
+)
 device_name, device_version = bytewise(device.c.display_name), bytewise(device.c.client_version)
 # By their bytes, as the migration has it.
 for _order, _text in (("name", device.c.display_name), ("version", device.c.client_version)):
@@ -119,6 +128,9 @@ registration = sa.Table(
     sa.Column("managed", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("os_user", sa.String(255)),
     sa.Column("is_current", sa.Boolean),
+    # Triggers keep them as the person has them.
+    sa.Column("user_email", sa.String(255), nullable=False, server_default=""),
+    sa.Column("user_display_name", sa.String(255), nullable=False, server_default=""),
 )
 registration_activity = sa.func.coalesce(registration.c.seen_time, registration.c.create_time)
 
@@ -181,6 +193,11 @@ for _name, _scope, _shown in (
     for _order, _value in (("create", registration.c.create_time), ("activity", registration_activity)):
         _columns = (*_scope, registration.c.state, _value, registration.c.registration_id)
         _partial(f"{_name}_by_{_order}", *_columns, where=_shown)
+registration_email, registration_user = (bytewise(registration.c[name]) for name in ("user_email", "user_display_name"))
+# By their bytes, as the migration has it.
+for _order, _text in (("user_email", registration.c.user_email), ("user_name", registration.c.user_display_name)):
+    _columns = (_of_organization, registration.c.state, _text, registration.c.registration_id)
+    _partial(f"registration_by_{_order}", *_columns, where=is_listed)
 
 is_revoked = registration.c.state == sa.literal_column(f"'{State.REVOKED}'")
 _partial(
@@ -200,6 +217,17 @@ _partial(
     registration.c.registration_id,
     where=may_expire,
 )
+
+override_rate = sa.Table(
+    "override_rate",
+    metadata,
+    sa.Column("organization_id", sa.String(40), primary_key=True),
+    sa.Column("subject", sa.String(100), primary_key=True),
+    sa.Column("full_time", sa.BigInteger, nullable=False),
+    # For the job that forgets, in every organization.
+    sa.Index("override_rate_by_time", "full_time"),
+)
+"""When whoever reads or tries override codes may do so as often as ever again."""
 
 gateway = sa.Table(
     "gateway",
@@ -388,6 +416,8 @@ def to_registration(row: Any) -> Registration:
         managed=row.managed,
         os_user=row.os_user,
         is_current=bool(row.is_current),
+        user_email=row.user_email,
+        user_display_name=row.user_display_name,
     )
 
 

@@ -49,7 +49,14 @@ class Devices:
         return await self._database.read(lambda tx: store.devices.page(tx, organization_id, wanted, page))
 
     async def update(
-        self, call: Call, organization_id: str, device_id: str, tags: Mapping[str, str], etag: str = ""
+        self,
+        call: Call,
+        organization_id: str,
+        device_id: str,
+        tags: Mapping[str, str],
+        etag: str = "",
+        *,
+        validate_only: bool = False,
     ) -> tuple[Device, str]:
         """Replaces the tags. The device and the revision token. Raises DeviceNotFound and EtagMismatch."""
 
@@ -67,7 +74,7 @@ class Devices:
             requests.record(tx, call, device_id, value=requests.remember(changed))
             return changed, tx.token(organization_id, tx.publish(organization_id, []))
 
-        return await self._database.write(update)
+        return await self._database.write(update, validate_only=validate_only)
 
     async def revoke(
         self, call: Call, organization_id: str, device_id: str, *, validate_only: bool = False

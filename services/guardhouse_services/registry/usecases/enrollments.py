@@ -39,6 +39,7 @@ from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import (
     DEADLINE,
     LISTED,
+    NOBODY,
     Claims,
     Device,
     Grant,
@@ -455,7 +456,10 @@ class _Activation:
             tx, organization_id, registration_id, grant, self.lease, self.token_hash, os_user
         )
         moved = self._match(tx)
-        active = moved.pop(registration_id, active)
+        person = grant.person or NOBODY
+        active = replace(
+            moved.pop(registration_id, active), user_email=person.email, user_display_name=person.display_name
+        )
         objects = (registration_id, intent.device_id, *(it.registration_id for it in replaced))
         audit.note(tx, self.call, *objects, actor=grant.holder.actor)
         # The new holder of the lease comes first, so that the deletion behind it does not release it.
@@ -465,7 +469,7 @@ class _Activation:
         device = replace(
             device,
             active_registrations=device.active_registrations + 1 - sum(it.state == State.ACTIVE for it in going),
-            last_seen=LastSeen(registration_id, user_id),
+            last_seen=LastSeen(registration_id, user_id, person.email, person.display_name),
         )
         return active, device, tx.token(organization_id, revision)
 

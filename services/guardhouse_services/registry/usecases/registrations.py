@@ -1,7 +1,7 @@
 """Registrations: showing, revoking, restoring and deleting them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guardhouse.errors import BY_REASON, CredentialsInvalid, GuardhouseError, LeaveNotAllowed, RegistrationNotFound
 from guardhouse_services import requests
@@ -44,10 +44,14 @@ class Registrations:
 
     async def get(self, organization_id: str, registration_id: str) -> Registration:
         """Raises RegistrationNotFound."""
-        found = await self._database.read(lambda tx: store.registrations.find(tx, organization_id, registration_id))
-        if found is None or found.state not in LISTED:
-            raise RegistrationNotFound(registration_id)
-        return found
+
+        def read(tx: Transaction) -> Registration:
+            found = store.registrations.find(tx, organization_id, registration_id)
+            if found is None or found.state not in LISTED:
+                raise RegistrationNotFound(registration_id)
+            return _with_devices(tx, organization_id, [found])[0]
+
+        return await self._database.read(read)
 
     async def keys(
         self, organization_id: str, registration_id: str, after: int, limit: int
@@ -68,7 +72,11 @@ class Registrations:
         return await self._database.read(read)
 
     async def page(self, organization_id: str, wanted: RegistrationFilter, page: Range) -> Listed[Registration]:
-        return await self._database.read(lambda tx: store.registrations.page(tx, organization_id, wanted, page))
+        def read(tx: Transaction) -> Listed[Registration]:
+            found = store.registrations.page(tx, organization_id, wanted, page)
+            return replace(found, rows=_with_devices(tx, organization_id, found.rows))
+
+        return await self._database.read(read)
 
     async def revoke(
         self, call: Call, organization_id: str, ids: Sequence[str], *, validate_only: bool = False
@@ -172,6 +180,19 @@ class Registrations:
             return Batch(outcomes, tx.token(organization_id, revision))
 
         return await self._database.write(write, validate_only=validate_only)
+
+
+def _with_devices(tx: Transaction, organization_id: str, rows: Sequence[Registration]) -> list[Registration]:
+    """With what their devices are called and run."""
+    systems = store.devices.systems(tx, organization_id, {it.device_id for it in rows})
+    shown = []
+    for it in rows:
+        # A deletion may have come between the two reads.
+        of = systems.get(it.device_id)
+        shown.append(
+            replace(it, device_display_name=of.display_name, device_client_version=of.client_version) if of else it
+        )
+    return shown
 
 
 def _check_may_leave(tx: Transaction, present: Registration) -> None:
