@@ -71,14 +71,18 @@ class Profile:
 
     def write(self, path: Path) -> None:
         """Writes everything but the key, for `find` to read."""
-        folder = path.parent.absolute()
+        path.write_text(self.rendered(path.parent), encoding="utf-8")
+
+    def rendered(self, folder: Path) -> str:
+        """Everything but the key, as a file in that folder has it."""
+        folder = folder.absolute()
         lines = []
         for name in (*_TEXTS, *_PATHS):
             if value := getattr(self, name):
                 text = os.path.relpath(value, folder) if isinstance(value, Path) else value
                 # A JSON string is one of TOML's basic strings.
                 lines.append(f"{name} = {json.dumps(text, ensure_ascii=False)}\n")
-        path.write_text("".join(lines), encoding="utf-8")
+        return "".join(lines)
 
 
 def find(path: str | Path | None = None, key: str | None = None) -> Profile:

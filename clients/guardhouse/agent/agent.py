@@ -21,7 +21,7 @@ from guardhouse.agent.link import Wire, resolve
 from guardhouse.agent.tunnel import Address, Gateway, Tunnel
 from guardhouse.clock import Clock
 from guardhouse.common.v1.credential_pb2 import Credential
-from guardhouse.errors import GuardhouseError
+from guardhouse.errors import GuardhouseError, InvalidField
 from guardhouse.gateway.uapi import InterfaceUnavailable
 from guardhouse.os_sessions import NOBODY, Desk, OsEvent, Seat, after, asks_to_register, current, registered
 from guardhouse.profile import SERVICES
@@ -34,6 +34,8 @@ LOOK_SECONDS: Final = 10.0
 often the agent says that it lives."""
 TICK_SECONDS: Final = 1.0
 """How often one is tried that cannot be used."""
+REPORT_SECONDS: Final = 60.0
+"""The longest pause between two attempts to report."""
 REPORTS: Final = 1000
 """How many events of the desk are kept while the registry cannot be told; of more, the oldest are lost."""
 ACCOUNTS: Final = 100
@@ -227,27 +229,31 @@ class Agent:
 
     async def _report(self) -> None:
         """Tells the registry what happened at the desk, in order. What cannot be said now is said later."""
+        pause = TICK_SECONDS
         while True:
             await self._reported.wait()
             teller = self.current or next(iter(self._active()), None)
-            if not self._reports or teller is None or teller.client is None or teller.kept is None:
+            if not self._reports or teller is None:
                 self._reported.clear()
                 continue
             report = self._reports[0]
-            report.registration_id = teller.kept.registration_id
             try:
-                answer = await teller.client.devices.ReportOsSession(report)
+                sequence = await teller.report(report)
+            except InvalidField as error:
+                log.error("the registry does not take an event: %s", error.message)
+                sequence = report.sequence
             except GuardhouseError as error:
                 log.info("cannot report who is at the desk now: %s", error.message)
-                await asyncio.sleep(TICK_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, REPORT_SECONDS)
                 continue
-            if answer.sequence > report.sequence:
+            pause = TICK_SECONDS
+            if sequence > report.sequence:
                 # The clock was set back since the newest that is known: this goes behind it.
-                self._sequence = max(self._sequence, answer.sequence) + 1
+                self._sequence = max(self._sequence, sequence) + 1
                 report.sequence = self._sequence
-                report.request_id = ""
                 self._remember()
-            elif self._reports and self._reports[0] is report:
+            elif self._reports[0] is report:
                 self._reports.popleft()
 
     # The interface
@@ -291,18 +297,17 @@ class Agent:
         if self._gateway is None or not tunnel.is_tunneled(kept.configuration):
             return None
         host, port = tunnel.split_endpoint(self._gateway.endpoint)
-        endpoint = (await _resolved(host))[0]
+        addresses = await _resolved(host)
         settings = kept.configuration.settings
         self._unused = tunnel.hosts(settings)
-        outside = await self._control_plane()
         return Tunnel(
             private_key=kept.private_key,
             public_key=self._gateway.public_key,
-            endpoint=tunnel.endpoint_of(endpoint, port),
+            endpoints=tuple(tunnel.endpoint_of(it, port) for it in addresses),
             keepalive=self._gateway.keepalive,
             mtu=self._gateway.mtu,
             addresses=frozenset({f"{kept.registration.ipv4}/32", f"{kept.registration.ipv6}/128"}),
-            networks=frozenset(map(str, tunnel.networks(settings, outside, endpoint))),
+            networks=frozenset(map(str, tunnel.networks(settings, addresses, await self._control_plane()))),
         )
 
     async def _control_plane(self) -> list[Address]:

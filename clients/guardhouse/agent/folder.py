@@ -107,13 +107,13 @@ class Folder:
         self._write(stem, ".key", _encoded(kept.private_key))
         self._write(stem, ".request", kept.request.SerializeToString())
         self.note(kept)
-        replace(
+        own = replace(
             profile,
             key_file=stem.with_name(f"{stem.name}.token"),
             organization_id=kept.request.organization_id,
             registration_id=kept.registration_id,
-        ).write(stem.with_name(f"{stem.name}.toml.part"))
-        self._settle(stem.with_name(f"{stem.name}.toml"))
+        )
+        self._write(stem, ".toml", own.rendered(self.path).encode())
 
     def note(self, kept: Kept) -> None:
         """Keeps what the registry last said of a registration, for when it cannot be asked."""
@@ -232,10 +232,7 @@ class Folder:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        self._settle(target)
-
-    def _settle(self, target: Path) -> None:
-        target.with_name(f"{target.name}.part").replace(target)
+        part.replace(target)
         self._sync()
 
     def _sync(self) -> None:

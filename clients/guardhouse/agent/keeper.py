@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from guardhouse import aio
 from guardhouse.agent import machine
-from guardhouse.agent.folder import Folder, Kept
+from guardhouse.agent.folder import Folder, FolderUnusable, Kept
 from guardhouse.agent.machine import Outcome, Plan, Standing, State, Task
 from guardhouse.clock import Clock
 from guardhouse.common.v1.credential_pb2 import Credential
@@ -166,11 +166,6 @@ class Keeper:
             self.state = machine.given(self.state, clock.steady())
 
     @property
-    def client(self) -> aio.Client | None:
-        """Calls with the registration's token."""
-        return self._own
-
-    @property
     def waits_for_person(self) -> bool:
         """Whether nothing is done about its session before somebody has signed in."""
         return self.asked and Task.REAUTHENTICATE not in self.state.due
@@ -209,7 +204,7 @@ class Keeper:
             outcome = await self._do(task)
             self.problems.pop(task, None)
             self.heard_time = self._clock.now()
-        except (GuardhouseError, Refused, OSError) as error:
+        except (GuardhouseError, Refused, FolderUnusable, OSError) as error:
             outcome = _outcome(error, task)
             problem = _problem(error)
             wait = round((getattr(error, "retry_after", None) or 0) * SECOND)
@@ -246,8 +241,18 @@ class Keeper:
             # The same at every attempt, whichever process makes it.
             request_id=uuid.uuid5(uuid.NAMESPACE_OID, f"leave {kept.registration_id}").hex,
         )
-        await self._client.registrations.Leave(request)
+        try:
+            await self._client.registrations.Leave(request)
+        except CredentialsInvalid:
+            if await self._look() is not Outcome.GONE:
+                raise
         self._folder.forget(kept.registration_id)
+        self.kept = None
+
+    async def report(self, event: registry.ReportOsSessionRequest) -> int:
+        """Tells the registry what happened at the desk; the newest event that it knows. Raises GuardhouseError."""
+        event.registration_id = self._kept.registration_id
+        return (await self._client.devices.ReportOsSession(event)).sequence
 
     # What there is to do
 
@@ -341,7 +346,7 @@ class Keeper:
             try:
                 answer = await self._anybody.enrollment.Register(kept.request, timeout=TIMEOUT)
             except GuardhouseError as error:
-                if is_transient(error) or isinstance(error, _LATER):
+                if _passes(error):
                     raise
                 log.warning("%s was deleted", kept.registration_id)
                 self._folder.forget(kept.registration_id)
@@ -484,18 +489,21 @@ def _standing(of: registry.Registration) -> Outcome:
     return Outcome.REVOKED if of.state == registry.REGISTRATION_STATE_REVOKED else Outcome.DONE
 
 
-def _problem(error: GuardhouseError | Refused | OSError) -> Problem:
+def _problem(error: Exception) -> Problem:
     if isinstance(error, OSError):
         return Problem("FOLDER_UNUSABLE", f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    return Problem(error.reason, str(error))
+    return Problem(getattr(error, "reason", "FOLDER_UNUSABLE"), str(error))
 
 
-def _outcome(error: GuardhouseError | Refused | OSError, task: Task) -> Outcome:
+def _outcome(error: Exception, task: Task) -> Outcome:
     if isinstance(error, OSError):
         # A disk is full, say: what has not been kept is not asked for.
         return Outcome.AWAY
-    if isinstance(error, Refused):
-        return Outcome.REFUSED
     if isinstance(error, _ENDED) and task is not Task.ENROLL:
         return Outcome.UNKNOWN
-    return Outcome.AWAY if is_transient(error) or isinstance(error, _LATER) else Outcome.REFUSED
+    return Outcome.AWAY if _passes(error) else Outcome.REFUSED
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same call may succeed later."""
+    return isinstance(error, _LATER) or (isinstance(error, GuardhouseError) and is_transient(error))

@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -66,12 +65,9 @@ class Wire:
         return bool(lines)
 
     async def _linked(self) -> Link:
-        addresses, *routes = [
-            await _ip_json([*family, what, "show", "dev", self.name])
-            for family, what in ((["-4"], "route"), (["-6"], "route"))
-        ]
-        shown = await _ip_json(["address", "show", "dev", self.name])
-        return parse_link(shown, addresses, *routes)
+        addresses = await _ip_json(["address", "show", "dev", self.name])
+        routes = [await _ip_json([family, "route", "show", "dev", self.name]) for family in ("-4", "-6")]
+        return parse_link(addresses, *routes)
 
 
 async def _ip_json(arguments: Sequence[str]) -> Any:
@@ -110,9 +106,3 @@ async def resolve(host: str) -> list[Address]:
     """The addresses of a host. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None)
     return list(dict.fromkeys(ip_address(str(at[0]).partition("%")[0]) for *_, at in found))
-
-
-def keeping(wanted: Tunnel, endpoints: Sequence[str], present: Present) -> Tunnel:
-    """With the endpoint that the interface has, if the gateway's name still stands for it."""
-    peer = present.peers.get(wanted.public_key)
-    return replace(wanted, endpoint=peer["endpoint"]) if peer and peer["endpoint"] in endpoints else wanted

@@ -5,7 +5,7 @@ jumps changes nothing. Chance is an argument, too: a number from 0 up to 1.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -76,8 +76,10 @@ class State:
 
     standing: Standing
     due: Mapping[Task, int]
-    failures: int = 0
-    """In a row, of whatever task."""
+    failures: Mapping[Task, int] = field(default_factory=dict)
+    """In a row, of each task."""
+    asked: bool = False
+    """Whether a person was asked to sign in again, and has not."""
 
 
 def begin(plan: Plan, registered: bool, key_age: int, now: int) -> State:
@@ -111,44 +113,47 @@ def after(state: State, plan: Plan, task: Task, outcome: Outcome, now: int, chan
             return State(Standing.REVOKED, {Task.LOOK: now + _spread(plan.heartbeat, chance)})
         case Outcome.GONE:
             # Many devices may have been deleted at once, so they do not come back at once.
-            due = {Task.ENROLL: now + _pause(state.failures, chance, wait)} if plan.by_itself else {}
-            return State(Standing.NONE, due, state.failures + 1)
+            return State(Standing.NONE, {Task.ENROLL: now + max(_pause(0, chance), wait)} if plan.by_itself else {})
         case Outcome.UNKNOWN:
-            return _with(state, {task: now + _spread(plan.heartbeat, chance), Task.LOOK: now}, state.failures)
+            return _due(state, {task: now + _spread(plan.heartbeat, chance), Task.LOOK: now})
         case Outcome.REFUSED if task in (Task.ENROLL, Task.REAUTHENTICATE) and not plan.by_itself:
-            # The person was asked; to ask again and again would be a nuisance.
-            return _without(state, task)
+            # To ask the person again and again would be a nuisance.
+            return replace(_without(state, task), asked=True)
         case Outcome.REFUSED:
-            return _with(state, {task: now + max(_spread(LATE, chance), wait)}, state.failures + 1)
+            return _due(state, {task: now + max(_spread(LATE, chance), wait)})
         case Outcome.AWAY:
-            return _with(state, {task: now + _pause(state.failures, chance, wait)}, state.failures + 1)
+            failures = state.failures.get(task, 0)
+            paused = _due(state, {task: now + max(_pause(failures, chance), wait)})
+            return replace(paused, failures={**state.failures, task: failures + 1})
 
 
 def given(state: State, now: int) -> State:
     """A person's credential has come."""
+    if state.standing is Standing.REVOKED:
+        # To enroll again would be another registration, and it may be that nobody is to have one.
+        return state
     task = Task.ENROLL if state.standing is Standing.NONE else Task.REAUTHENTICATE
-    # Who is revoked stays so: enrolling again would be another registration, which is an administrator's to allow.
-    return state if state.standing is Standing.REVOKED else _with(state, {task: now}, state.failures)
+    return _due(replace(state, asked=False), {task: now})
 
 
 def _done(state: State, plan: Plan, task: Task, outcome: Outcome, now: int, chance: float) -> State:
+    if task is Task.ENROLL or state.standing is not Standing.ACTIVE:
+        return State(Standing.ACTIVE, _alive(plan, now, 0))
+    done = replace(_without(state, task), failures={it: many for it, many in state.failures.items() if it is not task})
     match task:
-        case Task.ENROLL:
-            return State(Standing.ACTIVE, _alive(plan, now, 0))
-        case Task.LOOK if state.standing is not Standing.ACTIVE:
-            return State(Standing.ACTIVE, _alive(plan, now, 0))
-        case Task.LOOK | Task.REAUTHENTICATE:
-            return replace(_without(state, task), failures=0)
-        case Task.ROTATE:
-            rest = replace(_without(state, task), failures=0)
-            return rest if plan.rotate is None else _with(rest, {task: now + plan.rotate}, 0)
-        case Task.HEARTBEAT | Task.SESSION:
-            due: dict[Task, int] = {task: now + _spread(plan.heartbeat, chance)}
-            if outcome is Outcome.NEWS:
-                due[Task.LOOK] = now
-            if outcome is Outcome.ASKED and Task.REAUTHENTICATE not in state.due and (plan.by_itself or plan.asks):
-                due[Task.REAUTHENTICATE] = now
-            return _with(state, due, 0)
+        case Task.ROTATE if plan.rotate is not None:
+            return _due(done, {task: now + plan.rotate})
+        case Task.HEARTBEAT:
+            news = {Task.LOOK: now} if outcome is Outcome.NEWS else {}
+            return _due(done, {task: now + _spread(plan.heartbeat, chance), **news})
+        case Task.SESSION:
+            again = _due(done, {task: now + _spread(plan.heartbeat, chance)})
+            if outcome is not Outcome.ASKED:
+                # Somebody may have signed in elsewhere.
+                return replace(_without(again, Task.REAUTHENTICATE), asked=False)
+            wanted = (plan.by_itself or plan.asks) and not state.asked and Task.REAUTHENTICATE not in state.due
+            return _due(again, {Task.REAUTHENTICATE: now}) if wanted else again
+    return done
 
 
 def _alive(plan: Plan, now: int, key_age: int) -> dict[Task, int]:
@@ -157,18 +162,17 @@ def _alive(plan: Plan, now: int, key_age: int) -> dict[Task, int]:
     return due if plan.rotate is None else due | {Task.ROTATE: now + max(0, plan.rotate - max(0, key_age))}
 
 
-def _with(state: State, due: Mapping[Task, int], failures: int) -> State:
-    return State(state.standing, {**state.due, **due}, failures)
+def _due(state: State, due: Mapping[Task, int]) -> State:
+    return replace(state, due={**state.due, **due})
 
 
 def _without(state: State, task: Task) -> State:
-    return State(state.standing, {it: at for it, at in state.due.items() if it is not task}, state.failures)
+    return replace(state, due={it: at for it, at in state.due.items() if it is not task})
 
 
-def _pause(failures: int, chance: float, wait: int) -> int:
+def _pause(failures: int, chance: float) -> int:
     """From half of it to one and a half, so that those who were cut off together do not come back together."""
-    pause = min(SOON << min(failures, 20), LATE)
-    return max(round(pause * (0.5 + chance)), wait)
+    return round(min(SOON << min(failures, 20), LATE) * (0.5 + chance))
 
 
 def _spread(interval: int, chance: float) -> int:

@@ -7,7 +7,6 @@ from ipaddress import (
     IPv4Network,
     IPv6Address,
     IPv6Network,
-    ip_address,
     ip_network,
     summarize_address_range,
 )
@@ -43,8 +42,8 @@ class Tunnel:
     private_key: bytes = field(repr=False)
     public_key: bytes
     """The gateway's."""
-    endpoint: str
-    """An address and a port, as WireGuard writes them."""
+    endpoints: tuple[str, ...]
+    """Where it is, as WireGuard writes it: the interface keeps any of these, and is given the first."""
     keepalive: int
     mtu: int
     addresses: frozenset[str]
@@ -58,7 +57,7 @@ class Present:
 
     private_key: bytes = field(default=NO_KEY, repr=False)
     peers: Mapping[bytes, Mapping[str, Any]] = field(default_factory=dict)
-    """`endpoint`, `keepalive` and `networks` of each, by its key."""
+    """`endpoint`, `keepalive`, `networks` and the `time` of the last handshake of each, by its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +77,19 @@ def is_tunneled(configuration: registry.DeviceConfiguration) -> bool:
     return settings.service_mode.mode in modes and settings.tunnel_protocol != registry.TUNNEL_TYPE_MASQUE
 
 
-def networks(settings: registry.DeviceProfileSettings, outside: Iterable[Address], endpoint: Address) -> list[Network]:
+def networks(
+    settings: registry.DeviceProfileSettings, gateway: Iterable[Address], control_plane: Iterable[Address]
+) -> list[Network]:
     """What goes through the tunnel by a split tunnel.
 
-    The gateway itself is reached outside of it. Where everything goes through it but what is named, so are the
-    addresses that the control plane has: `outside`. Host names are not resolved: see `hosts`.
+    The gateway itself is reached outside of it, and so is the control plane where everything goes through it but what
+    is named. Host names are not resolved: see `hosts`.
     """
     includes = settings.WhichOneof("split_tunnel") == "include"
     named = [ip_network(it.address) for it in _routes(settings) if it.WhichOneof("target") == "address"]
     if includes:
-        return _without(named, [ip_network(endpoint)])
-    return _without(EVERYTHING, [*named, *map(ip_network, outside), ip_network(endpoint)])
+        return _without(named, map(ip_network, gateway))
+    return _without(EVERYTHING, [*named, *map(ip_network, gateway), *map(ip_network, control_plane)])
 
 
 def hosts(settings: registry.DeviceProfileSettings) -> list[str]:
@@ -174,7 +175,8 @@ def configuration(wanted: Tunnel | None, present: Present) -> bytes | None:
         peer is not None
         and len(present.peers) == 1
         and present.private_key == clamped(wanted.private_key)
-        and (peer["endpoint"], peer["keepalive"]) == (wanted.endpoint, wanted.keepalive)
+        and peer["endpoint"] in wanted.endpoints
+        and peer["keepalive"] == wanted.keepalive
         and peer["networks"] == wanted.networks
     ):
         return None
@@ -185,7 +187,7 @@ def configuration(wanted: Tunnel | None, present: Present) -> bytes | None:
     ]
     lines += [
         f"public_key={wanted.public_key.hex()}",
-        f"endpoint={wanted.endpoint}",
+        f"endpoint={wanted.endpoints[0]}",
         f"persistent_keepalive_interval={wanted.keepalive}",
         "replace_allowed_ips=true",
         *(f"allowed_ip={network}" for network in sorted(wanted.networks)),
@@ -252,11 +254,3 @@ def split_endpoint(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise ValueError(f"{text!r} is no HOST:PORT, such as gateway.example.com:51820")
     return host, int(port)
-
-
-def is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
