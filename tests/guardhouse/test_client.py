@@ -144,7 +144,7 @@ def test_a_profile_is_written_as_it_is_read(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("identity = ", "is not a profile"),
-        ("identiti = 'x'", "no entry 'identiti'; the entries are ca, identity"),
+        ("identiti = 'x'", "no entry 'identiti'; the entries are ca, gateway_endpoint"),
         ("identity = 7401", "identity is a string"),
         ("key_file = 'gone'", "key_file .*gone cannot be read: no such file"),
         ("", "no address is known"),
