@@ -79,7 +79,7 @@ NEXT: Final = {
     "SERVICE_UNAVAILABLE": "is it running? `make run` starts all four, `guardhouse status` shows who answers",
     "STATE_STALE": "try again in a moment; `guardhouse status` shows who answers",
     "SUBNET_EXHAUSTED": "see guardhouse subnets list; delete registrations, or let an IP profile name a larger subnet",
-    "SUBNET_IN_USE": "see guardhouse subnets show and ip-profiles list; take what uses it away first",
+    "SUBNET_IN_USE": "see guardhouse subnets show, ip-profiles list and addresses pins; take what uses it away first",
     "SUBNET_NOT_FOUND": "see guardhouse subnets list",
     "SUBNET_OVERLAPS": "choose a network that overlaps none of guardhouse subnets list",
     "UNIMPLEMENTED": "the server is older than this command: upgrade it",

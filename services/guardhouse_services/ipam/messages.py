@@ -39,6 +39,7 @@ def _capacity(of: Capacity) -> pb.SubnetCapacity:
         revoked=of.revoked,
         reserved=of.reserved,
         quarantined=of.quarantined,
+        pinned=of.pinned,
         free=of.free,
         growth_per_day=of.growth_per_day,
         exhaust_time=optional_timestamp(of.exhaust_time),

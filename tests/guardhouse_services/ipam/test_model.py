@@ -1,8 +1,9 @@
-"""Whatever is done in whatever order, addresses are whose a model says (I-01, I-02, decisions 25 and 26)."""
+"""Whatever is done in whatever order, addresses are whose a model says (I-01, I-02, decisions 24, 25 and 26)."""
 
 import asyncio
 import ipaddress
 import secrets
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,13 +15,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from guardhouse.durations import SECOND
-from guardhouse.errors import AddressHeld, EnrollmentAborted, PinExists, SubnetExhausted
+from guardhouse.errors import AddressHeld, EnrollmentAborted, PinExists, SubnetExhausted, SubnetInUse, SubnetOverlaps
 from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse_services.access import Call, Caller, RequestKey
 from guardhouse_services.database import change
-from guardhouse_services.ipam.domain.leases import Lease
+from guardhouse_services.ipam.domain.ip_profiles import Holder, IpProfile
+from guardhouse_services.ipam.domain.leases import Lease, State
+from guardhouse_services.ipam.metrics import STATES
+from guardhouse_services.paging import Page
 from tests.clock import FakeClock
 from tests.conftest import DatabaseUrl
 from tests.guardhouse_services.ipam.world import HOUR, World, deleted, name, new
@@ -29,8 +33,10 @@ T = TypeVar("T")
 Person = tuple[str, str]
 """A device and a holder."""
 NOBODY: Person = ("", "")
-USABLE = range(1, 15)
-"""Of a /28, by the last byte."""
+BASE = int(ipaddress.IPv4Address("10.9.8.0"))
+"""Addresses are told by how far behind this one they are."""
+SUBNETS = 3
+"""Networks of a /28 each, a /24 apart. The organization begins with the first."""
 TOLERANCE = 20
 """Seconds within which the clock of a quarantine is not asked: the real one runs on."""
 
@@ -48,7 +54,7 @@ class Made:
 
     @property
     def address(self) -> int:
-        return self.lease.ipv4 & 0xF
+        return self.lease.ipv4 - BASE
 
 
 @dataclass
@@ -62,18 +68,27 @@ class Intent:
 
     @property
     def address(self) -> int:
-        return self.lease.ipv4 & 0xF
+        return self.lease.ipv4 - BASE
+
+
+def usable(number: int) -> range:
+    """The addresses of a subnet that somebody may have."""
+    return range(number * 256 + 1, number * 256 + 15)
 
 
 @dataclass
 class Model:
-    """What there should be, by the last byte of addresses."""
+    """What there should be, by addresses."""
 
     intents: dict[str, Intent] = field(default_factory=dict)
     made: dict[str, Made] = field(default_factory=dict)
     released: dict[int, tuple[int, Person]] = field(default_factory=dict)
     last: dict[int, Person] = field(default_factory=dict)
     pins: dict[str, tuple[range, Person]] = field(default_factory=dict)
+    subnets: dict[int, str] = field(default_factory=dict)
+    default: int = 0
+    profiles: dict[int, tuple[str, int, int]] = field(default_factory=dict)
+    """By precedence: the id, for which of the people, and the subnet."""
     log: list[list[tuple[str, str]]] = field(default_factory=list)
     """The registry's changes: ("exists" or "gone", registration)."""
     applied: int = 0
@@ -86,9 +101,13 @@ class Model:
     def kept_from(self, person: Person) -> set[int]:
         return {each for of, who in self.pins.values() for each in of if who != person}
 
+    def chosen(self, who: int) -> int:
+        """The subnet that somebody is given an address of."""
+        return next((subnet for _, (_, of, subnet) in sorted(self.profiles.items()) if of == who), self.default)
+
 
 class Machine(RuleBasedStateMachine):
-    """Four people and fourteen addresses, a registry with its log, and a feed that lags, repeats and breaks."""
+    """Four people, fourteen addresses a subnet, a registry with its log, and a feed that lags, repeats and breaks."""
 
     def __init__(self, world: World, runner: asyncio.Runner) -> None:
         super().__init__()
@@ -106,6 +125,11 @@ class Machine(RuleBasedStateMachine):
         self.world.organization, self.world.position = new(ORGANIZATION), 0
         self.world.outcomes.clear()
         self.run(self.world.start())
+        # Whatever is asked for first makes the first subnet.
+        self.run(self.world.release(name(self.run(self.world.reserve()))))
+        self.it.subnets[0] = self.run(self.world.ipam.view.map(self.world.organization, "", 1)).subnet.subnet_id
+        self.create_subnet(1)
+        self.set_profile(0, 2, 1)
 
     def call(self, method: str) -> Call:
         caller = Caller("key", "key_1")
@@ -122,18 +146,18 @@ class Machine(RuleBasedStateMachine):
     @rule(who=st.integers(0, 3))
     def reserve(self, who: int) -> None:
         person, model = self.people[who], self.it
-        used, kept = model.in_use(), model.kept_from(person)
-        free = {it for it in USABLE if it not in used and it not in kept}
+        used, kept, chosen = model.in_use(), model.kept_from(person), usable(model.chosen(who))
+        pinned = [it.start for it, whose in model.pins.values() if whose == person]
+        free = {it for it in (*chosen, *pinned) if it not in used and it not in kept}
         try:
-            lease = self.run(self.world.reserve("", *person))
+            lease = self.run(self.world.reserve("", *person, identity=Holder(email=email(who))))
         except SubnetExhausted:
             assert all(self.rested(it, person) < HOUR + TOLERANCE for it in free)
             return
-        address = lease.ipv4 & 0xF
+        address = lease.ipv4 - BASE
         assert address in free
         assert self.rested(address, person) > HOUR - TOLERANCE
-        pinned = [it.start for it, whose in model.pins.values() if whose == person]
-        own = [it for it in free if model.last.get(it) == person]
+        own = [it for it in free if it in chosen and model.last.get(it) == person]
         if pinned and pinned[0] in free and self.rested(pinned[0], person) > HOUR + TOLERANCE:
             assert address == pinned[0]
         elif own and not (pinned and pinned[0] in free):
@@ -190,14 +214,15 @@ class Machine(RuleBasedStateMachine):
             self.it.made[chosen].is_live = False
             self.commit(("gone", chosen))
 
-    @rule(who=st.integers(-1, 3), address=st.integers(1, 14))
-    def pin(self, who: int, address: int) -> None:
+    @rule(who=st.integers(-1, 3), data=st.data())
+    def pin(self, who: int, data: st.DataObject) -> None:
         person, model = (self.people[who] if who >= 0 else NOBODY), self.it
+        address = data.draw(st.sampled_from([each for number in sorted(model.subnets) for each in usable(number)]))
         wanted = range(address, address + 1) if who >= 0 else range(address // 4 * 4, address // 4 * 4 + 4)
         taken = any(
             set(of) & set(wanted) or (whose == person and person != NOBODY) for of, whose in model.pins.values()
         )
-        network = ipaddress.ip_network(f"10.9.8.{wanted.start}/{32 if who >= 0 else 30}")
+        network = ipaddress.ip_network((BASE + wanted.start, 32 if who >= 0 else 30))
         pinning = self.world.ipam.pins.pin(self.call("PinAddress"), self.world.organization, network, *person, "")
         try:
             made = self.run(pinning)
@@ -217,6 +242,76 @@ class Machine(RuleBasedStateMachine):
         if (pin_id := self.choose(data, list(self.it.pins))) is not None:
             self.run(self.world.ipam.pins.unpin(self.call("UnpinAddress"), self.world.organization, pin_id))
             del self.it.pins[pin_id]
+
+    @rule(number=st.integers(1, SUBNETS - 1))
+    def create_subnet(self, number: int) -> None:
+        """Decision 24: none overlaps another."""
+        wanted = {"display_name": "x", "description": "", "ipv4": network_of(number), "is_default": False}
+        creating = self.world.ipam.subnets.create(self.call("CreateSubnet"), self.world.organization, wanted)
+        if number in self.it.subnets:
+            with pytest.raises(SubnetOverlaps):
+                self.run(creating)
+        else:
+            self.it.subnets[number] = self.run(creating)[0].subnet_id
+
+    @rule(data=st.data())
+    def make_default(self, data: st.DataObject) -> None:
+        self.it.default = data.draw(st.sampled_from(sorted(self.it.subnets)))
+        made = self.it.subnets[self.it.default]
+        call, changes = self.call("UpdateSubnet"), {"is_default": True}
+        self.run(self.world.ipam.subnets.update(call, self.world.organization, made, changes, ""))
+
+    @rule(data=st.data())
+    def delete_subnet(self, data: st.DataObject) -> None:
+        """Decision 24: not while anything of it is in use."""
+        model, number = self.it, data.draw(st.sampled_from(sorted(self.it.subnets)))
+        addresses = usable(number)
+        is_named = number == model.default or any(of == number for _, _, of in model.profiles.values())
+        is_used = bool(set(model.in_use()) & set(addresses)) or any(
+            set(pinned) & set(addresses) for pinned, _ in model.pins.values()
+        )
+        rested = [self.rested(each, NOBODY) for each in addresses]
+        deleting = self.world.ipam.subnets.delete(
+            self.call("DeleteSubnet"), self.world.organization, model.subnets[number], "", validate_only=False
+        )
+        try:
+            self.run(deleting)
+        except SubnetInUse:
+            assert is_named or is_used or min(rested) < HOUR + TOLERANCE
+            return
+        assert not is_named
+        assert not is_used
+        assert min(rested) > HOUR - TOLERANCE
+        del model.subnets[number]
+        for each in addresses:
+            model.released.pop(each, None)
+            model.last.pop(each, None)
+
+    @rule(who=st.integers(0, 3), precedence=st.integers(1, 3), data=st.data())
+    def change_profile(self, who: int, precedence: int, data: st.DataObject) -> None:
+        self.set_profile(who, precedence, data.draw(st.sampled_from(sorted(self.it.subnets))))
+
+    def set_profile(self, who: int, precedence: int, number: int) -> None:
+        """Decision 24: the first that matches decides. There is one of a precedence."""
+        profiles, organization = self.world.ipam.ip_profiles, self.world.organization
+        if precedence in self.it.profiles:
+            gone, _, _ = self.it.profiles.pop(precedence)
+            self.run(profiles.delete(self.call("DeleteIpProfile"), organization, gone, "", validate_only=False))
+        subnet_id, match = self.it.subnets[number], f'identity.email == "{email(who)}"'
+
+        def draft(ip_profile_id: str, now: int) -> IpProfile:
+            return IpProfile(ip_profile_id, "x", "", match, precedence, subnet_id, True, now, now)
+
+        made, _ = self.run(profiles.create(self.call("CreateIpProfile"), organization, draft, validate_only=False))
+        self.it.profiles[precedence] = (made.ip_profile_id, who, number)
+
+    @rule(data=st.data())
+    def delete_profile(self, data: st.DataObject) -> None:
+        if self.it.profiles:
+            gone, _, _ = self.it.profiles.pop(data.draw(st.sampled_from(sorted(self.it.profiles))))
+            call = self.call("DeleteIpProfile")
+            deleting = self.world.ipam.ip_profiles.delete(call, self.world.organization, gone, "", validate_only=False)
+            self.run(deleting)
 
     # Time, and the feed
 
@@ -269,8 +364,31 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_address_is_whose_it_should_be(self) -> None:
         rows = self.run(self.world.leases())
-        taken = {row.ipv4 & 0xF: (row.device_id, row.holder_id) for row in rows if row.rest_time is None}
+        taken = {row.ipv4 - BASE: (row.device_id, row.holder_id) for row in rows if row.rest_time is None}
         assert taken == self.it.in_use()
+
+    @invariant()
+    def every_address_is_counted_once(self) -> None:
+        """What a subnet is said to have is what is found by looking at each of its addresses."""
+        if not self.it.subnets:
+            return
+        rows = {row.ipv4 - BASE: row for row in self.run(self.world.leases())}
+        shown = self.run(self.world.ipam.subnets.page(self.world.organization, Page("", 100)))
+        assert {each.subnet_id for each, _ in shown} == set(self.it.subnets.values())
+        pinned = {each for of, _ in self.it.pins.values() for each in of}
+        numbers = {subnet_id: number for number, subnet_id in self.it.subnets.items()}
+        for subnet, used in shown:
+            now = self.world.clock.now()
+            its = Counter(state_of(rows.get(each), each in pinned, now) for each in usable(numbers[subnet.subnet_id]))
+            counted = {state: count for state in STATES if (count := getattr(used, state))}
+            if counted != its:
+                # A pair may have come out of quarantine since.
+                now -= TOLERANCE * SECOND
+                its = Counter(
+                    state_of(rows.get(each), each in pinned, now) for each in usable(numbers[subnet.subnet_id])
+                )
+            assert counted == its
+            assert sum(counted.values()) == used.total == 14
 
     @invariant()
     def the_snapshot_is_noted(self) -> None:
@@ -331,6 +449,25 @@ class Machine(RuleBasedStateMachine):
 
     def choose(self, data: st.DataObject, among: list[str]) -> str | None:
         return among[data.draw(st.integers(0, len(among) - 1), "which")] if among else None
+
+
+def state_of(row: sa.Row[Any] | None, is_pinned: bool, now: int) -> str:
+    """What an address is, by its row."""
+    if row is not None and row.state == State.HELD:
+        return "active" if row.revoke_time is None else "revoked"
+    if row is not None and row.state == State.RESERVED:
+        return "reserved"
+    if row is not None and row.rest_time > now - HOUR * SECOND:
+        return "quarantined"
+    return "pinned" if is_pinned else "free"
+
+
+def email(who: int) -> str:
+    return f"{who}@example.com"
+
+
+def network_of(number: int) -> str:
+    return f"{ipaddress.IPv4Address(BASE + number * 256)}/28"
 
 
 def replayed(state: dict[str, str], events: list[pb.Event]) -> dict[str, str]:

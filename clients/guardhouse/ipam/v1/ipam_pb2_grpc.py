@@ -546,7 +546,7 @@ class SubnetServiceServicer:
     def DeleteSubnet(self, request, context):
         """Deletes a subnet of which nothing is in use. Callers: ADMIN keys. Idempotent by request_id.
         Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH; SUBNET_IN_USE for the default one, for one that IP profiles name, and while an
-        address of it is held, reserved or in quarantine.
+        address of it is pinned, held, reserved or in quarantine.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

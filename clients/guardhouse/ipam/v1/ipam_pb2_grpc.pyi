@@ -263,7 +263,7 @@ class SubnetServiceStub:
     DeleteSubnet: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.DeleteSubnetRequest, _ipam_pb2.DeleteSubnetResponse]
     """Deletes a subnet of which nothing is in use. Callers: ADMIN keys. Idempotent by request_id.
     Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH; SUBNET_IN_USE for the default one, for one that IP profiles name, and while an
-    address of it is held, reserved or in quarantine.
+    address of it is pinned, held, reserved or in quarantine.
     """
 
 @_typing.type_check_only
@@ -290,7 +290,7 @@ class SubnetServiceAsyncStub(SubnetServiceStub):
     DeleteSubnet: _aio.UnaryUnaryMultiCallable[_ipam_pb2.DeleteSubnetRequest, _ipam_pb2.DeleteSubnetResponse]  # type: ignore[assignment]
     """Deletes a subnet of which nothing is in use. Callers: ADMIN keys. Idempotent by request_id.
     Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH; SUBNET_IN_USE for the default one, for one that IP profiles name, and while an
-    address of it is held, reserved or in quarantine.
+    address of it is pinned, held, reserved or in quarantine.
     """
 
 class SubnetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -344,7 +344,7 @@ class SubnetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ipam_pb2.DeleteSubnetResponse, _abc.Awaitable[_ipam_pb2.DeleteSubnetResponse]]:
         """Deletes a subnet of which nothing is in use. Callers: ADMIN keys. Idempotent by request_id.
         Errors: SUBNET_NOT_FOUND, ETAG_MISMATCH; SUBNET_IN_USE for the default one, for one that IP profiles name, and while an
-        address of it is held, reserved or in quarantine.
+        address of it is pinned, held, reserved or in quarantine.
         """
 
 def add_SubnetServiceServicer_to_server(servicer: SubnetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

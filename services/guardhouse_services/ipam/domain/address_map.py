@@ -68,12 +68,10 @@ def blocks_of(subnet: Subnet, size: int, counted: Mapping[int, Counts], pins: It
 
 def _spread(subnet: Subnet, size: int, pins: Iterable[Pin]) -> dict[int, int]:
     """How many addresses of each block are pinned."""
-    first = int(subnet.network.network_address)
-    begin, end = first + 1, int(subnet.network.broadcast_address) - 1
+    first, usable = int(subnet.network.network_address), subnet.usable
     pinned: dict[int, int] = {}
     for pin in pins:
-        if subnet.contains(pin.first_ipv4, pin.last_ipv4):
-            for ipv4 in range(max(pin.first_ipv4, begin), min(pin.last_ipv4, end) + 1):
-                number = (ipv4 - first) // size
-                pinned[number] = pinned.get(number, 0) + 1
+        for ipv4 in range(max(pin.first_ipv4, usable.start), min(pin.last_ipv4 + 1, usable.stop)):
+            number = (ipv4 - first) // size
+            pinned[number] = pinned.get(number, 0) + 1
     return pinned

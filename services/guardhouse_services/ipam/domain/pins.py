@@ -24,6 +24,20 @@ class Pin:
     create_time: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The addresses of a pin, and how many of them are held, reserved or in quarantine."""
+
+    first_ipv4: int
+    last_ipv4: int
+    used: int
+
+    def idle(self, usable: range) -> int:
+        """How many of those that somebody could have are in no other state."""
+        kept = min(self.last_ipv4 + 1, usable.stop) - max(self.first_ipv4, usable.start)
+        return max(kept - self.used, 0)
+
+
 class Pins:
     """An organization's pins. No two of them overlap."""
 

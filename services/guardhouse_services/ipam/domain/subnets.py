@@ -83,6 +83,12 @@ class Subnet:
     def network(self) -> ipaddress.IPv4Network:
         return ipaddress.IPv4Network(self.ipv4)
 
+    @property
+    def usable(self) -> range:
+        """The addresses that somebody may have: all but the one that names the network and the one for broadcast."""
+        network = self.network
+        return range(int(network.network_address) + 1, int(network.broadcast_address))
+
     def contains(self, first: int, last: int) -> bool:
         """Whether the addresses from the first to the last are of its network."""
         network = self.network
@@ -90,8 +96,8 @@ class Subnet:
 
     @property
     def total(self) -> int:
-        """How many pairs there are: all but the address that names the network and the one for broadcast."""
-        return self.network.num_addresses - 2
+        """How many pairs there are."""
+        return len(self.usable)
 
     @property
     def is_used_up(self) -> bool:
@@ -106,11 +112,16 @@ class Usage:
     reserved: int
     quarantined: int
     held_before: int
+    pinned: int = 0
+    """Kept by pins, and in none of the other states."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How a subnet's pairs are used; the first five add up to `total`. `exhaust_time` None is not in ten years."""
+    """How a subnet's pairs are used; all states with `pinned` add up to `total`.
+
+    `exhaust_time` None is not in ten years.
+    """
 
     active: int
     revoked: int
@@ -120,23 +131,29 @@ class Capacity:
     total: int
     growth_per_day: float
     exhaust_time: int | None
+    pinned: int = 0
 
 
 def capacity(of: Subnet, usage: Usage, now: int) -> Capacity:
     """As of now. Of a subnet that is younger than a day the growth is that of a day: an hour says little about it."""
-    free = of.total - of.held - usage.reserved - usage.quarantined
+    free = of.total - of.held - usage.reserved - usage.quarantined - usage.pinned
     since = max(of.create_time, now - RATE_OVER * DAY)
     growth = (of.held - usage.held_before) / (max(now - since, DAY) / DAY)
     exhaust_time = None
     if growth > 0 and free <= growth * (FORECAST_TO // DAY):
         exhaust_time = now + round(max(free, 0) / growth * DAY)
     active = of.held - of.revoked
-    return Capacity(active, of.revoked, usage.reserved, usage.quarantined, free, of.total, growth, exhaust_time)
-
-
-def day_before(of: Subnet, now: int) -> int:
-    """The day at whose end the pairs that were held are the beginning of the growth."""
-    return max(now // DAY - RATE_OVER, of.create_time // DAY - 1)
+    return Capacity(
+        active,
+        of.revoked,
+        usage.reserved,
+        usage.quarantined,
+        free,
+        of.total,
+        growth,
+        exhaust_time,
+        usage.pinned,
+    )
 
 
 def new_space(network: str, random_bits: int) -> Space:

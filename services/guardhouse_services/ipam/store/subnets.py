@@ -1,6 +1,6 @@
 """An organization's space, and its subnets."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
 from typing import Any
@@ -11,7 +11,9 @@ from guardhouse.durations import DAY
 from guardhouse.errors import SubnetNotFound
 from guardhouse_services.database import Transaction
 from guardhouse_services.ipam.domain.leases import FOREVER, State
-from guardhouse_services.ipam.domain.subnets import FIRST, Space, Subnet, Usage, day_before
+from guardhouse_services.ipam.domain.pins import Kept
+from guardhouse_services.ipam.domain.subnets import FIRST, RATE_OVER, Space, Subnet, Usage
+from guardhouse_services.ipam.store import pins
 from guardhouse_services.ipam.store.tables import lease, space, subnet, usage
 from guardhouse_services.paging import Page
 from guardhouse_services.statements import Insert, statement, upsert
@@ -175,24 +177,82 @@ def _set_counts(organization_id: str, subnet_id: str, held: int, revoked: int) -
     return subnet.update().where(_key(organization_id, subnet_id)).values(held=held, revoked=revoked)
 
 
-def usage_of(tx: Transaction, organization_id: str, of: Subnet, quarantine: int) -> Usage:
-    """What else its pairs are. It walks over those that are reserved or in quarantine, and no others."""
-    row = _usage(tx, organization_id, of.subnet_id, of.number, tx.now - quarantine, day_before(of, tx.now)).one()
-    return Usage(*row)
+def usages(tx: Transaction, organization_id: str, of: Sequence[Subnet], quarantine: int) -> list[Usage]:
+    """What else the pairs of an organization's subnets are.
+
+    It walks over those that are reserved, in quarantine or pinned, and no others.
+    """
+    ids = [each.subnet_id for each in of]
+    rows = {row.subnet_id: row for row in _usages_of(tx, organization_id, ids, *_since(tx, quarantine))}
+    kept = pins.kept(tx, organization_id, quarantine)
+    return [_usage(rows[each.subnet_id], each, kept) for each in of]
+
+
+def all_usages(tx: Transaction, quarantine: int) -> Iterator[tuple[str, Subnet, Usage]]:
+    """The same of every subnet there is, with its organization. It does not say how far a first one is given out."""
+    kept = pins.all_kept(tx, quarantine)
+    for row in _all_usages(tx, *_since(tx, quarantine)):
+        each = Subnet(**{field.name: row._mapping[field.name] for field in fields(Subnet)})
+        yield row.organization_id, each, _usage(row, each, kept.get(row.organization_id, ()))
+
+
+def _usage(row: Any, of: Subnet, kept: Iterable[Kept]) -> Usage:
+    return Usage(row.reserved, row.quarantined, row.held_before, sum(each.idle(of.usable) for each in kept))
+
+
+def _since(tx: Transaction, quarantine: int) -> tuple[int, int]:
+    """When what is in quarantine at most was given back, and the day from which growth is counted."""
+    return tx.now - quarantine, tx.now // DAY - RATE_OVER
+
+
+def _using(rested: int, day: int) -> list[Any]:
+    """The columns of Usage but for what is pinned: three walks of an index for each subnet."""
+    mine = lease.c.organization_id == subnet.c.organization_id
+    is_reserved = (lease.c.subnet == subnet.c.number, lease.c.state == State.RESERVED)
+    # Written so that SQLite takes the index of the subnet, not the one of all.
+    place = sa.tuple_(lease.c.subnet, lease.c.rest_time)
+    bounds = (place > sa.tuple_(subnet.c.number, rested), place <= sa.tuple_(subnet.c.number, FOREVER))
+    # Of a subnet that is younger, the growth is counted from the day before it was made.
+    made = subnet.c.create_time // DAY - 1
+    began = sa.case((made > day, made), else_=day)
+    of_it = (usage.c.organization_id == subnet.c.organization_id, usage.c.subnet_id == subnet.c.subnet_id)
+    before = sa.select(usage.c.held).where(*of_it, usage.c.day <= began).order_by(usage.c.day.desc()).limit(1)
+    return [
+        sa.select(sa.func.count()).select_from(lease).where(mine, *is_reserved).scalar_subquery().label("reserved"),
+        sa.select(sa.func.count())
+        .select_from(lease)
+        .where(mine, *bounds, lease.c.rest_time.is_not(None))
+        .scalar_subquery()
+        .label("quarantined"),
+        sa.func.coalesce(before.scalar_subquery(), 0).label("held_before"),
+    ]
 
 
 @statement
-def _usage(organization_id: str, subnet_id: str, number: int, rested: int, day: int) -> sa.Select[Any]:
-    mine = lease.c.organization_id == organization_id
-    reserved = sa.select(sa.func.count()).where(mine, lease.c.subnet == number, lease.c.state == State.RESERVED)
-    place = sa.tuple_(lease.c.subnet, lease.c.rest_time)
-    resting = (place > sa.tuple_(number, rested), place <= sa.tuple_(number, FOREVER), lease.c.rest_time.is_not(None))
-    quarantined = sa.select(sa.func.count()).select_from(lease).where(mine, *resting)
-    before = sa.select(usage.c.held).where(
-        usage.c.organization_id == organization_id, usage.c.subnet_id == subnet_id, usage.c.day <= day
-    )
-    held_before = before.order_by(usage.c.day.desc()).limit(1).scalar_subquery()
-    return sa.select(reserved.scalar_subquery(), quarantined.scalar_subquery(), sa.func.coalesce(held_before, 0))
+def _usages_of(organization_id: str, subnet_ids: Sequence[str], rested: int, day: int) -> sa.Select[Any]:
+    of_it = (subnet.c.organization_id == organization_id, subnet.c.subnet_id.in_(subnet_ids))
+    return sa.select(subnet.c.subnet_id, *_using(rested, day)).where(*of_it)
+
+
+@statement
+def _all_usages(rested: int, day: int) -> sa.Select[Any]:
+    columns = [subnet.c[field.name] for field in fields(Subnet)]
+    return sa.select(subnet.c.organization_id, *_using(rested, day), *columns)
+
+
+def forget_usage(tx: Transaction, limit: int) -> int:
+    """Deletes what was held on days that no growth is counted from any more; answers how many."""
+    return _forget_usage(tx, tx.now // DAY - RATE_OVER, limit).rowcount
+
+
+@statement
+def _forget_usage(day: int, limit: int) -> sa.Executable:
+    later = usage.alias()
+    same = (later.c.organization_id == usage.c.organization_id, later.c.subnet_id == usage.c.subnet_id)
+    is_followed = sa.exists().where(*same, later.c.day > usage.c.day, later.c.day <= day)
+    key = (usage.c.organization_id, usage.c.subnet_id, usage.c.day)
+    old = sa.select(*key).where(usage.c.day < day, is_followed).limit(limit)
+    return usage.delete().where(sa.tuple_(*key).in_(old))
 
 
 def get(tx: Transaction, organization_id: str, subnet_id: str, within: Space | None) -> Subnet:

@@ -57,6 +57,8 @@ usage = sa.Table(
     sa.Column("subnet_id", sa.String(40), primary_key=True),
     sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("held", sa.BigInteger, nullable=False),
+    # For a job, so it is one of the few indexes that do not begin with the organization.
+    sa.Index("pool_usage_by_day", "day"),
 )
 """How many pairs were held at the end of each day on which that changed. A day is one of UTC since the Unix epoch."""
 

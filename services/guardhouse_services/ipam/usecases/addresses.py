@@ -133,18 +133,22 @@ class Addresses:
         return await self._database.read(read)
 
     async def forget(self) -> None:
-        """A job: drops what was held so long ago that nobody needs to know."""
+        """A job: drops what nobody needs to know any more: who held what, and how much was held, so long ago."""
         while True:
             await self.forget_once()
             await asyncio.sleep(FORGET_SECONDS)
 
     async def forget_once(self) -> None:
         """Drops what is due, in steps that keep nobody waiting."""
-        while await self._database.write(self._forget) == FORGET_BATCH:
-            log.debug("dropped %d holds that ended long ago", FORGET_BATCH)
+        for forget in (self._forget_holdings, self._forget_usage):
+            while await self._database.write(forget) == FORGET_BATCH:
+                log.debug("dropped %d rows that nobody needs any more", FORGET_BATCH)
 
-    def _forget(self, tx: Transaction) -> int:
+    def _forget_holdings(self, tx: Transaction) -> int:
         return store.leases.forget_holdings(tx, tx.now - self._history, FORGET_BATCH)
+
+    def _forget_usage(self, tx: Transaction) -> int:
+        return store.subnets.forget_usage(tx, FORGET_BATCH)
 
     async def follow(self) -> None:
         """The job: follows the registry, and asks it for the outcomes that its feed does not tell.

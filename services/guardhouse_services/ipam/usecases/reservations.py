@@ -143,7 +143,7 @@ class Reservations:
         """
         waiting = list(drafts.values())
         before = tx.now - self._quarantine
-        rested = _rested(tx, organization_id, subnet, before, len(waiting), pins)
+        rested, is_searched = _rested(tx, organization_id, subnet, before, len(waiting), pins)
         again = [_given(draft, pair) for draft, pair in zip(waiting, rested, strict=False)]
         numbers = _never_given_out(tx, organization_id, subnet, len(waiting) - len(again), pins)
         new = [
@@ -152,8 +152,8 @@ class Reservations:
         ]
         store.leases.save_leases(tx, organization_id, again)
         store.leases.add_leases(tx, organization_id, new)
-        if again or new:
-            # The next search begins where this one ended.
+        if again or new or is_searched:
+            # The next search begins where this one ended; none walks over what pins keep a second time.
             searched = before if len(again) < len(waiting) else rested[-1].rest_time or 0
             place = replace(
                 subnet,
@@ -216,14 +216,16 @@ def _draft(tx: Transaction, subnet: Subnet, wanted: Wanted) -> Lease:
     )
 
 
-def _rested(tx: Transaction, organization_id: str, subnet: Subnet, before: int, count: int, pins: Pins) -> list[Lease]:
-    """The pairs that have rested longest, up to so many, without those that pins keep."""
+def _rested(
+    tx: Transaction, organization_id: str, subnet: Subnet, before: int, count: int, pins: Pins
+) -> tuple[list[Lease], bool]:
+    """The pairs that have rested longest, up to so many, without those that pins keep; and whether it met any."""
     limit = count
     while True:
         found = store.leases.find_rested(tx, organization_id, subnet, before, limit)
         free = [pair for pair in found if not pins.covering(pair.ipv4)][:count]
         if len(free) == count or len(found) < limit:
-            return free
+            return free, bool(found)
         limit *= 4
 
 

@@ -64,7 +64,8 @@ class Subnets:
 
         def read(tx: Transaction) -> Shown:
             space = store.subnets.read_space(tx, organization_id)
-            return self._shown(tx, organization_id, store.subnets.get(tx, organization_id, subnet_id, space))
+            found = store.subnets.get(tx, organization_id, subnet_id, space)
+            return self._shown(tx, organization_id, [found])[0]
 
         return await self._database.read(read)
 
@@ -74,7 +75,7 @@ class Subnets:
         def read(tx: Transaction) -> Sequence[Shown]:
             space = store.subnets.read_space(tx, organization_id)
             found = store.subnets.page(tx, organization_id, space, page) if space else []
-            return [self._shown(tx, organization_id, each) for each in found]
+            return self._shown(tx, organization_id, found)
 
         return await self._database.read(read)
 
@@ -134,17 +135,22 @@ class Subnets:
         if holders := store.subnets.holders(tx, organization_id, found):
             message = "registrations hold addresses of the subnet; delete them, or keep the subnet until they are gone"
             raise SubnetInUse(message, registration_ids=",".join(holders))
-        usage = store.subnets.usage_of(tx, organization_id, found, self._quarantine)
+        pins = store.pins.all_of(tx, organization_id)
+        if keeping := [each.pin_id for each in pins if found.contains(each.first_ipv4, each.last_ipv4)]:
+            message = f"{len(keeping)} pins keep addresses of the subnet, such as {keeping[0]}; unpin them first"
+            raise SubnetInUse(message, pin_ids=",".join(keeping[: store.subnets.NAMED]))
+        (usage,) = store.subnets.usages(tx, organization_id, [found], self._quarantine)
         if usage.reserved or usage.quarantined:
             message = "addresses of the subnet are reserved or in quarantine; try again when the quarantine is over"
             raise SubnetInUse(message)
 
-    def _shown(self, tx: Transaction, organization_id: str, of: Subnet) -> Shown:
-        return of, capacity(of, store.subnets.usage_of(tx, organization_id, of, self._quarantine), tx.now)
+    def _shown(self, tx: Transaction, organization_id: str, of: Sequence[Subnet]) -> Sequence[Shown]:
+        used = store.subnets.usages(tx, organization_id, of, self._quarantine)
+        return [(each, capacity(each, its, tx.now)) for each, its in zip(of, used, strict=True)]
 
     def _done(self, tx: Transaction, call: Call, organization_id: str, of: Subnet) -> Written:
         """Puts the change on record. It has no event, for followers know leases only, and yet a place in history."""
-        shown = self._shown(tx, organization_id, of)
+        (shown,) = self._shown(tx, organization_id, [of])
         requests.record(tx, call, of.subnet_id, value=requests.remember(of), capacity=requests.remember(shown[1]))
         return *shown, tx.token(organization_id, tx.publish(organization_id, []))
 
