@@ -64,11 +64,7 @@ class FakeInterface:
             while lines := await self._operation(reader):
                 while self.stuck:  # noqa: ASYNC110  # a test says when
                     await asyncio.sleep(0.01)
-                if not self.errno and lines[0] == "get=1":
-                    writer.write(self._get().encode())
-                elif not self.errno:
-                    self._set(lines)
-                writer.write(f"errno={self.errno}\n\n".encode())
+                writer.write(self.answer(lines).encode())
                 await writer.drain()
         except OSError:
             # Whoever asked has gone.
@@ -82,6 +78,15 @@ class FakeInterface:
         while line := (await reader.readline()).decode().rstrip("\n"):
             lines.append(line)
         return lines
+
+    def answer(self, lines: list[str]) -> str:
+        """Carries out an operation, and says what it comes to."""
+        said = ""
+        if not self.errno and lines[0] == "get=1":
+            said = self._get()
+        elif not self.errno:
+            self._set(lines)
+        return f"{said}errno={self.errno}\n\n"
 
     def _get(self) -> str:
         self.gets += 1
@@ -156,7 +161,12 @@ async def running(gateway: Gateway) -> AsyncIterator[Gateway]:
 
 
 def gateway_of(
-    plane: Plane, key: str, interface: Interface, when_stale: WhenStale = "remove", name: str = "edge"
+    plane: Plane,
+    key: str,
+    interface: Interface,
+    when_stale: WhenStale = "remove",
+    name: str = "edge",
+    snapshot_path: Path | None = None,
 ) -> Gateway:
     profile = Profile(
         registry=f"127.0.0.1:{plane.settings.public_port('registry')}",
@@ -164,7 +174,7 @@ def gateway_of(
         organization_id=plane.organization,
         key=key,
     )
-    return Gateway(profile, interface, plane.clock, name, 30 * SECOND, when_stale)
+    return Gateway(profile, interface, plane.clock, name, 30 * SECOND, when_stale, snapshot_path)
 
 
 def on(fake: FakeInterface) -> Interface:

@@ -70,6 +70,9 @@ class View:
     async def positions(self) -> dict[str, Position]:
         return dict(self._positions)
 
+    def position(self, organization_id: str) -> Position | None:
+        return self._positions.get(organization_id)
+
     async def begin(self, organization_id: str) -> None:
         self._loading[organization_id] = self._new_state(organization_id)
 

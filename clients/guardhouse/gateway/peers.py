@@ -1,6 +1,7 @@
 """Which peers a WireGuard interface has to have, and what makes it so. Pure: no socket, no clock."""
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -63,6 +64,11 @@ class Peers:
         """The registration whose key it is."""
         return self._holders.get(public_key)
 
+    def events(self) -> Iterator[registry.Event]:
+        """What makes another that is as this one is now. They are made when they are asked for, in any thread."""
+        held = [(registration_id, key, self.wanted[key]) for key, registration_id in self._holders.items()]
+        return itertools.starmap(_event, held)
+
     def _put(self, of: registry.Registration) -> None:
         registration_id, key, allowed_ips = of.registration_id, of.public_key, _allowed_ips(of)
         if self._holders.get(key) == registration_id and self.wanted[key] == allowed_ips:
@@ -92,6 +98,22 @@ def difference(wanted: Wanted, present: Mapping[bytes, Peer]) -> list[bytes]:
     """The peers that are not what is wanted; those who have to go come first."""
     gone = [key for key in present if key not in wanted]
     return gone + [key for key, ips in wanted.items() if (at := present.get(key)) is None or at.allowed_ips != ips]
+
+
+def _event(registration_id: str, public_key: bytes, allowed_ips: AllowedIps) -> registry.Event:
+    event = registry.Event()
+    of = event.registration.registration
+    of.registration_id = registration_id
+    of.state = registry.REGISTRATION_STATE_ACTIVE
+    of.key_type = registry.KEY_TYPE_CURVE25519
+    of.public_key = public_key
+    for network in allowed_ips:
+        address = network.partition("/")[0]
+        if ":" in address:
+            of.ipv6 = address
+        else:
+            of.ipv4 = address
+    return event
 
 
 def _allowed_ips(of: registry.Registration) -> AllowedIps:

@@ -27,6 +27,7 @@ class Interface:
 
     def __init__(self, name: str, folder: Path = FOLDER) -> None:
         self.name = name
+        self.folder = folder
         self._path = folder / f"{name}.sock"
 
     async def get(self) -> dict[bytes, Peer]:

@@ -55,7 +55,7 @@ async def test_a_whole_state_is_read_once_and_sent_in_parts(tmp_path: Path) -> N
         known = events[0].registration.registration
         fake.peers = {known.public_key.hex(): {f"{known.ipv4}/32", f"{known.ipv6}/128"}}
         gateway = await fed(gateway_at(on(fake)), events)
-        await gateway._look()
+        await gateway.turn()
         assert (fake.gets, len(fake.sets), len(fake.peers)) == (1, 3, len(events))
         assert f"public_key={known.public_key.hex()}" not in {line for lines in fake.sets for line in lines}
         assert gateway.applied == NEW
@@ -78,12 +78,12 @@ async def test_what_is_missed_while_it_looks_is_looked_for_again(tmp_path: Path)
     missing = {"wg0"}
     gateway = await fed(gateway_at(Interrupted("wg0", tmp_path)), [first])
     # There is no interface yet, so what comes is not sent as it comes.
-    await gateway._look()
+    await gateway.turn()
     async with fake:
-        await gateway._look()
+        await gateway.turn()
         assert list(fake.peers) == [first.registration.registration.public_key.hex()]
         assert gateway.applied is None
-        await gateway._look()
+        await gateway.turn()
         assert len(fake.peers) == 2
         assert gateway.applied == ("epoch", 2)
 
