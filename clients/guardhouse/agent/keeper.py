@@ -243,7 +243,7 @@ class Keeper:
         )
         try:
             await self._client.registrations.Leave(request)
-        except CredentialsInvalid:
+        except (CredentialsInvalid, RegistrationNotFound):
             if await self._look() is not Outcome.GONE:
                 raise
         self._folder.forget(kept.registration_id)

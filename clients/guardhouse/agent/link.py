@@ -39,11 +39,13 @@ class Wire:
         """
         if wanted is not None and not _has_ipv6(self.name):
             wanted = without_ipv6(wanted)
-        if wanted is None:
-            linked = await self._link(None)
-            return await self._configure(None) or linked
-        configured = await self._configure(wanted)
-        return await self._link(wanted) or configured
+        operation = configuration(wanted, await self._present())
+        if operation is not None and wanted is not None:
+            await self._interface.exchange(operation)
+        linked = await self._link(wanted)
+        if operation is not None and wanted is None:
+            await self._interface.exchange(operation)
+        return linked or operation is not None
 
     async def handshake_time(self) -> int:
         """When the gateway last answered, in seconds since 1970. 0: never. Raises InterfaceUnavailable."""
@@ -51,12 +53,6 @@ class Wire:
 
     async def _present(self) -> Present:
         return parse(await self._interface.exchange(b"get=1\n\n"))
-
-    async def _configure(self, wanted: Tunnel | None) -> bool:
-        operation = configuration(wanted, await self._present())
-        if operation is not None:
-            await self._interface.exchange(operation)
-        return operation is not None
 
     async def _link(self, wanted: Tunnel | None) -> bool:
         lines = commands(self.name, wanted, await self._linked())
