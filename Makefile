@@ -82,8 +82,8 @@ demo-envoy: $(READY) ## Watch a real Envoy ask about every request and connectio
 	$(BIN)/python -m demo.envoy
 
 .PHONY: demo-network
-demo-network: $(READY) ## Watch packets pass a gateway until a device is revoked; as root
-	$(BIN)/python -m demo.network
+demo-network: $(READY) ## Watch packets pass a gateway until a device is revoked, as root; FIGURES=200 measures how soon
+	$(BIN)/python -m demo.network $(if $(FIGURES),--figures $(FIGURES))
 
 .PHONY: bench
 bench: $(READY) ## Measure the speed; ONLY=enroll_vs_direct,list_ for some figures, QUICK=1 for a smoke test

@@ -102,7 +102,7 @@ class Namespace:
         must be the only one of the machine: what is said to a second one of that name the first would hear."""
         with self.running("wireguard-go", "--foreground", interface) as process:
             end = time.monotonic() + START_SECONDS
-            while not _answers(FOLDER / f"{interface}.sock"):
+            while not answers(FOLDER / f"{interface}.sock"):
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"wireguard-go cannot make {interface} here")
                 time.sleep(0.01)
@@ -132,6 +132,12 @@ def end_process(process: "subprocess.Popen[bytes]", seconds: float = 10.0) -> No
         process.wait()
 
 
+def answers(path: Path) -> bool:
+    """Whether somebody listens there. One that was killed has left its socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 def join(one: Namespace, interface: str, address: str, other: Namespace | None, there: str) -> None:
     """A cable between two networks: one end with an address, such as 10.0.0.2/24, and the other's as it is named. The
     other network is this process's, unless one is given."""
@@ -142,12 +148,6 @@ def join(one: Namespace, interface: str, address: str, other: Namespace | None, 
         run("ip", "link", "set", there, "netns", other.name)
     one.ip("addr", "add", address, "dev", interface)
     one.ip("link", "set", interface, "up")
-
-
-def _answers(path: Path) -> bool:
-    """Whether somebody listens there. One that was killed has left its socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) == 0
 
 
 def _setns(descriptor: int) -> None:

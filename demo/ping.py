@@ -88,6 +88,15 @@ class Ping:
         """When the last answer came."""
         return max(packet.answered for packet in self._packets if packet.answered is not None)
 
+    def first_lost(self) -> float:
+        """When the first packet was sent of those after the last that was answered."""
+        last = max(number for number, packet in enumerate(self._packets) if packet.answered is not None)
+        return self._packets[last + 1].sent
+
+    def passed(self, since: float) -> int:
+        """How many of the packets that were sent since then have been answered so far."""
+        return sum(packet.answered is not None for packet in self._since(since))
+
     def _since(self, moment: float) -> list[Packet]:
         found = []
         for packet in reversed(self._packets):
