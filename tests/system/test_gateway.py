@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 
 from guardhouse import keys
 from guardhouse.durations import MINUTE, SECOND
-from guardhouse.enrollment import make_request
+from guardhouse.enrollment import make_request, make_rotation
 from guardhouse.gateway import wireguard
+from guardhouse.gateway.claim import InterfaceTaken
 from guardhouse.gateway.uapi import Interface
 from guardhouse.gateway.wireguard import WhenStale
-from guardhouse.registry.v1 import registry_pb2
+from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
 from guardhouse.times import from_timestamp
+from guardhouse_services.database import Database, new_epoch
 from tests.plane import Plane
 from tests.system.people import World
 from tests.wireguard import FakeInterface, become, gateway_key, gateway_of, on, peer_of, running, wireguard_go
@@ -88,6 +91,98 @@ async def test_a_key_that_is_replaced_is_replaced_in_one_operation(
         assert peer_of(again)[1] == peer_of(first)[1]
         await become(lambda: fake.peers == dict([peer_of(again)]))
         assert len(fake.sets) == sets + 1
+
+
+async def test_a_rotated_key_is_the_same_peers_own(plane: Plane, world: World, key: str, fake: FakeInterface) -> None:
+    """Decision 21: the old key goes and the new one comes at the same addresses, in one operation."""
+    made = await world.enroll("alice")
+    of, private = made.registration, keys.new_private_key()
+    info = await world.enrollment.GetEnrollmentInfo(
+        registry_pb2.GetEnrollmentInfoRequest(organization_id=plane.organization)
+    )
+    rotation = make_rotation(info, plane.organization, of.registration_id, of.public_key, private, "rotate")
+    async with running(gateway_of(plane, key, on(fake))):
+        await become(lambda: fake.peers == dict([peer_of(made)]))
+        sets = len(fake.sets)
+        await plane.stub(registry_pb2_grpc.RegistrationServiceStub, made.token).RotateKey(rotation)
+        await become(lambda: fake.peers == {keys.public_key(private).hex(): peer_of(made)[1]})
+        (lines,) = fake.sets[sets:]
+        assert lines[1:3] == [f"public_key={of.public_key.hex()}", "remove=true"]
+
+
+@ON_ONE
+async def test_a_device_that_is_deleted_takes_all_its_peers_along(
+    plane: Plane, world: World, key: str, fake: FakeInterface
+) -> None:
+    """Decision 16, of a device that people share: at once, and nobody else's."""
+    shared = [await world.enroll(who, "shared", who) for who in ("alice", "bob", "carol")]
+    dave = await world.enroll("dave")
+    async with running(gateway_of(plane, key, on(fake))):
+        await become(lambda: fake.peers == dict(map(peer_of, [*shared, dave])))
+        sets = len(fake.sets)
+        await world.devices.DeleteDevice(
+            registry_pb2.DeleteDeviceRequest(
+                organization_id=plane.organization, device_id=shared[0].registration.device_id
+            )
+        )
+        await become(lambda: fake.peers == dict([peer_of(dave)]))
+        assert len(fake.sets) == sets + 1
+
+
+@ON_ONE
+async def test_a_gateway_goes_on_from_its_file_with_what_has_changed(
+    plane: Plane, world: World, key: str, fake: FakeInterface, tmp_path: Path
+) -> None:
+    """And while the registry is away, with the file alone. Nobody else keeps the interface meanwhile."""
+    alice, bob = await world.enroll("alice"), await world.enroll("bob")
+    path = tmp_path / "wg0.snapshot"
+    async with running(gateway_of(plane, key, on(fake), snapshot_path=path)):
+        await become(lambda: fake.peers == dict(map(peer_of, (alice, bob))))
+        with pytest.raises(InterfaceTaken, match=f"process {os.getpid()} keeps the peers of wg0 already"):
+            await gateway_of(plane, key, on(fake)).run()
+    request = world.batch(registry_pb2.RevokeRegistrationsRequest, alice.registration.registration_id)
+    await world.registrations.RevokeRegistrations(request)
+    carol = await world.enroll("carol")
+    fake.peers = {}
+    await plane.stop("registry")
+    async with running(gateway_of(plane, key, on(fake), snapshot_path=path)) as gateway:
+        await become(lambda: fake.peers == dict(map(peer_of, (alice, bob))))
+        await plane.start("registry")
+        await become(lambda: fake.peers == dict(map(peer_of, (bob, carol))))
+        assert (gateway._follower.snapshots, gateway.resyncs) == (0, 0)
+
+
+@ON_ONE
+async def test_a_registry_of_another_epoch_is_believed(
+    plane: Plane, world: World, key: str, fake: FakeInterface, tmp_path: Path
+) -> None:
+    """I-25: after a restore, to the gateway that runs and to the one that starts from a file of before."""
+    made = [await world.enroll("alice")]
+    path = tmp_path / "wg0.snapshot"
+
+    async def restore() -> None:
+        await plane.stop("registry")
+        restored = Database(plane.settings.database("registry"), plane.clock, "registry", registry_pb2.Change)
+        await restored.write(new_epoch)
+        restored.close()
+        await plane.start("registry")
+        await plane.reachable("registry")
+        made.append(await world.enroll(f"person{len(made)}"))
+
+    async with running(gateway_of(plane, key, on(fake), snapshot_path=path)) as gateway:
+        await become(lambda: gateway.applied is not None)
+        before = gateway.applied
+        await restore()
+        await become(lambda: fake.peers == dict(map(peer_of, made)))
+        await become(lambda: gateway.applied == gateway.known)
+        assert gateway.applied is not None
+        assert before is not None
+        assert gateway.applied[0] != before[0]
+    await restore()
+    async with running(gateway_of(plane, key, on(fake), snapshot_path=path)) as gateway:
+        await become(lambda: fake.peers == dict(map(peer_of, made)))
+        await become(lambda: gateway.applied == gateway.known)
+        assert gateway.resyncs == 1
 
 
 @ON_ONE
@@ -239,3 +334,40 @@ async def test_a_real_interface_has_the_active_registrations(plane: Plane, world
             request = world.batch(registry_pb2.UnrevokeRegistrationsRequest, alice.registration.registration_id)
             await world.registrations.UnrevokeRegistrations(request)
             await has(alice, bob)
+
+
+async def test_a_real_handshake_is_when_a_device_was_last_seen(
+    plane: Plane, world: World, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With wireguard-go at both ends: who talks to the gateway was seen, and nobody else."""
+    monkeypatch.setattr(wireguard, "LOOK", SECOND // 10)
+    private, own = keys.new_private_key(), keys.new_private_key()
+    request = await world.request(world.id_token("alice"), "laptop", private_key=private)
+    alice = await world.enrollment.Register(request)
+    await world.enroll("bob")
+
+    async def times() -> dict[str, int]:
+        return {it.user_id: from_timestamp(it.seen_time) for it in await world.live() if it.HasField("seen_time")}
+
+    number = os.getpid() % 100000
+    with wireguard_go(f"ghs{number}") as folder, wireguard_go(f"ghd{number}"):
+        at_gateway, at_device = Interface(f"ghs{number}", folder), Interface(f"ghd{number}", folder)
+        with socket.socket(type=socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        await at_gateway.exchange(f"set=1\nprivate_key={own.hex()}\nlisten_port={port}\n\n".encode())
+        async with running(gateway_of(plane, key, at_gateway)) as gateway:
+            await become(lambda: gateway.applied is not None)
+            peer = f"public_key={keys.public_key(own).hex()}\nendpoint=127.0.0.1:{port}"
+            more = "persistent_keepalive_interval=1\nallowed_ip=100.96.0.0/12"
+            await at_device.exchange(f"set=1\nprivate_key={private.hex()}\n{peer}\n{more}\n\n".encode())
+            began = plane.clock.now()
+            for name in (at_gateway.name, at_device.name):
+                process = await asyncio.create_subprocess_exec("ip", "link", "set", name, "up")
+                assert await process.wait() == 0
+            async with asyncio.timeout(40):
+                while not (seen := await times()):  # noqa: ASYNC110  # nobody says when
+                    await asyncio.sleep(0.1)
+            assert gateway.handshakes.heard >= 1
+        assert seen.keys() == {alice.registration.user_id}
+        assert seen[alice.registration.user_id] >= began - MINUTE

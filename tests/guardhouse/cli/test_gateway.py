@@ -65,6 +65,32 @@ async def test_a_revocation_waits_until_every_gateway_has_applied_it(
             await become(lambda: stuck.applied != before)
 
 
+async def test_a_gateway_that_was_stopped_is_waited_for_while_it_counts_as_live(
+    plane: Plane, world: World, run_plane: RunPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its interface may still have the peer. After half a minute nobody waits, and it is named all the same."""
+    monkeypatch.setattr(waiting, "WAIT_SECONDS", 2.0)
+    key = await gateway_key(plane)
+    alice, bob = [(await world.enroll(who)).registration.registration_id for who in ("alice", "bob")]
+    async with (
+        FakeInterface(tmp_path, "wg0") as one,
+        FakeInterface(tmp_path, "wg1") as other,
+        running(gateway_of(plane, key, on(one), name="here")),
+    ):
+        async with running(gateway_of(plane, key, on(other), name="gone")):
+            await become(lambda: len(one.peers) == len(other.peers) == 2)
+        said = await run_plane(f"registrations revoke {alice} --wait", exit_code=1)
+        assert "error: gone has not applied it within 2 s" in said.stderr
+        assert "here" not in said.stderr
+        assert f"{alice} revoked" in said.stdout
+        plane.clock.advance(31)
+        await become(lambda: len(one.peers) == 1)
+        said = await run_plane(f"registrations revoke {bob} --wait")
+        assert "gone is not heard of" in said.stderr
+        assert not one.peers
+        assert len(other.peers) == 2
+
+
 def gateway(name: str, revision: int = 7, live: bool = True, epoch: str = "now") -> pb.Gateway:
     return pb.Gateway(name=name, live=live, applied=feed_pb2.Position(epoch=epoch, revision=revision))
 

@@ -93,6 +93,17 @@ async def test_what_is_new_is_written_at_once_and_then_every_second(
     await mine.close()
 
 
+async def test_one_that_is_new_waits_for_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feeds: `--wait` waits for all that live, the one that has just begun included."""
+    monkeypatch.setattr(gateways, "WRITE_SECONDS", 60)
+    mine = world.registry.gateways
+    for each in ("edge", "attic", "cellar"):
+        mine.acknowledge(world.organization, each, "key_1", None)
+        await asyncio.sleep(0.2)
+    assert [it.name for it in (await listed(world))[0]] == ["attic", "cellar", "edge"]
+    await mine.close()
+
+
 async def test_what_another_replica_heard_since_stays(world: World) -> None:
     """A gateway changes replicas; the one that it left may write last."""
     older, newer = world.registry.gateways, Gateways(world.clock, world.database)

@@ -11,7 +11,7 @@ from guardhouse.durations import DAY
 from guardhouse.errors import GuardhouseError
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
-from guardhouse_services.registry.domain import MINUTE, NOWHERE, SECOND, Gateway, Heartbeat, Position
+from guardhouse_services.registry.domain import LIVE_FOR, MINUTE, NOWHERE, SECOND, Gateway, Heartbeat, Position
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ FORGET_SECONDS = 3600.0
 
 class Gateways:
     """What they acknowledge goes into the database, at most once a second for all of them: every replica is asked, and
-    each hears of some only."""
+    each hears of some only. But one that is new is written at once, or nobody would wait for it."""
 
     def __init__(self, clock: Clock, database: Database) -> None:
         self._clock = clock
@@ -35,9 +35,10 @@ class Gateways:
         self._waiting: dict[tuple[str, str], Gateway] = {}
         self._written: dict[tuple[str, str], Gateway] = {}
         self._task: asyncio.Task[None] | None = None
+        self._new = asyncio.Event()
 
     def acknowledge(self, organization_id: str, name: str, api_key_id: str, applied: Position | None) -> None:
-        """Notes how far a gateway says it has come. The first to come is written at once."""
+        """Notes how far a gateway says it has come."""
         it = Gateway(organization_id, name, api_key_id, applied or NOWHERE, self._clock.now())
         key = (organization_id, name)
         before = self._written.get(key)
@@ -47,6 +48,8 @@ class Gateways:
         if self._task is None:
             # It is nobody's: not of the stream that happens to be the first.
             self._task = asyncio.create_task(self._run(), context=Context())
+        elif before is None:
+            self._new.set()
 
     async def page(self, organization_id: str) -> tuple[list[Gateway], Position]:
         """The gateways of an organization, and where its history stands."""
@@ -84,7 +87,7 @@ class Gateways:
         """Writes what waits."""
         waiting, self._waiting = self._waiting, {}
         now = self._clock.now()
-        self._written = {key: it for key, it in self._written.items() if now - it.seen_time < SEEN} | waiting
+        self._written = {key: it for key, it in self._written.items() if now - it.seen_time < LIVE_FOR} | waiting
         in_order = sorted(waiting.values(), key=lambda it: it.organization_id)
         for organization_id, items in groupby(in_order, key=lambda it: it.organization_id):
             await self._write(organization_id, list(items))
@@ -99,8 +102,13 @@ class Gateways:
     async def _run(self) -> None:
         try:
             while self._waiting:
+                self._new.clear()
                 await self.flush()
-                await asyncio.sleep(WRITE_SECONDS)
+                try:
+                    async with asyncio.timeout(WRITE_SECONDS):
+                        await self._new.wait()
+                except TimeoutError:
+                    pass
         finally:
             self._task = None
 
