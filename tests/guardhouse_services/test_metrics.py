@@ -82,7 +82,7 @@ def test_the_page_watches_what_there_is() -> None:
     assert all(labels.isdisjoint(added) for labels in known.values())
     section = PAGE.read_text().partition("## What to watch")[2].partition("\n## ")[0]
     expressions = [match[1] for match in re.finditer(r"^\| `(.*?)`", section, re.MULTILINE)]
-    assert len(expressions) == 14
+    assert len(expressions) == 15
     for expression in expressions:
         names = set(re.findall(r"\b(?:guardhouse|grpc)_\w+", expression)) - {"grpc_code"}
         assert names
@@ -144,7 +144,7 @@ async def test_organizations_are_told_apart_where_it_is_asked_for(plane: Plane) 
     assert used.samples == {(plane.organization,): 1, (other,): 0}
     # One without a limit has none to compare with: 0 would always be used up.
     assert purchased.samples == {(other,): 7}
-    registrations, _ = await plane.nodes["registry"].database.read(lambda tx: registry.figures(tx, True))
+    registrations, *_ = await plane.nodes["registry"].database.read(lambda tx: registry.figures(tx, True))
     assert registrations.samples[(plane.organization, "active")] == 1
     addresses, capacity, *_ = await plane.nodes["ipam"].database.read(lambda tx: ipam.figures(3600)(tx, True))
     assert addresses.labels == ("organization_id", "state")

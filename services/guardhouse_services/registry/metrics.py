@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from guardhouse_services.breaker.metrics import held_actions
 from guardhouse_services.database import Transaction
 from guardhouse_services.metrics import Gauge, grouped
-from guardhouse_services.registry.domain import State
-from guardhouse_services.registry.store.tables import held_action, registration
+from guardhouse_services.registry.domain import SECOND, State
+from guardhouse_services.registry.store.tables import held_action, is_under_way, profile_matching, registration
 from guardhouse_services.registry.usecases.heartbeats import Heartbeats
 from guardhouse_services.registry.usecases.lifetimes import Lifetimes
 
@@ -21,10 +21,19 @@ def figures(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
         for key, values in rows.items()
         for state, count in zip(State, values, strict=True)
     }
+    since = sa.func.min(sa.case((is_under_way, profile_matching.c.request_time)))
+    labels_of_passes, begun = grouped(tx, profile_matching.c.organization_id, per_organization, since)
+    passes = {key: (tx.now - time) / SECOND if time is not None else 0.0 for key, (time,) in begun.items()}
     documentation = "Registrations; those that were aborted or deleted are remembered for a day."
     return [
         Gauge("guardhouse_registrations", documentation, samples, (*labels, "state")),
         held_actions(tx, held_action, per_organization),
+        Gauge(
+            "guardhouse_device_profile_pass_seconds",
+            "For how long registrations have been matched with changed device profiles; 0 when all are.",
+            passes,
+            labels_of_passes,
+        ),
     ]
 
 

@@ -345,11 +345,13 @@ class RegistryServicer:
     async def GetOverrideCodes(self, request: pb.GetOverrideCodesRequest, call: Call) -> pb.GetOverrideCodesResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")
         check_id(request.registration_id, REGISTRATION, "registration_id")
-        codes = await self.registry.override_codes.get(call, request.organization_id, request.registration_id)
+        shown = await self.registry.override_codes.get(call, request.organization_id, request.registration_id)
         return pb.GetOverrideCodesResponse(
             override_codes=[
-                pb.OverrideCode(hours=it.hours, code=it.code, expire_time=to_timestamp(it.expire_time)) for it in codes
-            ]
+                pb.OverrideCode(hours=it.hours, code=it.code, expire_time=to_timestamp(it.expire_time))
+                for it in shown.codes
+            ],
+            switch_locked=shown.switch_locked,
         )
 
     async def CheckOverrideCode(self, request: pb.CheckOverrideCodeRequest, call: Call) -> pb.CheckOverrideCodeResponse:
@@ -359,10 +361,12 @@ class RegistryServicer:
             raise FieldRequired("code")
         if not re.fullmatch(rf"[0-9]{{{OVERRIDE_DIGITS}}}", request.code):
             raise InvalidField("code", f"an override code has {OVERRIDE_DIGITS} digits")
-        found = await self.registry.override_codes.check(
+        found, switch_locked = await self.registry.override_codes.check(
             call, request.organization_id, request.registration_id, request.code
         )
-        return pb.CheckOverrideCodeResponse(hours=found.hours, expire_time=to_timestamp(found.expire_time))
+        return pb.CheckOverrideCodeResponse(
+            hours=found.hours, expire_time=to_timestamp(found.expire_time), switch_locked=switch_locked
+        )
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, call: Call) -> pb.HeartbeatResponse:
         check_id(request.organization_id, ORGANIZATION, "organization_id")

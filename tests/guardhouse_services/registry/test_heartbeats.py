@@ -82,7 +82,10 @@ async def test_a_heartbeat_that_comes_late_takes_nothing_back(world: World) -> N
     world.clock.advance(600)
     await world.beat(enrolled, client_version="2.0")
     late = [Heartbeat(world.organization, name(enrolled), minute(world) - MINUTE, client_version="1.5")]
-    assert await world.database.write(lambda tx: store.heartbeats.write(tx, world.organization, late)) == ([], set())
+    assert await world.database.write(lambda tx: store.heartbeats.write(tx, world.organization, late)) == (
+        [],
+        set(),
+    )
     device = await world.registry.devices.get(world.organization, enrolled.device.device_id)
     assert (await world.find(name(enrolled))).seen_time == device.seen_time == minute(world)
     assert device.claims.client_version == "2.0"

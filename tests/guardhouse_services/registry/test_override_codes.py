@@ -1,8 +1,10 @@
 """Codes by which a client may be switched off for a while although its switch is locked, on both engines."""
 
 import asyncio
+from itertools import cycle
 
 import pytest
+import sqlalchemy as sa
 
 from guardhouse.durations import HOUR, SECOND
 from guardhouse.errors import (
@@ -19,8 +21,10 @@ from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import from_timestamp
 from guardhouse_services.registry.domain import OVERRIDE_HOURS, OverrideCode
 from guardhouse_services.registry.servicer import RegistryServicer
+from guardhouse_services.registry.store import tables
 from guardhouse_services.registry.usecases.enrollments import Enrolled
 from guardhouse_services.registry.usecases.override_codes import READ_BURST, TRY_BURST, OverrideCodes
+from tests.guardhouse_services.registry.profiles import Profiles
 from tests.guardhouse_services.registry.world import MASTER_KEY, World, name, new
 
 
@@ -31,13 +35,19 @@ def in_the_middle_of_an_hour(world: World) -> None:
 
 
 async def codes(world: World, enrolled: Enrolled) -> list[OverrideCode]:
-    return await world.registry.override_codes.get(world.call(), world.organization, name(enrolled))
+    return (await world.registry.override_codes.get(world.call(), world.organization, name(enrolled))).codes
 
 
 async def check(world: World, enrolled: Enrolled, code: str) -> OverrideCode:
-    # As a replica that nobody has asked yet.
-    desk = OverrideCodes(world.clock, world.database, MASTER_KEY)
-    return await desk.check(world.device_call(enrolled, "CheckOverrideCode"), world.organization, name(enrolled), code)
+    call = world.device_call(enrolled, "CheckOverrideCode")
+    found, _ = await world.registry.override_codes.check(call, world.organization, name(enrolled), code)
+    return found
+
+
+async def rates(world: World) -> int:
+    """How many are counted."""
+    query = sa.select(sa.func.count()).select_from(tables.override_rate)
+    return int(await world.database.read(lambda tx: tx.execute(query).scalar_one()))
 
 
 async def test_a_code_holds_for_so_many_hours_from_the_hour_in_which_it_was_made(world: World) -> None:
@@ -68,8 +78,8 @@ async def test_codes_are_new_each_hour_and_the_same_within_it(world: World) -> N
     enrolled = await world.enroll()
     first = await codes(world, enrolled)
     world.clock.advance(1799)
-    other = OverrideCodes(world.clock, world.database, MASTER_KEY)
-    assert await other.get(world.call(), world.organization, name(enrolled)) == first
+    other = OverrideCodes(world.database, MASTER_KEY)
+    assert (await other.get(world.call(), world.organization, name(enrolled))).codes == first
     world.clock.advance(1)
     second = await codes(world, enrolled)
     assert not {it.code for it in first} & {it.code for it in second}
@@ -115,13 +125,13 @@ async def test_who_is_shown_codes_and_who_tries_one_is_on_record(world: World) -
 
 
 async def test_codes_cannot_be_tried_one_after_the_other(world: World) -> None:
-    """Ten an hour for each registration; what is refused for that is not compared."""
+    """Ten an hour for each registration, whichever replica it asks; what is refused for that is not compared."""
     enrolled, other = await world.enroll(), await world.enroll()
     day = (await codes(world, enrolled))[-1]
-    desk = world.registry.override_codes
+    replicas = cycle([world.registry.override_codes, OverrideCodes(world.database, MASTER_KEY)])
 
     async def attempt(of: Enrolled, code: str) -> str:
-        call = world.device_call(of, "CheckOverrideCode")
+        call, desk = world.device_call(of, "CheckOverrideCode"), next(replicas)
         try:
             await desk.check(call, world.organization, name(of), code)
         except GuardhouseError as error:
@@ -131,8 +141,18 @@ async def test_codes_cannot_be_tried_one_after_the_other(world: World) -> None:
     wrong = [f"{(int(day.code) + it) % 10**7:07}" for it in range(1, TRY_BURST + 1)]
     said = await asyncio.gather(*(attempt(enrolled, code) for code in wrong))
     assert said == ["OVERRIDE_CODE_INVALID"] * TRY_BURST
-    assert await attempt(enrolled, day.code) == "RATE_LIMITED"
+    for _ in range(3):
+        assert await attempt(enrolled, day.code) == "RATE_LIMITED"
     assert await attempt(other, (await codes(world, other))[-1].code) == "good"
+    # One comes back after six minutes, and what was refused took none.
+    world.clock.advance(359)
+    assert await attempt(enrolled, day.code) == "RATE_LIMITED"
+    world.clock.advance(1)
+    assert [await attempt(enrolled, day.code) for _ in range(2)] == ["good", "RATE_LIMITED"]
+    assert await rates(world) == 3
+    world.clock.advance(3600)
+    await world.registry.enrollments.sweep_once()
+    assert await rates(world) == 0
 
 
 async def test_codes_cannot_be_read_in_a_row_of_all_devices(world: World) -> None:
@@ -141,7 +161,26 @@ async def test_codes_cannot_be_read_in_a_row_of_all_devices(world: World) -> Non
         await codes(world, enrolled)
     with pytest.raises(RateLimited) as raised:
         await codes(world, enrolled)
-    assert raised.value.retry_after
+    assert raised.value.retry_after == 2
+    world.clock.advance(2)
+    await codes(world, enrolled)
+    with pytest.raises(RateLimited):
+        await codes(world, enrolled)
+
+
+async def test_who_asks_hears_whether_the_switch_is_locked(
+    world: World, servicer: RegistryServicer, profiles: Profiles
+) -> None:
+    """Where it is not, no code is needed; one that is good is so all the same."""
+    enrolled = await world.enroll()
+    about = {"organization_id": world.organization, "registration_id": name(enrolled)}
+    for locked in (False, True, False):
+        await profiles.set(profiles.default_id, switch_locked=locked)
+        shown = await servicer.GetOverrideCodes(pb.GetOverrideCodesRequest(**about), world.call())
+        call = world.device_call(enrolled, "CheckOverrideCode")
+        request = pb.CheckOverrideCodeRequest(**about, code=shown.override_codes[0].code)
+        answer = await servicer.CheckOverrideCode(request, call)
+        assert (shown.switch_locked, answer.switch_locked) == (locked, locked)
 
 
 async def test_the_contract_shows_codes_and_checks_them(world: World, servicer: RegistryServicer) -> None:

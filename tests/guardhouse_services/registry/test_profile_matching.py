@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +10,12 @@ import sqlalchemy as sa
 
 from guardhouse.errors import LeaveNotAllowed, RegistrationNotFound
 from guardhouse.registry.v1 import registry_pb2 as pb
-from guardhouse_services.registry import store
+from guardhouse_services.registry import metrics, store
 from guardhouse_services.registry.domain import PostureChecks
 from guardhouse_services.registry.gateways import show
 from guardhouse_services.registry.messages import to_event, to_profile_deleted_event, to_profile_event
 from guardhouse_services.registry.store import tables
-from guardhouse_services.registry.usecases import effects, profile_matching
+from guardhouse_services.registry.usecases import effects, enrollments, profile_matching
 from guardhouse_services.registry.usecases.enrollments import Enrolled
 from tests.guardhouse_services.registry.profiles import Profiles
 from tests.guardhouse_services.registry.world import World, machine, name, user
@@ -22,6 +23,13 @@ from tests.guardhouse_services.registry.world import World, machine, name, user
 
 async def profile_of(world: World, enrolled: Enrolled) -> str:
     return (await world.find(name(enrolled))).device_profile_id
+
+
+async def progress(world: World, profiles: Profiles) -> tuple[int, int, bool]:
+    """How many a pass has looked at and moved, and whether it has ended."""
+    request = pb.ListDeviceProfilesRequest(organization_id=world.organization)
+    told = (await profiles.servicer.ListDeviceProfiles(request, world.call())).matching
+    return told.registrations_checked, told.registrations_moved, told.HasField("end_time")
 
 
 async def match_all(world: World) -> None:
@@ -146,25 +154,20 @@ async def test_everybody_is_matched_in_steps_which_a_crash_does_not_take_back(
     async def step() -> bool:
         return await world.database.write(lambda tx: profile_matching._step(tx, organization_id))
 
-    async def progress() -> tuple[int, int, bool]:
-        request = pb.ListDeviceProfilesRequest(organization_id=organization_id)
-        told = (await profiles.servicer.ListDeviceProfiles(request, world.call())).matching
-        return told.registrations_checked, told.registrations_moved, told.HasField("end_time")
-
-    assert await progress() == (0, 0, False)
+    assert await progress(world, profiles) == (0, 0, False)
     assert await step()
-    assert await progress() == (2, 2, False)
+    assert await progress(world, profiles) == (2, 2, False)
     assert await step()
-    assert await progress() == (4, 3, False)
+    assert await progress(world, profiles) == (4, 3, False)
     assert [len(each) for each in (await world.changes())[before:]] == [2, 1]
     await match_all(world)
-    assert await progress() == (5, 3, True)
+    assert await progress(world, profiles) == (5, 3, True)
     assert [await profile_of(world, it) == mine.device_profile_id for it in enrolled] == [True] * 3 + [False] * 2
     assert not await step()
     await profiles.set(mine.device_profile_id, allow_updates=True)
-    assert await progress() == (5, 3, True), "settings move nobody"
+    assert await progress(world, profiles) == (5, 3, True), "settings move nobody"
     await profiles.create(20, 'os.name == "mac"')
-    assert await progress() == (0, 0, False)
+    assert await progress(world, profiles) == (0, 0, False)
 
 
 async def test_an_enrollment_gets_a_profile_that_is_written_while_it_is_under_way(
@@ -377,3 +380,54 @@ async def test_a_gateway_sees_what_clients_are_told_and_not_whom_a_profile_match
     gone = show(to_profile_deleted_event(made.device_profile_id), world.organization)
     assert gone is not None
     assert gone.device_profile_deleted == made.device_profile_id
+
+
+async def test_how_long_a_pass_takes_is_a_figure(world: World, profiles: Profiles) -> None:
+    async def seconds(*, per_organization: bool) -> list[float]:
+        figures = await world.database.read(lambda tx: metrics.figures(tx, per_organization))
+        (found,) = [it for it in figures if it.name == "guardhouse_device_profile_pass_seconds"]
+        return list(found.samples.values())
+
+    assert await seconds(per_organization=False) == [0]
+    world.clock.stop()
+    await profiles.create(10, 'os.name == "linux"')
+    world.clock.advance(90)
+    assert await seconds(per_organization=False) == await seconds(per_organization=True) == [90]
+    await match_all(world)
+    assert await seconds(per_organization=False) == await seconds(per_organization=True) == [0]
+
+
+async def test_more_registrations_than_a_transaction_may_tell_of_are_matched_in_steps(
+    world: World, profiles: Profiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device has many, or many devices are brought up to date at once. Nobody is left out, and none waits for it."""
+    monkeypatch.setattr(store.heartbeats, "MOST", 4)
+    monkeypatch.setattr(profile_matching, "STEP", 4)
+    newer = await profiles.create(10, 'os.version == "7.0"')
+    on_device = [await world.enroll(machine(), "laptop") for _ in range(5)]
+    apart = [await world.enroll() for _ in range(2)]
+    await match_all(world)
+    before = len(await world.all_changes())
+    await world.beat(on_device[0], *apart, os_version="7.0", network="office")
+    at_once = (await world.all_changes())[before:]
+    assert await progress(world, profiles) == (0, 0, False)
+    await match_all(world)
+    changes = (await world.all_changes())[before:]
+    assert max(len(each.events) for each in changes) <= 4
+    assert [len(each.events) for each in at_once] == [3]
+    for it in (*on_device, *apart):
+        assert await profile_of(world, it) == newer.device_profile_id
+    # Few of them are matched with the heartbeat itself.
+    await world.beat(apart[0], os_version="8.0")
+    assert await profile_of(world, apart[0]) == profiles.default_id
+    assert await progress(world, profiles) == (7, 4, True)
+    # Nor does the device's next enrollment tell of them all.
+    monkeypatch.setattr(enrollments, "STEP", 4)
+    before = len(await world.all_changes())
+    claims = replace(on_device[0].device.claims, os_version="9.0")
+    attempt = await world.attempt(machine(), "laptop")
+    await world.register(replace(attempt, claims=claims))
+    assert await progress(world, profiles) == (0, 0, False)
+    await match_all(world)
+    assert max(len(each.events) for each in (await world.all_changes())[before:]) <= 4
+    assert await profile_of(world, on_device[4]) == profiles.default_id

@@ -4,7 +4,13 @@ import pytest
 
 from guardhouse.common.v1.audit_pb2 import AuditRecord
 from guardhouse.common.v1.errors_pb2 import ErrorReason
-from guardhouse.errors import DeviceHeldByAnotherUser, KeyNotCurrent, RegistrationNotFound, SubnetExhausted
+from guardhouse.errors import (
+    DeviceHeldByAnotherUser,
+    KeyNotCurrent,
+    LeaveNotAllowed,
+    RegistrationNotFound,
+    SubnetExhausted,
+)
 from guardhouse.ids import REGISTRATION
 from tests.guardhouse_services.registry.world import World, acts_and_then, machine, name, new, refuses, user
 
@@ -121,6 +127,18 @@ async def test_what_a_device_does_is_on_record_once(world: World) -> None:
     with pytest.raises(RegistrationNotFound):
         await world.leave(enrolled, "twice")
     assert told(await last(world, 3)) == (actor, "Leave", [name(enrolled)])
+
+
+async def test_a_device_that_may_not_leave_is_on_record_with_the_reason(world: World) -> None:
+    """I-33: every refusal, and nothing is changed by it."""
+    managed = await world.enroll(managed=True)
+    for number in (2, 3):
+        with pytest.raises(LeaveNotAllowed):
+            await world.leave(managed, "once")
+        record = await last(world, number)
+        assert told(record) == (f"device:{name(managed)}", "Leave", [name(managed)])
+        assert record.reason == ErrorReason.ERROR_REASON_LEAVE_NOT_ALLOWED
+        assert record.before_revision == record.after_revision
 
 
 async def test_what_follows_from_identity_is_on_record_as_a_job(world: World) -> None:

@@ -1940,6 +1940,9 @@ class GetOverrideCodesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OVERRIDE_CODES_FIELD_NUMBER: _builtins.int
+    SWITCH_LOCKED_FIELD_NUMBER: _builtins.int
+    switch_locked: _builtins.bool
+    """Whether the profile of the registration locks the switch now: otherwise no code is needed."""
     @_builtins.property
     def override_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OverrideCode]:
         """One for each number of hours, the least first."""
@@ -1948,10 +1951,11 @@ class GetOverrideCodesResponse(_message.Message):
         self,
         *,
         override_codes: _abc.Iterable[Global___OverrideCode] | None = ...,
+        switch_locked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["override_codes", b"override_codes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override_codes", b"override_codes", "switch_locked", b"switch_locked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1995,8 +1999,11 @@ class CheckOverrideCodeResponse(_message.Message):
 
     HOURS_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SWITCH_LOCKED_FIELD_NUMBER: _builtins.int
     hours: _builtins.int
     """How many hours the code was made for."""
+    switch_locked: _builtins.bool
+    """Whether the profile of the registration locks the switch now: otherwise people may switch the client off anyway."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Until when the client may be off."""
@@ -2006,10 +2013,11 @@ class CheckOverrideCodeResponse(_message.Message):
         *,
         hours: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        switch_locked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "hours", b"hours"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "hours", b"hours", "switch_locked", b"switch_locked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,8 @@
 """The registry's own database, a module for each kind of thing.
 
 Functions take the transaction first, and take and return domain values. Locks are taken in the order breaker, fence,
-person, matching, device, registration, head.
+person, matching, device, registration, head. Who gives a person another name or address
+locks their registrations as well.
 """
 
 from guardhouse_services.registry.store import (
@@ -15,6 +16,7 @@ from guardhouse_services.registry.store import (
     lifetimes,
     matchings,
     os_sessions,
+    override_rates,
     people,
     postures,
     registrations,
@@ -33,6 +35,7 @@ __all__ = [
     "matchings",
     "metadata",
     "os_sessions",
+    "override_rates",
     "people",
     "postures",
     "registrations",

@@ -7,10 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from guardhouse_services.database import Transaction
+from guardhouse_services.database import EVENTS_PER_CHANGE, Transaction
 from guardhouse_services.registry.domain import LISTED, Heartbeat, Registration
+from guardhouse_services.registry.store import matchings
 from guardhouse_services.registry.store.tables import device, is_active, registration, to_registration
 from guardhouse_services.statements import Run, statement
+
+MOST = EVENTS_PER_CHANGE
 
 
 def write(
@@ -20,7 +23,9 @@ def write(
 
     It waits for nobody. Answers the registrations, locked, which another device profile may match now; and the ids of
     those of which something was not written because somebody else is changing them, or their devices, at this moment.
-    What profiles match by is written together with them or not at all: it is news only once.
+    What profiles match by is written together with them or not at all: it is news only once. Where it is about more
+    registrations than a transaction may tell of, with those that were heard of, all of the organization are matched
+    anew, in steps.
     """
     rows = _present(tx, organization_id, [it.registration_id for it in heartbeats])
     present = {row.registration_id: row for row in rows}
@@ -43,14 +48,19 @@ def write(
                 versions[row.device_id] = {**versions.get(row.device_id, {}), **news}
         if it.network is not None and it.network != row.network and it.time >= (row.seen_time or 0):
             networks[it.registration_id] = it.network
+    systems = {device_id for device_id, news in versions.items() if "os_version" in news}
+    on_them = _on_devices(tx, organization_id, list(systems), MOST + 1) if systems else ()
+    wanted = {row.registration_id: row.device_id for row in on_them}
+    if wanted and len(wanted.keys() | present.keys()) > MOST:
+        wanted = {}
+        matchings.begin(tx, organization_id)
     free = _see(tx, _see_devices, organization_id, seen)
     if unseen := versions.keys() - seen.keys():
         free |= set(_free_devices(tx, organization_id, list(unseen)).scalars())
     busy = (seen.keys() | versions.keys()) - free
-    systems = {device_id for device_id, news in versions.items() if "os_version" in news} - busy
+    wanted = {registration_id: device_id for registration_id, device_id in wanted.items() if device_id not in busy}
     matched: dict[str, Registration] = {}
-    if systems or networks:
-        wanted = {row.registration_id: row.device_id for row in _on_devices(tx, organization_id, list(systems))}
+    if wanted or networks:
         rows = _lock_free(tx, organization_id, [*wanted, *networks])
         matched = {row.registration_id: to_registration(row) for row in rows}
         busy |= {device_id for registration_id, device_id in wanted.items() if registration_id not in matched}
@@ -96,12 +106,13 @@ def _present(organization_id: str, ids: list[str]) -> sa.Select[Any]:
 
 
 @statement
-def _on_devices(organization_id: str, device_ids: list[str]) -> sa.Select[Any]:
-    return sa.select(registration.c.registration_id, registration.c.device_id).where(
+def _on_devices(organization_id: str, device_ids: list[str], limit: int) -> sa.Select[Any]:
+    listed = sa.select(registration.c.registration_id, registration.c.device_id).where(
         registration.c.organization_id == organization_id,
         registration.c.device_id.in_(device_ids),
         registration.c.state.in_(LISTED),
     )
+    return listed.limit(limit)
 
 
 @statement

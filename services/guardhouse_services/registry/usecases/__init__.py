@@ -52,6 +52,6 @@ class Registry:
         self.gateways = Gateways(clock, database)
         self.lifetimes = Lifetimes(database, directory)
         self.held_actions = Decisions(database, BREAKER, self.lifetimes.carry_out)
-        self.override_codes = OverrideCodes(clock, database, master_key)
+        self.override_codes = OverrideCodes(database, master_key)
         self.callers = Callers(database)
         self.activity = Activity(clock, database, directory, identity)

@@ -53,7 +53,7 @@ from guardhouse_services.registry.domain import (
 )
 from guardhouse_services.registry.messages import from_identity, to_event, to_identity
 from guardhouse_services.registry.usecases import os_sessions
-from guardhouse_services.registry.usecases.profile_matching import assign
+from guardhouse_services.registry.usecases.profile_matching import STEP, assign
 from guardhouse_services.registry.usecases.proofs import Proofs
 from guardhouse_services.registry.usecases.rotations import check_never_held
 
@@ -393,6 +393,7 @@ class Enrollments:
     async def sweep_once(self) -> None:
         await self._database.write(_abort_overdue)
         await self._database.write(store.os_sessions.forget_ended)
+        await self._database.write(store.override_rates.forget)
         await self._database.write(store.enrollments.forget_ended)
 
 
@@ -479,4 +480,8 @@ class _Activation:
         if not store.device_profiles.rules(tx, organization_id):
             return {}
         present = store.registrations.lock_on_device(tx, organization_id, self.intent.device_id)
+        if len(present) > STEP:
+            # More than a transaction should tell of: all are looked at in steps.
+            store.matchings.begin(tx, organization_id)
+            present = {self.intent.registration_id: present[self.intent.registration_id]}
         return {it.registration_id: it for it in assign(tx, organization_id, list(present.values()))}

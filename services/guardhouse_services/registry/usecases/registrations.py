@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from guardhouse.errors import BY_REASON, CredentialsInvalid, GuardhouseError, LeaveNotAllowed, RegistrationNotFound
-from guardhouse_services import requests
+from guardhouse_services import audit, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.registry import store
@@ -129,10 +129,10 @@ class Registrations:
     async def leave(self, call: Call, organization_id: str, registration_id: str) -> str:
         """Deletes the caller's own registration, if it may. The revision token.
 
-        Raises RegistrationNotFound and LeaveNotAllowed.
+        Raises RegistrationNotFound and LeaveNotAllowed, which is on record.
         """
 
-        def leave(tx: Transaction) -> str:
+        def leave(tx: Transaction) -> str | LeaveNotAllowed:
             if requests.find(tx, call.key) is not None:
                 return tx.token(organization_id, tx.revision(organization_id))
             store.os_sessions.lock_devices(tx, organization_id, [registration_id])
@@ -142,12 +142,18 @@ class Registrations:
             if present.state != State.ACTIVE:
                 # It was revoked since its device was recognised, which can do nothing any more.
                 raise CredentialsInvalid("the registration token is of no active registration")
-            _check_may_leave(tx, present)
+            refusal = _leave_refusal(tx, present)
+            if refusal is not None:
+                audit.note(tx, call, registration_id, reason=refusal.reason)
+                return refusal
             gone = settle(tx, organization_id, store.registrations.delete(tx, organization_id, [registration_id]))
             requests.record(tx, call, registration_id)
             return tx.token(organization_id, tx.publish(organization_id, [to_event(it) for it in gone]))
 
-        return await self._database.write(leave)
+        outcome = await self._database.write(leave)
+        if isinstance(outcome, LeaveNotAllowed):
+            raise outcome
+        return outcome
 
     async def _batch(
         self,
@@ -195,17 +201,17 @@ def _with_devices(tx: Transaction, organization_id: str, rows: Sequence[Registra
     return shown
 
 
-def _check_may_leave(tx: Transaction, present: Registration) -> None:
-    """Raises LeaveNotAllowed (decision 18)."""
+def _leave_refusal(tx: Transaction, present: Registration) -> LeaveNotAllowed | None:
+    """Why it may not leave, if it may not (decision 18)."""
     registration_id, what_to_do = present.registration_id, "an administrator can delete the registration"
     if present.managed:
-        raise LeaveNotAllowed(f"the device is managed and cannot leave; {what_to_do}", registration_id=registration_id)
+        return LeaveNotAllowed(f"the device is managed and cannot leave; {what_to_do}", registration_id=registration_id)
     profile = store.device_profiles.in_force(tx, present.organization_id, present.device_profile_id)
-    if not profile.settings.allowed_to_leave:
-        raise LeaveNotAllowed(
-            f"the device profile {profile.name!r} does not let devices leave; {what_to_do}",
-            registration_id=registration_id,
-        )
+    if profile.settings.allowed_to_leave:
+        return None
+    return LeaveNotAllowed(
+        f"the device profile {profile.name!r} does not let devices leave; {what_to_do}", registration_id=registration_id
+    )
 
 
 def _missing(ids: Sequence[str], present: Mapping[str, Registration]) -> Failures:
