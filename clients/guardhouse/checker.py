@@ -69,7 +69,7 @@ _NO_FIELDS: Final[Mapping[str, str]] = {}
 _NO_LISTS: Final[Mapping[str, Iterable[str]]] = {}
 _NO_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {}
 _ALLOW, _STALE = Decision.ALLOW, Reason.STATE_STALE
-_FOREVER: Final = 1 << 63
+_FRESH, _NO_LIMIT = Reason.SESSION_FRESH, Reason.NO_SESSION_LIMIT
 _new = tuple.__new__
 
 
@@ -203,27 +203,24 @@ class Checker:
         user = subject.user if subject.users is users else subject.join(users)
         removed, revoked = (user.removed_revision, user.revoked_revision) if user is not None else (-1, -1)
         is_fresh = staleness is not None and max_staleness - staleness >= MAX_VALID_FOR
-        if is_fresh and (kept := subject.kept) is not None:
-            # With the registration itself, all that an answer follows from; the server keeps answers alike.
-            asked, newest, was_removed, was_revoked, since, until, answer = kept
-            if (
-                since <= now <= until
-                and asked is policy
-                and newest is authentication
-                and was_removed == removed
-                and was_revoked == revoked
-            ):
-                return answer  # type: ignore[no-any-return]  # to ask `cast` would cost a tenth of all this
+        if (
+            policy is not None
+            and subject.asked is policy
+            and subject.authentication is authentication
+            and subject.removed == removed
+            and subject.revoked == revoked
+            and is_fresh
+        ):
+            # It was allowed, and nothing that this follows from has changed but the time.
+            since, timeout = subject.authenticate_time, policy.timeout
+            if since <= now and (timeout is None or now <= since + timeout - MAX_VALID_FOR):
+                return _kept(subject, policy)
         if authentication is not subject.authentication:
             subject.renew(authentication)
         verdict = check_session(subject, user, policy, now, staleness, max_staleness)
         answer = _answer(verdict, subject, policy)
-        if is_fresh and verdict.decision is _ALLOW:
-            # Within MAX_VALID_FOR of a session's end no two answers are the same.
-            expire_time = verdict.session_expire_time
-            until = _FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
-            if now <= until:
-                subject.kept = policy, authentication, removed, revoked, subject.authenticate_time, until, answer
+        if is_fresh and verdict.decision is _ALLOW and policy is not None:
+            subject.keep(policy, verdict, policy, removed, revoked)
         return answer
 
     def check_traffic(
@@ -269,24 +266,21 @@ class Checker:
                 removed, revoked = user.removed_revision, user.revoked_revision
             if staleness is not None and max_staleness - staleness >= MAX_VALID_FOR:
                 may_keep, authentication = True, authentications.get(subject.registration_id)
-                if (kept := subject.kept) is not None:
-                    asked, newest, was_removed, was_revoked, since, until, answer = kept
-                    if (
-                        since <= now <= until
-                        and newest is authentication
-                        and was_removed == removed
-                        and was_revoked == revoked
-                        and asked == covering
-                    ):
-                        return answer  # type: ignore[no-any-return]
+                if (
+                    subject.asked == covering
+                    and subject.authentication is authentication
+                    and subject.removed == removed
+                    and subject.revoked == revoked
+                    and (kept := subject.allowed_by) is not None
+                    and (since := subject.authenticate_time) <= now
+                    and ((timeout := kept.timeout) is None or now <= since + timeout - MAX_VALID_FOR)
+                    and now + MAX_VALID_FOR <= subject.unchanged[1]
+                ):
+                    return _kept(subject, kept)
         verdict, policy = judge_traffic(facts, subject, covering, filters, now, staleness, max_staleness)
         answer = _answer(verdict, subject, policy)
-        if may_keep and verdict.decision is _ALLOW and subject is not None:
-            expire_time = verdict.session_expire_time
-            since, ends = subject.unchanged
-            if now <= (until := (ends if expire_time is None else min(expire_time, ends)) - MAX_VALID_FOR):
-                since = max(subject.authenticate_time, since)
-                subject.kept = covering, authentication, removed, revoked, since, until, answer
+        if may_keep and covering and policy is not None and verdict.decision is _ALLOW and subject is not None:
+            subject.keep(covering, verdict, policy, removed, revoked)
         return answer
 
     def _traffic_facts(self) -> TrafficFacts:
@@ -399,6 +393,27 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _kept(subject: Subject, policy: Policy) -> Answer:
+    """What `_answer` made of a verdict that still holds, and is not near the session's end. An answer that stayed would
+    be one more object for each registration."""
+    since, timeout = subject.authenticate_time, policy.timeout
+    reason, end = (_NO_LIMIT, None) if timeout is None else (_FRESH, since + timeout)
+    return _new(
+        Answer,
+        (
+            _ALLOW,
+            reason,
+            policy.policy_id,
+            subject.registration_id,
+            subject.user_id,
+            since or None,
+            end,
+            MAX_VALID_FOR,
+            False,
+        ),
+    )
 
 
 def _answer(verdict: Verdict, registration: Registration | None, policy: Policy | None) -> Answer:

@@ -3,12 +3,17 @@
 It is a pure function of replicated facts and a time. Times and durations are microseconds, times since the Unix epoch;
 revisions are those of the identity service, which order an authentication against a revocation without comparing the
 clocks of two machines. A refusal is an answer like any other, never an error (decision 36).
+
+What a replica has a million of is a msgspec.Struct that Python's collector does not know (gc=False): the collector
+would look at each, again and again, and everything else would wait. None of them may be in a cycle.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 MAX_VALID_FOR: Final = 10_000_000
 """The longest that a caller may reuse an answer: a revocation reaches callers that keep answers within this time."""
@@ -62,7 +67,7 @@ class PolicyAction(IntEnum):
     BLOCK = 2
 
 
-class Profile(NamedTuple):
+class Profile(Struct, frozen=True, gc=False):
     """Who a user is, as the newest ID token said. Groups are whatever the provider gives: names, ids or addresses;
     claims, those that are kept of it, are `name=value`."""
 
@@ -72,8 +77,7 @@ class Profile(NamedTuple):
     claims: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Registration:
+class Registration(Struct, gc=False):
     """What a replica knows of a registration. It belongs to a user or to a service token; the other id is empty.
 
     `authenticate_time` is that of the newest authentication made for this registration and `authenticate_revision` its
@@ -91,8 +95,7 @@ class Registration:
     session_revoked: bool = False
 
 
-@dataclass(slots=True)
-class User:
+class User(Struct, gc=False):
     """What a replica knows of a user: the revisions of the newest removal and the newest revocation, 0 for never.
 
     A replica changes it in place, so whatever has been put together with it stays right.

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from guardhouse.applications import (
     MACHINE_DURATION,
@@ -78,10 +79,10 @@ def having(*policies: Policy, **fields: Any) -> Application:
 
 def test_rules_in_order_of_precedence() -> None:
     """Decision 31: each step repairs the rule that applied, and the next one shows. All faults are there at first."""
-    expired, ada = THEN + HOUR, replace(ADA, removed_revision=20, revoked_revision=20)
+    expired, ada = THEN + HOUR, structs.replace(ADA, removed_revision=20, revoked_revision=20)
     session = SESSION._replace(user=ada)
     application = having(NOBODY, binding_cookie=True, identity_provider_ids=(OTHER_SSO,))
-    revoked = Device(replace(LAPTOP, state=RegistrationState.REVOKED), ADA)
+    revoked = Device(structs.replace(LAPTOP, state=RegistrationState.REVOKED), ADA)
     assert check(None, None, Device(None), now=expired, staleness=None) == (BLOCK, Reason.STATE_STALE)
     assert check(None, None, Device(None), now=expired, staleness=MAX_STALENESS + 1) == (BLOCK, Reason.STATE_STALE)
     assert check(None, None, Device(None), now=expired) == (BLOCK, Reason.APPLICATION_UNKNOWN)
@@ -94,14 +95,14 @@ def test_rules_in_order_of_precedence() -> None:
     assert check(application, session, now=expired) == (REAUTHENTICATE, Reason.SESSION_NOT_BOUND)
     session = session._replace(bound=True)
     assert check(application, session, now=expired) == (BLOCK, Reason.USER_REMOVED)
-    session = session._replace(user=replace(ada, removed_revision=19))
+    session = session._replace(user=structs.replace(ada, removed_revision=19))
     assert check(application, session, now=expired) == (REAUTHENTICATE, Reason.LOGIN_METHOD)
     application = replace(application, identity_provider_ids=(OTHER_SSO, SSO))
     assert check(application, session, now=expired) == (BLOCK, Reason.POLICY_BLOCK)
     assert check(replace(application, policies=()), session, now=expired) == (BLOCK, Reason.NO_POLICY_MATCHED)
     application = replace(application, policies=(ALL,))
     assert check(application, session, now=expired) == (REAUTHENTICATE, Reason.SESSION_REVOKED)
-    session = session._replace(user=replace(ADA, removed_revision=19, revoked_revision=19))
+    session = session._replace(user=structs.replace(ADA, removed_revision=19, revoked_revision=19))
     assert check(application, session, now=expired) == (REAUTHENTICATE, Reason.SESSION_EXPIRED)
     assert check(application, session) == (ALLOW, Reason.SESSION_FRESH)
 
@@ -119,7 +120,7 @@ def test_bypass_and_service_auth_come_first_and_then_the_first_match_decides() -
 
 def test_bypass_lets_anybody_in_and_sees_nobody() -> None:
     """Who they are changes nothing, so neither does a device that is revoked."""
-    revoked = Device(replace(LAPTOP, state=RegistrationState.REVOKED), ADA)
+    revoked = Device(structs.replace(LAPTOP, state=RegistrationState.REVOKED), ADA)
     assert check(having(ANYBODY), None, revoked) == (ALLOW, Reason.POLICY_BYPASS)
     staff = replace(ANYBODY, include=(Rule(RuleKind.GROUP, "staff"),))
     assert check(having(staff)) == (BLOCK, Reason.NO_POLICY_MATCHED)
@@ -209,7 +210,7 @@ def test_a_duration_of_nothing_means_every_time() -> None:
 def test_the_session_of_a_device_overrides_every_duration() -> None:
     """Decision 31: it decides whether there is a login or not, in both directions."""
     strict = having(replace(ALL, session_duration=0), session_duration=0)
-    old = replace(LAPTOP, authenticate_time=THEN - 2 * HOUR + 2)
+    old = structs.replace(LAPTOP, authenticate_time=THEN - 2 * HOUR + 2)
     for session in (SESSION, None):
         outcome = judge(strict, session, DEVICE._replace(registration=old), DEVICES)
         assert (outcome.verdict.decision, outcome.of_device) == (ALLOW, True)
@@ -245,7 +246,7 @@ def test_an_application_overrides_the_default_of_device_sessions() -> None:
 
 
 def test_the_device_of_a_machine_has_no_session_for_applications() -> None:
-    device = Device(replace(LAPTOP, user_id="", service_token_id="svt_1"))
+    device = Device(structs.replace(LAPTOP, user_id="", service_token_id="svt_1"))
     assert check(WIKI, None, device, DEVICES) == (REAUTHENTICATE, Reason.NO_SESSION)
     assert judge(WIKI, SESSION, device, DEVICES).verdict.decision is ALLOW
 
@@ -260,17 +261,17 @@ def test_a_device_of_another_provider_lets_another_sign_in_decide() -> None:
 
 def test_a_device_that_is_revoked_uses_nothing_by_a_login_either() -> None:
     """Decision 16."""
-    device = DEVICE._replace(registration=replace(LAPTOP, state=RegistrationState.REVOKED))
+    device = DEVICE._replace(registration=structs.replace(LAPTOP, state=RegistrationState.REVOKED))
     assert check(WIKI, SESSION, device) == (BLOCK, Reason.REGISTRATION_REVOKED)
 
 
 def test_a_revocation_ends_the_session_of_a_device() -> None:
     """Decision 35."""
-    device = DEVICE._replace(user=replace(ADA, revoked_revision=20))
+    device = DEVICE._replace(user=structs.replace(ADA, revoked_revision=20))
     assert check(WIKI, None, device, DEVICES) == (REAUTHENTICATE, Reason.SESSION_REVOKED)
-    newer = device._replace(registration=replace(LAPTOP, authenticate_revision=21))
+    newer = device._replace(registration=structs.replace(LAPTOP, authenticate_revision=21))
     assert check(WIKI, None, newer, DEVICES) == (ALLOW, Reason.SESSION_FRESH)
-    alone = DEVICE._replace(registration=replace(LAPTOP, session_revoked=True))
+    alone = DEVICE._replace(registration=structs.replace(LAPTOP, session_revoked=True))
     assert check(WIKI, None, alone, DEVICES) == (REAUTHENTICATE, Reason.SESSION_REVOKED)
     assert check(WIKI, SESSION, alone) == (ALLOW, Reason.SESSION_FRESH)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from guardhouse.decisions import (
     MAX_VALID_FOR,
@@ -27,8 +28,8 @@ THEN = 1_790_000_000_000_000
 MAX_STALENESS = 30 * SECOND
 
 REGISTRATION = Registration("reg_1", RegistrationState.ACTIVE, "usr_1", "", THEN, 20, 10)
-OF_TOKEN = replace(REGISTRATION, user_id="", service_token_id="svt_1")
-REVOKED = replace(REGISTRATION, state=RegistrationState.REVOKED)
+OF_TOKEN = structs.replace(REGISTRATION, user_id="", service_token_id="svt_1")
+REVOKED = structs.replace(REGISTRATION, state=RegistrationState.REVOKED)
 USER = User("usr_1")
 POLICY = Policy("pol_1", True, PolicyFilter.L4, PolicyAction.ALLOW, HOUR)
 
@@ -57,7 +58,7 @@ def test_rules_in_order_of_precedence() -> None:
     assert check(REVOKED, user, None, expired) == (BLOCK, Reason.POLICY_UNKNOWN)
     assert check(REVOKED, user, policy, expired) == (BLOCK, Reason.USER_REMOVED)
     assert check(REVOKED, None, policy, expired) == (BLOCK, Reason.REGISTRATION_UNKNOWN)
-    user = replace(user, removed_revision=0)
+    user = structs.replace(user, removed_revision=0)
     assert check(REVOKED, user, policy, expired) == (BLOCK, Reason.REGISTRATION_REVOKED)
     assert check(REGISTRATION, user, policy, expired) == (BLOCK, Reason.POLICY_DISABLED)
     policy = replace(policy, enabled=True)
@@ -65,7 +66,7 @@ def test_rules_in_order_of_precedence() -> None:
     policy = replace(policy, action=PolicyAction.ALLOW)
     assert check(REGISTRATION, user, replace(policy, timeout=None), expired) == (ALLOW, Reason.NO_SESSION_LIMIT)
     assert check(REGISTRATION, user, policy, expired) == (REAUTHENTICATE, Reason.SESSION_REVOKED)
-    user = replace(user, revoked_revision=0)
+    user = structs.replace(user, revoked_revision=0)
     assert check(REGISTRATION, user, policy, expired) == (REAUTHENTICATE, Reason.SESSION_EXPIRED)
     assert check(REGISTRATION, user, policy, THEN + 1) == (ALLOW, Reason.SESSION_FRESH)
 
@@ -94,7 +95,7 @@ def test_a_session_is_fresh_for_exactly_its_timeout(
 def test_dns_is_never_affected(timeout: int | None) -> None:
     """Decision 28: neither by the timeout nor, having none, by a revoked user."""
     policy = replace(POLICY, filter=PolicyFilter.DNS, timeout=timeout)
-    revoked = replace(USER, revoked_revision=30)
+    revoked = structs.replace(USER, revoked_revision=30)
     assert check(user=revoked, policy=policy, now=THEN + 2 * HOUR) == (ALLOW, Reason.NO_SESSION_LIMIT)
     assert check(registration=REVOKED, policy=policy) == (BLOCK, Reason.REGISTRATION_REVOKED)
 
@@ -129,23 +130,26 @@ def test_a_revoked_user_authenticates_again(revoked_revision: int, expected: tup
     user = User("usr_1", revoked_revision=revoked_revision)
     assert check(user=user) == expected
     assert check(user=user, policy=replace(POLICY, timeout=None)) == (ALLOW, Reason.NO_SESSION_LIMIT)
-    again = replace(REGISTRATION, authenticate_revision=revoked_revision + 1)
+    again = structs.replace(REGISTRATION, authenticate_revision=revoked_revision + 1)
     assert check(registration=again, user=user) == (ALLOW, Reason.SESSION_FRESH)
 
 
 @pytest.mark.parametrize(("registration", "user"), [(REGISTRATION, USER), (OF_TOKEN, None)])
 def test_a_revoked_session_begins_anew(registration: Registration, user: User | None) -> None:
     """As decision 35 has it of all that a user has; of a machine's too."""
-    revoked = replace(registration, session_revoked=True)
+    revoked = structs.replace(registration, session_revoked=True)
     assert check(revoked, user) == (REAUTHENTICATE, Reason.SESSION_REVOKED)
     assert check(revoked, user, replace(POLICY, timeout=None)) == (ALLOW, Reason.NO_SESSION_LIMIT)
 
 
 def test_a_registration_without_an_authentication_is_as_old_as_can_be() -> None:
     """Decision 27: without a known authentication there is nothing fresh, and no revocation to have come after it."""
-    registration = replace(REGISTRATION, authenticate_time=0, authenticate_revision=0)
+    registration = structs.replace(REGISTRATION, authenticate_time=0, authenticate_revision=0)
     assert check(registration=registration) == (REAUTHENTICATE, Reason.SESSION_EXPIRED)
-    assert check(registration=replace(registration, authorize_revision=0)) == (REAUTHENTICATE, Reason.SESSION_EXPIRED)
+    assert check(registration=structs.replace(registration, authorize_revision=0)) == (
+        REAUTHENTICATE,
+        Reason.SESSION_EXPIRED,
+    )
 
 
 def test_a_service_token_has_a_timer_and_no_user() -> None:
@@ -159,7 +163,7 @@ def test_a_registration_whose_owner_is_not_known_is_refused(timeout: int | None)
     """Decision 5: whether its user was removed cannot be told. Missing state refuses."""
     policy = replace(POLICY, timeout=timeout)
     assert check(REGISTRATION, None, policy) == (BLOCK, Reason.REGISTRATION_UNKNOWN)
-    assert check(replace(OF_TOKEN, service_token_id=""), None, policy) == (BLOCK, Reason.REGISTRATION_UNKNOWN)
+    assert check(structs.replace(OF_TOKEN, service_token_id=""), None, policy) == (BLOCK, Reason.REGISTRATION_UNKNOWN)
 
 
 @pytest.mark.parametrize("policy_filter", PolicyFilter)

@@ -1,8 +1,9 @@
 """What a replica knows of users and their authentications, from identity's feed."""
 
 import sys
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from guardhouse.decisions import Profile, User
 from guardhouse.expressions import Type
@@ -13,8 +14,7 @@ from guardhouse.replica.sharing import shared
 from guardhouse.times import from_timestamp
 
 
-@dataclass(slots=True, frozen=True, eq=False)
-class Authentication:
+class Authentication(Struct, frozen=True, eq=False, gc=False):
     """A registration's newest authentication after its enrollment."""
 
     time: int

@@ -1,9 +1,9 @@
 """What a replica knows of registrations, from the registry's feed."""
 
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import Any, Final
+from typing import Final
 
-from guardhouse.decisions import Profile, Registration, RegistrationState, User
+from guardhouse.decisions import MAX_VALID_FOR, Policy, Profile, Registration, RegistrationState, User, Verdict
 from guardhouse.durations import SECOND
 from guardhouse.expressions import POSTURE_AGE, Traffic, identity_facts
 from guardhouse.policies import NEVER, PolicySet
@@ -16,62 +16,53 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 _ALWAYS: Final = 0, NEVER
 _ACTIVE, _REVOKED = RegistrationState.ACTIVE, RegistrationState.REVOKED
 
-Kept = tuple[Any, ...]
-"""An answer in its final form, behind what it follows from, and the times from which and to which it holds."""
 Posture = tuple[tuple[str, ...], tuple[str, ...], int | None] | None
 """The checks that the device passed and failed, and when it said so, if it did."""
-Matching = tuple[PolicySet, Profile | None, int]
-"""What a mask was made of, and the mask."""
+Asked = Policy | tuple[Policy, ...]
+"""The policy that a session was checked for, or those that decided on traffic."""
 
 
-class Subject(Registration):
-    """A registration with its newest authentication and its user, once a check has put them together.
+class Subject(Registration, eq=False, gc=False):
+    """A registration with its newest authentication and its user, once a check has put them together, and with the
+    newest answer that allowed it something.
 
     They come by different feeds, in any order, so only a check finds them all. Finding a user among a million costs as
     much as all the rest of a decision.
     """
 
-    __slots__ = (
-        *("authentication", "enroll_time", "failed", "ipv4", "ipv6", "kept", "matching", "passed", "report_time"),
-        *("token_hash", "unchanged", "user", "users"),
-    )
-
-    def __init__(
-        self, record: registry.RegistrationRecord, registration_id: str, addresses: tuple[bytes, bytes]
-    ) -> None:
-        """Its timer is that of the enrollment. A state that a newer registry may know refuses, as REVOKED does."""
-        of = record.registration
-        self.registration_id = registration_id
-        self.state = _ACTIVE if of.state == registry.REGISTRATION_STATE_ACTIVE else _REVOKED
-        self.user_id = of.user_id
-        self.service_token_id = of.service_token_id
-        self.authenticate_time = self.enroll_time = from_timestamp(record.authenticate_time)
-        self.authenticate_revision = self.authorize_revision = record.authorize_revision
-        self.session_revoked = False
-        self.authentication: Authentication | None = None
-        """The one that is taken into account."""
-        self.ipv4, self.ipv6 = addresses
-        """In network byte order; empty for one that is none."""
-        self.token_hash = record.token_hash
-        """SHA-256 of the token that its device calls with."""
-        self.passed: tuple[str, ...] = ()
-        self.failed: tuple[str, ...] = ()
-        self.report_time: int | None = None
-        """When the device said which checks it passed and failed, if it did."""
-        if record.HasField("posture"):
-            posture = record.posture
-            self.passed, self.failed = shared(tuple(posture.passed)), shared(tuple(posture.failed))
-            # A registry that does not say when it was reported says since when it is so, which is longer ago.
-            reported = posture.report_time if posture.HasField("report_time") else posture.change_time
-            self.report_time = from_timestamp(reported)
-        self.kept: Kept | None = None
-        """The newest answer that allows it something."""
-        self.matching: Matching | None = None
-        self.unchanged = _ALWAYS
-        """The times between which `matching` is right if nothing happens, the second excluded."""
-        self.user: User | None = None
-        self.users: dict[str, User] | None = None
-        """Among whom the user was found. A snapshot of identity replaces them all."""
+    enroll_time: int = 0
+    ipv4: bytes = b""
+    """In network byte order; empty for one that is none."""
+    ipv6: bytes = b""
+    token_hash: bytes = b""
+    """SHA-256 of the token that its device calls with."""
+    passed: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    report_time: int | None = None
+    """When the device said which checks it passed and failed, if it did."""
+    authentication: Authentication | None = None
+    """The one that is taken into account."""
+    user: User | None = None
+    users: dict[str, User] | None = None
+    """Among whom the user was found. A snapshot of identity replaces them all."""
+    mask: int = 0
+    """The policies whose identity and device posture hold."""
+    matched: PolicySet | None = None
+    """Of which `mask` is."""
+    matched_profile: Profile | None = None
+    unchanged: tuple[int, int] = _ALWAYS
+    """The times between which `mask` is right if nothing happens, the second excluded."""
+    asked: Asked | None = None
+    """What the newest answer that is kept was asked about. It follows from that, from what is here, and from `removed`
+    and `revoked`; see `until` for how long."""
+    allowed_by: Policy | None = None
+    """The policy whose verdict it is."""
+    removed: int = 0
+    revoked: int = 0
+    """The user's removed_revision and revoked_revision, -1 for no user."""
+    form: object = None
+    part: bytes = b""
+    """The answer as the server sends it, in that form."""
 
     @property
     def posture(self) -> Posture:
@@ -110,25 +101,76 @@ class Subject(Registration):
             self.authenticate_time, self.authenticate_revision = self.enroll_time, self.authorize_revision
         revoked = authentication.revoked_revision if authentication is not None else 0
         self.session_revoked = revoked != 0 and revoked >= self.authenticate_revision
+        self.asked = None
 
     def who(self, policies: PolicySet, users: dict[str, User], now: int) -> int:
         """The policies whose identity and device posture hold, asked once for as long as nothing of it changes."""
         user = self.user if self.users is users else self.join(users)
         profile = user.profile if user is not None else None
-        matching, (since, until) = self.matching, self.unchanged
-        if matching is None or matching[0] is not policies or matching[1] is not profile or not since <= now < until:
-            identity_mask = policies.identity_mask(identity_facts(profile))
-            mask = identity_mask and identity_mask & policies.posture_mask(posture_facts(self.posture, now))
-            self.matching = matching = policies, profile, mask
+        since, until = self.unchanged
+        if self.matched is not policies or self.matched_profile is not profile or not since <= now < until:
+            mask = policies.identity_mask(identity_facts(profile))
+            self.mask = mask and mask & policies.posture_mask(posture_facts(self.posture, now))
+            self.matched, self.matched_profile = policies, profile
             self.unchanged = self._span(policies, now)
-            # What was answered held for as long as the mask before this one was to hold.
-            self.kept = None
-        return matching[2]
+        return self.mask
+
+    def keep(
+        self,
+        asked: Asked,
+        verdict: Verdict,
+        policy: Policy,
+        removed: int,
+        revoked: int,
+        form: object = None,
+        part: bytes = b"",
+    ) -> None:
+        """Keeps the answer that a verdict of this policy is, which allows, by facts that are fresh."""
+        is_limited = verdict.session_expire_time is not None
+        if verdict.valid_for == MAX_VALID_FOR and is_limited is (policy.timeout is not None):
+            self.asked, self.allowed_by, self.removed, self.revoked = asked, policy, removed, revoked
+            self.form, self.part = form, part
+
+    def until(self) -> int:
+        """How long what is kept is the answer: within MAX_VALID_FOR of a session's end no two are the same."""
+        timeout = self.allowed_by.timeout if self.allowed_by is not None else None
+        return NEVER if timeout is None else self.authenticate_time + timeout - MAX_VALID_FOR
 
     def _span(self, policies: PolicySet, now: int) -> tuple[int, int]:
         if (time := self.report_time) is None or not policies.asks_for_age:
             return _ALWAYS
         return now, min(NEVER, time + policies.next_age(_age(time, now)) * SECOND)
+
+
+def _subject(record: registry.RegistrationRecord, registration_id: str, addresses: tuple[bytes, bytes]) -> Subject:
+    """Its timer is that of the enrollment. A state that a newer registry may know refuses, as REVOKED does."""
+    of = record.registration
+    passed: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    report_time: int | None = None
+    if record.HasField("posture"):
+        posture = record.posture
+        passed, failed = shared(tuple(posture.passed)), shared(tuple(posture.failed))
+        # A registry that does not say when it was reported says since when it is so, which is longer ago.
+        reported = posture.report_time if posture.HasField("report_time") else posture.change_time
+        report_time = from_timestamp(reported)
+    enroll_time, authorize_revision = from_timestamp(record.authenticate_time), record.authorize_revision
+    return Subject(
+        registration_id,
+        _ACTIVE if of.state == registry.REGISTRATION_STATE_ACTIVE else _REVOKED,
+        of.user_id,
+        of.service_token_id,
+        enroll_time,
+        authorize_revision,
+        authorize_revision,
+        False,
+        enroll_time,
+        *addresses,
+        record.token_hash,
+        passed,
+        failed,
+        report_time,
+    )
 
 
 class RegistryState:
@@ -154,7 +196,7 @@ class RegistryState:
                     addresses = _addresses(record.registration)
                     for address in filter(None, addresses):
                         self.holders[address] = registration_id
-                self.registrations[registration_id] = Subject(record, registration_id, addresses)
+                self.registrations[registration_id] = _subject(record, registration_id, addresses)
             case "registration_deleted":
                 gone = self.registrations.pop(event.registration_deleted, None)
                 for address in (gone.ipv4, gone.ipv6) if gone is not None else ():

@@ -104,7 +104,7 @@ def subject(sent: pb.ProfileSubject, field: str) -> Subject:
         texts("oidc_claims", MAX_CLAIMS),
     )
     token_id = sent.service_token_id and check_id(sent.service_token_id, SERVICE_TOKEN, f"{field}.service_token_id")
-    if token_id and any(person):
+    if token_id and (person.email or person.groups or person.claims):
         raise InvalidField(f"{field}.service_token_id", "a service token has no email, groups or oidc_claims")
     if sent.platform:
         checks.choice(sent.platform, list(OS_NAMES), f"{field}.platform")

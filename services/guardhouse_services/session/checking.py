@@ -28,7 +28,6 @@ IN_A_BATCH: Final[Wants] = tuple(name not in ("policy_id", "registration_id") fo
 
 _ALLOW, _STALE = Decision.ALLOW, Reason.STATE_STALE
 _LONGEST: Final = to_duration(MAX_VALID_FOR)
-FOREVER: Final = 1 << 63
 
 Response = pb.CheckSessionResponse | pb.BatchCheckSessionsResponse | pb.StreamCheckSessionsResponse
 New = Callable[[], tuple[Response, pb.CheckAnswer]]
@@ -84,6 +83,12 @@ def _wants(paths: frozenset[str]) -> Wants:
     return tuple(name in paths for name in FIELDS)
 
 
+@lru_cache(256)
+def form_of(new: New, wants: Wants) -> object:
+    """One object for all answers that are alike but for what they say."""
+    return new, wants
+
+
 def answer(
     replica: Replica,
     organization_id: str,
@@ -101,7 +106,7 @@ def answer(
     users, authentications, registrations, policies = replica.of(organization_id)
     now, staleness, max_staleness = replica.now(), replica.staleness_of(organization_id), replica.max_staleness
     is_fresh = staleness is not None and max_staleness - staleness >= MAX_VALID_FOR
-    degraded_answers = 0
+    form, degraded_answers = form_of(new, wants), 0
     parts: list[bytes] = []
     for index, item in enumerate(items):
         registration_id = item.registration_id
@@ -117,20 +122,19 @@ def answer(
             user = subject.user if subject.users is users else subject.join(users)
             if user is not None:
                 removed, revoked = user.removed_revision, user.revoked_revision
-            if is_fresh and (kept := subject.kept) is not None:
-                # With the registration itself, all that an answer follows from.
-                asked, newest, was_removed, was_revoked, made_by, wanted, since, until, part = kept
-                if (
-                    since <= now <= until
-                    and asked is policy
-                    and newest is authentication
-                    and was_removed == removed
-                    and was_revoked == revoked
-                    and made_by is new
-                    and wanted == wants
-                ):
-                    parts.append(part)
-                    continue
+            if (
+                is_fresh
+                and policy is not None
+                and subject.form is form
+                and subject.asked is policy
+                and subject.authentication is authentication
+                and subject.removed == removed
+                and subject.revoked == revoked
+                and subject.authenticate_time <= now <= subject.until()
+            ):
+                # It was allowed, and nothing that this follows from has changed but the time.
+                parts.append(subject.part)
+                continue
             if authentication is not subject.authentication:
                 subject.renew(authentication)
         verdict = check_session(subject, user, policy, now, staleness, max_staleness)
@@ -141,13 +145,8 @@ def answer(
         part = one.SerializeToString()
         parts.append(part)
         # Refusals are not kept: they are few, and some end by themselves.
-        if verdict.decision is _ALLOW and is_fresh and subject is not None:
-            # Within MAX_VALID_FOR of a session's end no two answers are the same.
-            expire_time = verdict.session_expire_time
-            until = FOREVER if expire_time is None else expire_time - MAX_VALID_FOR
-            if now <= until:
-                since = subject.authenticate_time
-                subject.kept = policy, authentication, removed, revoked, new, wants, since, until, part
+        if verdict.decision is _ALLOW and is_fresh and subject is not None and policy is not None:
+            subject.keep(policy, verdict, policy, removed, revoked, form, part)
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 

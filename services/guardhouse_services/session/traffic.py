@@ -14,7 +14,7 @@ from guardhouse.ids import ORGANIZATION, REGISTRATION, check_id
 from guardhouse.policies import CONNECTION, QUERY, REQUEST
 from guardhouse.replica import RegistryState, Subject, cover_traffic, judge_traffic, refusal
 from guardhouse.session.v1 import session_pb2 as pb
-from guardhouse_services.session.checking import FIELDS, Reply, Wants, fill, finished
+from guardhouse_services.session.checking import FIELDS, Reply, Wants, fill, finished, form_of
 from guardhouse_services.session.replica import Replica
 
 Filters = tuple[PolicyFilter, ...]
@@ -81,7 +81,7 @@ def answer(
     users, authentications, registrations = facts.users, facts.authentications, facts.registry.registrations
     now, staleness, max_staleness = replica.now(), replica.staleness_of(organization_id), replica.max_staleness
     is_fresh = staleness is not None and max_staleness - staleness >= MAX_VALID_FOR
-    degraded_answers = 0
+    form, degraded_answers = form_of(new, wants), 0
     parts: list[bytes] = []
     for index, item in enumerate(items):
         if (filters := FILTERS.get(item.kind)) is None:
@@ -107,19 +107,17 @@ def answer(
             if user is not None:
                 removed, revoked = user.removed_revision, user.revoked_revision
             authentication = authentications.get(subject.registration_id)
-            if (kept := subject.kept) is not None:
-                asked, newest, was_removed, was_revoked, made_by, wanted, since, until, part = kept
-                if (
-                    since <= now <= until
-                    and newest is authentication
-                    and was_removed == removed
-                    and was_revoked == revoked
-                    and made_by is new
-                    and wanted == wants
-                    and asked == covering
-                ):
-                    parts.append(part)
-                    continue
+            if (
+                subject.form is form
+                and subject.asked == covering
+                and subject.authentication is authentication
+                and subject.removed == removed
+                and subject.revoked == revoked
+                and subject.authenticate_time <= now <= subject.until()
+                and now <= subject.unchanged[1] - MAX_VALID_FOR
+            ):
+                parts.append(subject.part)
+                continue
         verdict, policy = judge_traffic(facts, subject, covering, filters, now, staleness, max_staleness)
         if verdict.degraded:
             degraded_answers += 1
@@ -127,13 +125,8 @@ def answer(
         fill(made, verdict, subject, policy, wants)
         part = one.SerializeToString()
         parts.append(part)
-        if may_keep and verdict.decision is _ALLOW and subject is not None:
-            expire_time = verdict.session_expire_time
-            since, until = subject.unchanged
-            until = (until if expire_time is None else min(expire_time, until)) - MAX_VALID_FOR
-            if now <= until:
-                since = max(since, subject.authenticate_time)
-                subject.kept = covering, authentication, removed, revoked, new, wants, since, until, part
+        if may_keep and covering and policy is not None and verdict.decision is _ALLOW and subject is not None:
+            subject.keep(covering, verdict, policy, removed, revoked, form, part)
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 

@@ -765,10 +765,10 @@ async def test_an_answer_that_was_kept_is_the_one_that_would_be_decided(
             # Nothing is heard for a while.
             clock.advance(dice.choice((21, 29, 40)))
         subjects = world.replica.registrations.states[ORGANIZATION].registrations.values()
-        kept += sum(subject.kept is not None for subject in subjects)
+        kept += sum(subject.asked is not None for subject in subjects)
         now = [await sent(world, full_batch(*items, mask=mask)), await ask(world, *items[0])]
         for subject in subjects:
-            subject.kept = None
+            subject.asked = None
         assert now == [await sent(world, full_batch(*items, mask=mask)), await ask(world, *items[0])]
         changed += now != [first, again]
         await world.settle()

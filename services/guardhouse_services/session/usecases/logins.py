@@ -1,7 +1,9 @@
 """Signing in to applications, and whether somebody may use one (decision 31)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from guardhouse.applications import Device, Outcome, Session, decide
 from guardhouse.clock import Clock
@@ -170,7 +172,7 @@ class Logins:
         )
         device = self._device(organization_id, registration_id) if registration_id else None
         if device is not None and device.registration is not None:
-            renewed = replace(device.registration, authenticate_time=time, authenticate_revision=revision)
+            renewed = structs.replace(device.registration, authenticate_time=time, authenticate_revision=revision)
             device = Device(renewed, user, recorded.identity_provider_id, device.passed)
         return self._judge(organization_id, application_id, device, registration_id, session, client, signing_in=True)
 
