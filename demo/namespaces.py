@@ -31,8 +31,10 @@ def missing() -> str:
         return "it needs root, who may make network namespaces"
     if lacking := [name for name in PROGRAMS if shutil.which(name) is None]:
         return f"it needs {' and '.join(lacking)} (Debian: {APT})"
-    if not os.access("/dev/net/tun", os.W_OK):
-        return "it needs /dev/net/tun (modprobe tun; a container is given it with --device /dev/net/tun)"
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return f"it needs /dev/net/tun: {error.strerror} (modprobe tun; for a container --device /dev/net/tun)"
     tried = f"guardhouse-{os.getpid()}-tried"
     try:
         for what in ("add", "del"):
@@ -82,7 +84,8 @@ class Namespace:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """The sockets that this thread makes meanwhile are of this network, for as long as they live."""
+        """The sockets that this thread makes meanwhile are of this network, as long as they live. So are the threads
+        that it starts."""
         with _HERE.open() as before, Path("/run/netns", self.name).open() as there:
             _setns(there.fileno())
             try:

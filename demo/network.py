@@ -199,6 +199,7 @@ class Demo:
         gateway = self.site.gateway
         with self.pings() as (there, _, web), self.ping(self.laptop, WEB) as laptop:
             gateway.kill()
+            time.sleep(1)
             self.unharmed(there)
             said("who keeps its peers is killed: they stay")
             gateway.kill_tunnel()

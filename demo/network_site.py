@@ -29,6 +29,7 @@ from demo.envoy_upstream import Upstream
 from demo.issuer import Issuer, Person
 from demo.namespaces import Namespace, join, run
 from demo.plane import ControlPlane
+from guardhouse.gateway.uapi import FOLDER
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.profile import Profile
 from guardhouse.registry.v1 import registry_pb2 as registry
@@ -154,6 +155,8 @@ class Gateway:
     def __exit__(self, *_: object) -> None:
         with self._tunnel, self._keeper:
             pass
+        # Nobody will claim an interface of this name again.
+        (FOLDER / f"{self._interface}.keeper").unlink(missing_ok=True)
 
     def raise_tunnel(self) -> None:
         name = self._interface
