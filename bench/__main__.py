@@ -33,6 +33,7 @@ from bench import (
     revocation,
     seats,
     traffic,
+    wireguard,
 )
 from bench.figure import Figure, Unsteady, shown
 from bench.machine import describe
@@ -44,7 +45,7 @@ from guardhouse.errors import GuardhouseError
 MEASUREMENTS = (
     *(calls, traffic, edits, embedded, feeds, authorizations, enrollments, allocation, churn, seats),
     devices,
-    *(revocation, gates, direct),
+    *(revocation, gates, wireguard, direct),
 )
 FAILURES = (Unsteady, GuardhouseError, grpc.RpcError, TimeoutError, RuntimeError)
 NAMES = [name for module in MEASUREMENTS for name in module.NAMES]

@@ -46,7 +46,7 @@ async def measure(bench: Bench) -> list[Figure]:
         await plane.serving("registry", REPLICA)
         revoker = Revoker(plane)
         await revoker.ready()
-        key = await _key(plane)
+        key = await gateway_key(plane)
         folder = bench.folder()
         identity, registry, session = (
             f"127.0.0.1:{plane.settings.public_port(service)}" for service in ("identity", "registry", "session")
@@ -81,7 +81,8 @@ async def measure(bench: Bench) -> list[Figure]:
     return figures
 
 
-async def _key(plane: Plane) -> str:
+async def gateway_key(plane: Plane) -> str:
+    """A new one of the organization, with the role GATEWAY."""
     made = await plane.stub(identity_pb2_grpc.ApiKeyServiceStub).CreateApiKey(
         identity_pb2.CreateApiKeyRequest(
             organization_id=plane.organization_id,
