@@ -39,7 +39,9 @@ def _lock(insert: Insert, organization_id: str) -> sa.Executable:
 
 def ended(tx: Transaction, organization_id: str, revoked_before: int, after: str, limit: int) -> list[Registration]:
     """Those behind this id that were revoked at or before a time or are silent for too long now, by their ids."""
-    return [to_registration(row) for row in _ended(tx, organization_id, revoked_before, tx.now, after, limit)]
+    # Which these are comes first: put together with the rest, they might be looked for among all.
+    ids = list(_ended(tx, organization_id, revoked_before, tx.now, after, limit).scalars())
+    return [to_registration(row) for row in _listed(tx, organization_id, ids)] if ids else []
 
 
 @statement
@@ -48,8 +50,17 @@ def _ended(organization_id: str, revoked_before: int, now: int, after: str, limi
     here, row_id = registration.c.organization_id == organization_id, registration.c.registration_id
     revoked = sa.select(row_id).where(here, is_revoked, registration.c.revoke_time <= revoked_before)
     silent = sa.select(row_id).where(here, may_expire, registration_expiry <= now)
-    found = sa.select(registration).where(here, is_listed, row_id > after, row_id.in_(revoked.union(silent)))
-    return found.order_by(row_id).limit(limit)
+    found = revoked.union(silent).subquery()
+    # These are few. Asked for their ids as they are, SQLite would go through all in the order of those.
+    key = sa.func.coalesce(found.c.registration_id, "")
+    return sa.select(found).where(key > after).order_by(key).limit(limit)
+
+
+@statement
+def _listed(organization_id: str, ids: list[str]) -> sa.Select[Any]:
+    row_id = registration.c.registration_id
+    found = sa.select(registration).where(registration.c.organization_id == organization_id, row_id.in_(ids), is_listed)
+    return found.order_by(row_id)
 
 
 def usage(tx: Transaction, organization_id: str) -> Usage:
