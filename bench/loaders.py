@@ -252,6 +252,7 @@ def _registry(connection: Connection, place: Place, people: Sequence[Person], sp
                 "create_time": it.time,
                 "enroll_time": it.time,
                 "update_time": it.time,
+                "active_registrations": 1,
             }
             for it in people
         ],
