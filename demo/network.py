@@ -19,7 +19,7 @@ from demo import namespaces, network_figures
 from demo.__main__ import Differs, console, expect, refused, said, title
 from demo.envoy_proxy import Answer, Browser
 from demo.network_site import ALICE, BOB, CAROL, GATEWAY, HEARTBEAT, SHORT, WEB, Machine, Site, until
-from demo.ping import Ping
+from demo.ping import Ping, arrives
 from guardhouse import errors
 from guardhouse.ipam.v1 import ipam_pb2 as ipam
 from guardhouse.registry.v1 import registry_pb2 as registry
@@ -45,6 +45,8 @@ class Demo:
     def run(self) -> None:
         title("Alice's laptop and bob's desk enroll with real ID tokens, and connect")
         self.connect()
+        title("The desk sends in the laptop's name")
+        self.pretend()
         title("The laptop is revoked")
         self.revoke()
         title("It is restored")
@@ -81,6 +83,13 @@ class Demo:
         self.of[machine.name] = self.site.registration(registration_id)
         with self.ping(machine, WEB) as web:
             self.comes(web)
+
+    def pretend(self) -> None:
+        named = {"its own": self.of["desk"].ipv4, "the laptop's": self.of["laptop"].ipv4}
+        found = {whose: arrives(self.desk.at, address, self.site.web_at, WEB) for whose, address in named.items()}
+        expect("what arrives", found, {"its own": True, "the laptop's": False})
+        for whose, arrived in found.items():
+            said(f"a packet to the web server that names {whose} address: {'arrives' if arrived else 'dropped'}")
 
     def revoke(self) -> None:
         registration = self.of["laptop"]

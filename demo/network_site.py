@@ -206,6 +206,7 @@ class Site:
         made = self._stack.enter_context
         self.issuer = made(Issuer([Person(email, email.partition("@")[0].title()) for email in PEOPLE]))
         gateway, web, laptop, desk = (made(Namespace(name)) for name in ("gateway", "web", "laptop", "desk"))
+        self.web_at = web
         self._cables(gateway, web, laptop, desk)
         self.plane = made(ControlPlane(self.folder, GUARDHOUSE_HOST=PLANE, GUARDHOUSE_NAMES=HOST))
         self.client = made(guardhouse.connect(self.plane.profile))

@@ -1,5 +1,7 @@
 """A ping that knows of each of its packets when it was sent, and whether it was answered."""
 
+import contextlib
+import itertools
 import os
 import socket
 import struct
@@ -7,7 +9,6 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import count
 from typing import Final, Self
 
 from demo.namespaces import Namespace
@@ -18,7 +19,7 @@ TIMEOUT_SECONDS: Final = 1.0
 _ECHO: Final = struct.Struct("!BBHHH")
 _REQUEST: Final = {4: 8, 6: 128}
 _REPLY: Final = {4: 0, 6: 129}
-_ids = count(os.getpid())
+_ids = itertools.count(os.getpid())
 
 
 @dataclass(slots=True)
@@ -85,13 +86,13 @@ class Ping:
         return next(packet.sent for packet in self._packets if packet.answered is not None)
 
     def last_answered(self) -> float:
-        """When the last answer came."""
-        return max(packet.answered for packet in self._packets if packet.answered is not None)
+        """When the last packet was answered that was."""
+        return next(it.answered for it in reversed(self._packets) if it.answered is not None)
 
     def first_lost(self) -> float:
         """When the first packet was sent of those after the last that was answered."""
-        last = max(number for number, packet in enumerate(self._packets) if packet.answered is not None)
-        return self._packets[last + 1].sent
+        lost = itertools.takewhile(lambda packet: packet.answered is None, reversed(self._packets))
+        return min(packet.sent for packet in lost)
 
     def passed(self, since: float) -> int:
         """How many of the packets that were sent since then have been answered so far."""
@@ -144,6 +145,40 @@ class Ping:
         # The kernel computes the one of IPv6.
         checksum = _checksum(_ECHO.pack(kind, 0, 0, self._id, number & 0xFFFF) + data) if self._family == 4 else 0
         return _ECHO.pack(kind, 0, checksum, self._id, number & 0xFFFF) + data
+
+
+def arrives(sender: Namespace, named: str, receiver: Namespace, address: str) -> bool:
+    """Whether a packet arrives that names this address as its sender's, within a second. IPv4 only."""
+    number = next(_ids) & 0xFFFF
+    message = _ECHO.pack(_REQUEST[4], 0, 0, number, 0)
+    message = _ECHO.pack(_REQUEST[4], 0, _checksum(message), number, 0)
+    # The kernel adds length, identification and checksum to the header.
+    header = struct.pack(
+        "!BBHHHBBH4s4s",
+        0x45,
+        0,
+        0,
+        0,
+        0,
+        64,
+        socket.IPPROTO_ICMP,
+        0,
+        socket.inet_aton(named),
+        socket.inet_aton(address),
+    )
+    with receiver.entered():
+        heard = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    with sender.entered():
+        sending = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    with heard, sending:
+        sending.sendto(header + message, (address, 0))
+        end = time.monotonic() + TIMEOUT_SECONDS
+        while (left := end - time.monotonic()) > 0:
+            heard.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                if heard.recv(2048).endswith(message):
+                    return True
+    return False
 
 
 def _checksum(data: bytes) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from demo import namespaces
 from demo.namespaces import Namespace, join
-from demo.ping import Ping
+from demo.ping import Ping, arrives
 
 HERE = Path("/proc/thread-self/ns/net")
 
@@ -40,6 +40,7 @@ def test_a_ping_knows_which_of_its_packets_were_answered(pair: tuple[Namespace, 
         other.ip("link", "set", "cable", "up")
         with Ping("there", one, "192.0.2.2", 0.005) as ping:
             assert ping.answered_after(time.monotonic(), 5) is not None
+            assert arrives(one, "192.0.2.77", other, "192.0.2.2"), "a cable asks nobody for whom he sends"
             before = time.monotonic()
             other.ip("link", "set", "cable", "down")
             cut = time.monotonic()
@@ -48,6 +49,7 @@ def test_a_ping_knows_which_of_its_packets_were_answered(pair: tuple[Namespace, 
             assert sent > 10
             assert before <= ping.first_lost() + 0.005
             assert ping.passed(cut) == 0
+            assert not arrives(one, "192.0.2.77", other, "192.0.2.2")
             other.ip("link", "set", "cable", "up")
             assert ping.answered_after(time.monotonic(), 5) is not None
 
