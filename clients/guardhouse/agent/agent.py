@@ -91,6 +91,11 @@ class Agent:
             whose = Whose(multi_user.os_user, multi_user.pre_login) if multi_user else Whose()
             if (shared is not None) == (multi_user is not None):
                 self.keepers[whose] = self._keeper(whose, kept)
+        if shared is not None and self._desk.os_user:
+            # What happened before was perhaps not told; who is there now is.
+            self._note(OsEvent.SWITCH, self._desk.os_user)
+            if self._desk.at_login_screen:
+                self._note(OsEvent.LOCK, "")
         always = Whose(pre_login=shared is not None)
         if always not in self.keepers and (shared is None or shared.pre_login is not None):
             self.keepers[always] = self._keeper(always, None)
@@ -151,9 +156,14 @@ class Agent:
             )
         if not os_user and event is not OsEvent.LOCK:
             raise EventInvalid("it needs the user")
+        self._desk = after(self._desk, event, os_user)
+        self._note(event, os_user)
+        self._change()
+
+    def _note(self, event: OsEvent, os_user: str) -> None:
+        """Keeps an event until the registry has been told of it."""
         # A clock that was set back must not make an event older than one that was told.
         self._sequence = max(self._clock.now(), self._sequence + 1)
-        self._desk = after(self._desk, event, os_user)
         self._remember()
         self._reports.append(
             registry.ReportOsSessionRequest(
@@ -164,7 +174,6 @@ class Agent:
             )
         )
         self._reported.set()
-        self._change()
 
     def sign_in(self, os_user: str, id_token: str) -> None:
         """Takes what a person has signed in with, on a shared machine with whose account. Raises EventInvalid."""
