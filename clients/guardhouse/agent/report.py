@@ -102,7 +102,9 @@ def _of_tunnel(said: Mapping[str, Any], now: int) -> Report:
         return Report(True, f"{name}; its profile sends nothing through a tunnel of WireGuard")
     note = ""
     if said["unused_hosts"]:
-        note = f"; of its split tunnel {len(said['unused_hosts'])} host names are passed over, as routes have none"
+        many = len(said["unused_hosts"])
+        names = "1 host name is" if many == 1 else f"{many} host names are"
+        note = f"; of its split tunnel {names} passed over, as routes have none"
     since = now - said["handshake_time"] * SECOND
     if not said["handshake_time"] or since > HANDSHAKE:
         when = f"since {_ago(since)}" if said["handshake_time"] else "yet"

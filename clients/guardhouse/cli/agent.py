@@ -182,7 +182,7 @@ def run(
         return True
 
     with _told(), folder.locked():
-        succeeded = asyncio.run(_until_stopped(work()))
+        succeeded = asyncio.run(work() if once else _until_stopped(work()))
     if once:
         _show(it, folder, just_ran=True)
     if not succeeded:

@@ -1,0 +1,172 @@
+"""The agent on the command line: as a process, beside another, told what happens, and left."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from guardhouse import mdm
+from guardhouse.agent.folder import Folder
+from guardhouse.common.v1.credential_pb2 import ServiceTokenCredential
+from guardhouse.profile import DEFAULT_PATH, KEY_VARIABLE
+from guardhouse.registry.v1 import registry_pb2 as pb
+from tests.guardhouse.cli.commands import ORGANIZATION, Run, RunPlane, words
+from tests.plane import Plane
+from tests.system.people import World
+from tests.wireguard import become
+
+PROGRAM = "import sys; from guardhouse.cli import main; sys.exit(main())"
+KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+
+
+@pytest.fixture
+async def token(world: World) -> ServiceTokenCredential:
+    return (await world.service_token()).service_token
+
+
+@pytest.fixture
+def enrolling(token: ServiceTokenCredential, tmp_path: Path) -> str:
+    """The options of a machine with a service token."""
+    secret = tmp_path / "secret"
+    secret.write_text(token.client_secret)
+    return f"--client-id {token.client_id} --client-secret-file {secret} --state {tmp_path}/state"
+
+
+async def test_once_enrolls_says_how_it_is_and_leaves(
+    run_plane: RunPlane, world: World, enrolling: str, tmp_path: Path
+) -> None:
+    said = (await run_plane(f"agent run --once {enrolling} --hardware-id m1")).stdout
+    (held,) = await world.live()
+    assert f"{held.registration_id} is registered; no interface is set up" in words(said)
+    assert held.ipv4 in said
+    said = (await run_plane(f"agent status --state {tmp_path}/state --json", exit_code=1)).stdout
+    shown = json.loads(said)
+    assert not shown["ok"]
+    assert "the agent is not running" in shown["sentence"]
+    assert shown["registrations"][0]["registration_id"] == held.registration_id
+    # What is kept is what `guardhouse device` takes.
+    assert held.ipv4 in (await run_plane(f"device show --from {tmp_path}/state")).stdout
+    await run_plane(f"agent leave --state {tmp_path}/state --yes")
+    assert not await world.live()
+    assert "no registration is kept" in (
+        await run_plane(f"agent leave --state {tmp_path}/state --yes", exit_code=1)
+    ).stderr.replace("\n", " ")
+
+
+async def test_what_cannot_be_done_is_told_and_exits_with_1(
+    run_plane: RunPlane, world: World, enrolling: str, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    await run_plane(f"agent run --once {enrolling} --hardware-id m1")
+    (key,) = state.glob("*.key")
+    key.chmod(0o644)
+    said = (await run_plane(f"agent run --once {enrolling}", exit_code=1)).stderr
+    assert "can be read by others (mode 0644)" in said
+    key.chmod(0o600)
+    key.write_text("?")
+    said = (await run_plane(f"agent run --once {enrolling}", exit_code=1)).stderr
+    assert "holds no private key" in said
+    for path in state.iterdir():
+        path.unlink()
+    # Nobody is there to sign in.
+    said = (await run_plane(f"agent run --once --state {state}", exit_code=1)).stdout
+    assert "a credential is needed" in words(said)
+    with Folder(state).locked():
+        said = (await run_plane(f"agent run --once {enrolling}", exit_code=1)).stderr
+        assert f"another agent has {state} (process {os.getpid()}): stop it first" in said
+        assert "another agent has" in (await run_plane(f"agent leave --state {state}", exit_code=1)).stderr
+    assert len(await world.live()) == 1
+
+
+@pytest.mark.timeout(120)
+async def test_it_runs_until_it_is_stopped_and_hears_what_it_is_told(
+    plane: Plane, world: World, run_plane: RunPlane, tmp_path: Path
+) -> None:
+    """As systemd runs it. A second one is refused; a person who has signed in elsewhere is taken."""
+    state = tmp_path / "state"
+    line = f"--profile {DEFAULT_PATH} agent run --state {state} --heartbeat 1s --hardware-id m1"
+    environment = {key: value for key, value in os.environ.items() if key != KEY_VARIABLE}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, *line.split(), env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        await become((state / "agent.sock").exists, 40)
+        said = (await run_plane(f"agent run {line.partition('run ')[2]}", exit_code=1)).stderr
+        assert f"(process {process.pid})" in said
+        (tmp_path / "id_token").write_text(world.id_token("alice").id_token)
+        said = (await run_plane(f"agent status --state {state}", exit_code=1)).stdout
+        assert "guardhouse login | guardhouse agent tell sign-in" in words(said)
+        await run_plane(f"agent tell sign-in --id-token-file {tmp_path}/id_token --state {state}")
+        await _until(world.live)
+        await become(lambda: json.loads((state / "status.json").read_text())["registrations"][0]["current"])
+        assert "is registered" in (await run_plane(f"agent status --state {state}")).stdout
+        answer = await run_plane(f"agent tell lock --state {state}", exit_code=1)
+        assert "not in multi-user mode" in answer.stderr
+        process.terminate()
+        _, log = await asyncio.wait_for(process.communicate(), 20)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0, log
+    assert b"enrolled as reg_" in log
+    assert world.id_token("alice").id_token.encode()[:40] not in log
+    assert "no agent runs here" in (await run_plane(f"agent tell lock --state {state}", exit_code=1)).stderr
+
+
+async def test_an_administrators_file_sets_a_machine_up(
+    run_plane: RunPlane, world: World, token: ServiceTokenCredential, tmp_path: Path
+) -> None:
+    settings = mdm.Settings(
+        organization=world.organization_id, auth_client_id=token.client_id, auth_client_secret=token.client_secret
+    )
+    file = tmp_path / "mdm.xml"
+    file.write_bytes(mdm.render(mdm.Mdm(configs=(settings,))))
+    file.chmod(0o644)
+    made = await run_plane(f"agent run --once --mdm {file} --state {tmp_path}/state")
+    assert f"chmod 600 {file}" in made.stderr
+    (held,) = await world.live()
+    assert held.managed
+    # Decision 18: what an administrator has enrolled cannot leave.
+    said = await run_plane(f"agent leave --state {tmp_path}/state --yes", exit_code=1)
+    assert "LEAVE_NOT_ALLOWED" in said.stderr
+    assert list((tmp_path / "state").glob("reg_*.key"))
+
+
+def test_what_the_file_lacks_is_told(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "mdm.xml"
+    names = (ORGANIZATION, "org_" + "2" * 32)
+    several = tuple(mdm.Settings(organization=it, display_name=it) for it in names)
+    file.write_bytes(mdm.render(mdm.Mdm(configs=several)))
+    said = run(f"agent run --once --mdm {file} --state {tmp_path}/s -o org_other", exit_code=2).stderr
+    assert "has several organizations" in words(said)
+    file.write_text("<dict><key>what</key><true/></dict>")
+    assert "what" in words(run(f"agent run --mdm {file}", exit_code=2).stderr)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--interface wg0", "the gateway's key is needed"),
+        (f"--interface wg0 --gateway-public-key {KEY}", "where the gateway is has to be said"),
+        ("--interface wg0 --gateway-public-key x", "standard base64"),
+        (f"--interface wg0 --gateway-public-key {KEY} --gateway-endpoint host", "is no HOST:PORT"),
+        ("--multi-user --id-token x", "guardhouse agent tell sign-in"),
+    ],
+)
+def test_what_the_options_lack_is_told(run: Run, options: str, said: str) -> None:
+    assert said in words(run(f"agent run --once {options}", exit_code=2).stderr)
+
+
+def test_how_often_has_bounds(run: Run) -> None:
+    assert "heartbeat is 1s to 24h0m0s" in run("agent run --heartbeat 1ms", exit_code=1).stderr
+    assert "rotate_key is 1m0s to" in run("agent run --rotate-key 1s", exit_code=1).stderr
+
+
+async def _until(ask: Callable[[], Awaitable[list[pb.Registration]]]) -> None:
+    async with asyncio.timeout(20):
+        while not await ask():  # noqa: ASYNC110  # nobody says when
+            await asyncio.sleep(0.05)
