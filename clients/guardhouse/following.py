@@ -233,7 +233,10 @@ class Follower:
             call.cancel()
 
     async def _receive(self, call: Any, arrived: asyncio.Queue[Any], room: asyncio.Semaphore) -> None:
-        """Puts what comes into the queue, and None behind the last."""
+        """Puts what comes into the queue, and None behind the last.
+
+        It has a task of its own, for gRPC loses a cancellation of whoever waits for a stream that fails in that moment.
+        """
         try:
             messages = aiter(call)
             while True:

@@ -1,6 +1,7 @@
 """A WireGuard gateway beside a real plane: whoever is not active is no peer, whatever happens meanwhile."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -314,10 +315,11 @@ async def test_a_device_without_an_agent_is_heard_of_by_its_handshakes(
 
 
 async def test_a_real_interface_has_the_active_registrations(plane: Plane, world: World, key: str) -> None:
-    """Decision 16, with wireguard-go."""
+    """Decision 16, with wireguard-go; and when that was started anew, the next one has them as well."""
     name = f"ghg{os.getpid() % 100000}"
-    with wireguard_go(name) as folder:
-        interface = Interface(name, folder)
+    alice, bob = await world.enroll("alice"), await world.enroll("bob")
+    with contextlib.ExitStack() as process:
+        interface = Interface(name, process.enter_context(wireguard_go(name)))
 
         async def has(*enrolled: registry_pb2.RegisterResponse) -> None:
             expected = dict(map(peer_of, enrolled))
@@ -325,15 +327,18 @@ async def test_a_real_interface_has_the_active_registrations(plane: Plane, world
                 while {it.hex(): set(at.allowed_ips) for it, at in (await interface.get()).items()} != expected:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 
-        alice, bob = await world.enroll("alice"), await world.enroll("bob")
-        async with running(gateway_of(plane, key, interface)):
+        async with running(gateway_of(plane, key, interface)) as gateway:
             await has(alice, bob)
             request = world.batch(registry_pb2.RevokeRegistrationsRequest, alice.registration.registration_id)
             await world.registrations.RevokeRegistrations(request)
             await has(bob)
+            process.close()
             request = world.batch(registry_pb2.UnrevokeRegistrationsRequest, alice.registration.registration_id)
             await world.registrations.UnrevokeRegistrations(request)
+            await become(lambda: gateway.known != gateway.applied)
+            process.enter_context(wireguard_go(name))
             await has(alice, bob)
+            await become(lambda: gateway.known == gateway.applied)
 
 
 async def test_a_real_handshake_is_when_a_device_was_last_seen(

@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import socket
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from guardhouse.cli import waiting
@@ -13,7 +16,7 @@ from guardhouse.common.v1 import feed_pb2
 from guardhouse.errors import AccessDenied
 from guardhouse.profile import KEY_VARIABLE, Profile
 from guardhouse.registry.v1 import registry_pb2 as pb
-from tests.guardhouse.cli.commands import REGISTRATION, Run, RunPlane
+from tests.guardhouse.cli.commands import REGISTRATION, Run, RunPlane, words
 from tests.guardhouse.scripted import ScriptedServer
 from tests.plane import Plane
 from tests.system.people import World
@@ -140,21 +143,36 @@ def test_without_wait_and_in_a_rehearsal_no_gateway_is_asked(run: Run, installat
 
 @pytest.mark.timeout(120)
 async def test_the_command_runs_until_it_is_stopped(plane: Plane, world: World, tmp_path: Path) -> None:
-    """As a process, as systemd runs it; what it leaves behind stays as it is."""
+    """As a process, as systemd runs it, which can be watched; what it leaves behind stays as it is. A second one says
+    who keeps the interface."""
     made = await world.enroll("alice")
     ca = plane.settings.tls_path / "ca.crt"
     registry = f"127.0.0.1:{plane.settings.public_port('registry')}"
     profile = Profile(registry=registry, ca=ca, organization_id=plane.organization)
     profile.write(tmp_path / "gateway.toml")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     line = f"--profile {tmp_path}/gateway.toml gateway wireguard --interface wg0 --sockets {tmp_path}"
-    program = "import sys; from guardhouse.cli import main; sys.exit(main())"
+    program = [sys.executable, "-c", "import sys; from guardhouse.cli import main; sys.exit(main())", *line.split()]
     environment = {**os.environ, KEY_VARIABLE: await gateway_key(plane)}
-    async with FakeInterface(tmp_path) as fake:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", program, *line.split(), env=environment, stderr=asyncio.subprocess.PIPE
+    snapshot = tmp_path / "wg0.snapshot"
+
+    def start(*options: str) -> Awaitable[asyncio.subprocess.Process]:
+        return asyncio.create_subprocess_exec(
+            *program, *options, env=environment, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
+
+    async with FakeInterface(tmp_path) as fake:
+        process = await start("--snapshot", str(snapshot), "--http", address)
         try:
             await become(lambda: fake.peers == dict([peer_of(made)]), 40)
+            async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+                assert (await client.get("/readyz")).status_code == 200
+                assert "guardhouse_gateway_peers 1.0" in (await client.get("/metrics")).text
+            second = await start()
+            _, refused = await asyncio.wait_for(second.communicate(), 40)
+            assert second.returncode == 1
+            assert f"error: process {process.pid} keeps the peers of wg0 already" in refused.decode()
             process.terminate()
             _, said = await asyncio.wait_for(process.communicate(), 20)
         finally:
@@ -162,4 +180,12 @@ async def test_the_command_runs_until_it_is_stopped(plane: Plane, world: World, 
                 process.kill()
         assert process.returncode == 0, said
         assert b"wg0: 1 peers set right; it has 1" in said
+        assert environment[KEY_VARIABLE].encode() not in said
         assert fake.peers == dict([peer_of(made)])
+        assert snapshot.stat().st_size
+
+
+def test_where_it_is_watched_is_an_address(run: Run) -> None:
+    for text in ("7431", "localhost:", ":7431", "localhost:99999", "localhost:http"):
+        said = run(f"gateway wireguard --interface wg0 --http {text}", exit_code=2).stderr
+        assert "it is HOST:PORT, such as 127.0.0.1:7431" in words(said)
