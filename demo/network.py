@@ -5,6 +5,7 @@ Every line that it prints was checked; it exits with 1 at the first that differs
 """
 
 import argparse
+import functools
 import json
 import signal
 import sys
@@ -80,7 +81,8 @@ class Demo:
                 said(f"ping {ping.name}: answered")
 
     def connected(self, machine: Machine, registration_id: str) -> None:
-        self.of[machine.name] = self.site.registration(registration_id)
+        of = self.of[machine.name] = self.site.registration(registration_id)
+        machine.until_it_is(of)
         with self.ping(machine, WEB) as web:
             self.comes(web)
 
@@ -179,6 +181,7 @@ class Demo:
                 said(f"{account} signs in on it: {people[account].ipv4}")
             began = time.monotonic()
             of = self.of["desk"] = people[account]
+            desk.until_it_is(of)
             with self.ping(desk, WEB) as web:
                 self.comes(web)
             took, offset = since(began), len(self.site.envoy.log.read_text())
@@ -186,9 +189,13 @@ class Demo:
             expect("the user", seen["x-guardhouse-user"], of.user_id)
             logged = self.logged(offset)
             expect("whose traffic it logs", (logged["peer"], logged["decision"]["user_id"]), (of.ipv4, of.user_id))
-            who = json.loads(self.site.admin("--json", "addresses", "who", of.ipv4))
-            expect("whose its address is", (who["os_session"]["os_user"], who["is_current"]), (account, True))
+            # The agent tells the registry when it has told the interface.
+            until(f"the registry knows that {account} is at it", functools.partial(self.is_at_desk, account, of.ipv4))
             said(f"{event} of {account}: packets pass {took} later, and the traffic log names {account}")
+
+    def is_at_desk(self, account: str, address: str) -> bool:
+        who = json.loads(self.site.admin("--json", "addresses", "who", address))
+        return bool(who["is_current"]) and who["os_session"]["os_user"] == account
 
     def lose_plane(self) -> None:
         with self.pings() as (there, back, web):

@@ -121,6 +121,12 @@ class Machine:
         until(f"{self.name} is registered", has_one)
         return found[0]
 
+    def until_it_is(self, registration: registry.Registration) -> None:
+        """Its tunnel changes hands a moment after its agent has been told."""
+        address = f" {registration.ipv4}/32 "
+        shown = ["-oneline", "address", "show", "dev", self._interface]
+        until(f"{self.name} has the address {registration.ipv4}", lambda: address in self.at.ip(*shown))
+
     def until_told(self, part: str) -> str:
         """What its agent says of itself, as soon as this is in it."""
         said = [""]
