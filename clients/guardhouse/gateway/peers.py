@@ -8,7 +8,8 @@ from typing import Final
 
 from guardhouse.registry.v1 import registry_pb2 as registry
 
-AllowedIps = frozenset[str]
+AllowedIps = tuple[str, ...]
+"""In the order of their texts, so that the same are equal. As sets they would make a peer a fifth larger in memory."""
 Wanted = Mapping[bytes, AllowedIps]
 """The peers by their public keys."""
 
@@ -118,5 +119,5 @@ def _event(registration_id: str, public_key: bytes, allowed_ips: AllowedIps) -> 
 
 def _allowed_ips(of: registry.Registration) -> AllowedIps:
     """Its own two addresses and nothing else, so that nobody sends in another's name."""
-    ipv4 = {f"{IPv4Address(of.ipv4)}/32"} if of.ipv4 else set()
-    return frozenset(ipv4 | ({f"{IPv6Address(of.ipv6)}/128"} if of.ipv6 else set()))
+    ipv4 = [f"{IPv4Address(of.ipv4)}/32"] if of.ipv4 else []
+    return tuple(sorted([*ipv4, *([f"{IPv6Address(of.ipv6)}/128"] if of.ipv6 else [])]))

@@ -90,7 +90,7 @@ def encode(operations: Sequence[Operation]) -> bytes:
             lines.append("remove=true")
         else:
             lines.append("replace_allowed_ips=true")
-            lines += [f"allowed_ip={ip}" for ip in sorted(it.allowed_ips)]
+            lines += [f"allowed_ip={ip}" for ip in it.allowed_ips]
     return "\n".join([*lines, "", ""]).encode()
 
 
@@ -99,14 +99,14 @@ def parse(answer: bytes) -> dict[bytes, Peer]:
     peers: dict[bytes, Peer] = {}
     for part in answer.decode().split("public_key=")[1:]:
         key, *lines = part.splitlines()
-        allowed_ips, handshake_time = set(), 0
+        allowed_ips, handshake_time = list[str](), 0
         for line in lines:
             name, _, value = line.partition("=")
             if name == "allowed_ip":
-                allowed_ips.add(value)
+                allowed_ips.append(value)
             elif name == "last_handshake_time_sec":
                 handshake_time = int(value)
-        peers[bytes.fromhex(key)] = Peer(frozenset(allowed_ips), handshake_time)
+        peers[bytes.fromhex(key)] = Peer(tuple(sorted(allowed_ips)), handshake_time)
     return peers
 
 

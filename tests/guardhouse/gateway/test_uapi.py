@@ -19,7 +19,7 @@ MANY = 10_000
 
 def many(count: int) -> dict[bytes, AllowedIps]:
     return {
-        secrets.token_bytes(32): frozenset({f"100.96.{number >> 8}.{number & 255}/32", f"fd00::{number + 1:x}/128"})
+        secrets.token_bytes(32): (f"100.96.{number >> 8}.{number & 255}/32", f"fd00::{number + 1:x}/128")
         for number in range(count)
     }
 
