@@ -227,14 +227,12 @@ class Agent:
             return NOBODY, 0
 
     def _remember(self) -> None:
-        self._folder.write_json(
-            "desk",
-            {
-                "os_user": self._desk.os_user,
-                "at_login_screen": self._desk.at_login_screen,
-                "sequence": self._sequence,
-            },
-        )
+        desk = {"os_user": self._desk.os_user, "at_login_screen": self._desk.at_login_screen}
+        try:
+            self._folder.write_json("desk", {**desk, "sequence": self._sequence})
+        except OSError as error:
+            # Who is there counts all the same, and after a restart the next event says it again.
+            log.warning("cannot keep who is at the desk: %s", error)
 
     async def _report(self) -> None:
         """Tells the registry what happened at the desk, in order. What cannot be said now is said later."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from guardhouse.agent.tunnel import (
     parse_link,
     without_ipv6,
 )
+from guardhouse.gateway.claim import claimed
 from guardhouse.gateway.uapi import FOLDER, Interface, InterfaceUnavailable
 
 SECONDS: Final = 10.0
@@ -31,6 +33,10 @@ class Wire:
     def __init__(self, name: str, sockets: Path = FOLDER) -> None:
         self.name = name
         self._interface = Interface(name, sockets)
+
+    def claimed(self) -> AbstractContextManager[None]:
+        """Keeps whoever else would set it up out. Raises InterfaceTaken, and InterfaceUnavailable."""
+        return claimed(self._interface)
 
     async def become(self, wanted: Tunnel | None) -> bool:
         """Makes it what is wanted; whether anything had to be done. Raises InterfaceUnavailable.

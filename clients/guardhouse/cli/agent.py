@@ -44,6 +44,7 @@ from guardhouse.clock import SystemClock
 from guardhouse.common.v1.credential_pb2 import Credential, ServiceTokenCredential
 from guardhouse.durations import DAY, SECOND, parse_within
 from guardhouse.errors import IdentityProviderUnavailable, KeyInvalid
+from guardhouse.gateway.claim import InterfaceTaken
 from guardhouse.gateway.uapi import FOLDER, InterfaceUnavailable
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
@@ -181,7 +182,7 @@ def run(
             await agent.run()
         return True
 
-    with _told(), folder.locked():
+    with _told(), folder.locked(), wire.claimed() if wire else contextlib.nullcontext():
         succeeded = asyncio.run(work() if once else _until_stopped(work()))
     if once:
         _show(it, folder, just_ran=True)
@@ -260,7 +261,8 @@ def leave(
             finally:
                 await agent.close()
 
-        asyncio.run(work())
+        with wire.claimed() if wire else contextlib.nullcontext():
+            asyncio.run(work())
     if it.as_json:
         output.print_json({"registration_ids": [of.registration_id for of in kept]})
     else:
@@ -375,7 +377,7 @@ def _show(it: Invocation, folder: Folder, *, just_ran: bool = False) -> bool:
 def _told() -> Iterator[None]:
     try:
         yield
-    except (FolderUnusable, InterfaceUnavailable) as error:
+    except (FolderUnusable, InterfaceTaken, InterfaceUnavailable) as error:
         output.error(str(error))
         raise typer.Exit(1) from None
 

@@ -4,14 +4,18 @@ import asyncio
 import json
 import os
 import sys
+import webbrowser
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from guardhouse import mdm
 from guardhouse.agent.folder import Folder
 from guardhouse.common.v1.credential_pb2 import ServiceTokenCredential
+from guardhouse.gateway.claim import claimed
+from guardhouse.gateway.uapi import Interface
 from guardhouse.profile import DEFAULT_PATH, KEY_VARIABLE
 from guardhouse.registry.v1 import registry_pb2 as pb
 from tests.guardhouse.cli.commands import ORGANIZATION, Run, RunPlane, words
@@ -115,6 +119,38 @@ async def test_it_runs_until_it_is_stopped_and_hears_what_it_is_told(
     assert b"enrolled as reg_" in log
     assert world.id_token("alice").id_token.encode()[:40] not in log
     assert "no agent runs here" in (await run_plane(f"agent tell lock --state {state}", exit_code=1)).stderr
+
+
+async def test_a_person_signs_in_where_the_agent_was_started(
+    plane: Plane, run_plane: RunPlane, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a browser, with PKCE; of an agent that already is enrolled nothing is asked."""
+    opened = []
+
+    def sign_in(link: str) -> bool:
+        opened.append(link)
+        with httpx.Client(verify=False, trust_env=False, follow_redirects=True) as browser:
+            return browser.get(f"{link}&login_hint=alice@example.com").is_success
+
+    monkeypatch.setenv("BROWSER", "some")
+    monkeypatch.setattr(webbrowser, "open", sign_in)
+    for _ in range(2):
+        await run_plane(f"agent run --once --sign-in browser --state {tmp_path}/state --hardware-id m1")
+        assert len(await world.live()) == len(opened) == 1
+    plane.issuer.__exit__(None, None, None)
+    said = (await run_plane(f"agent run --once --sign-in browser --state {tmp_path}/other", exit_code=1)).stdout
+    assert "does not answer" in words(said)
+    assert "tries again" in words(said)
+
+
+async def test_an_interface_has_one_keeper(run_plane: RunPlane, enrolling: str, tmp_path: Path) -> None:
+    tunnel = f"--interface wg0 --sockets {tmp_path} --gateway-public-key {KEY} --gateway-endpoint 192.0.2.1:51820"
+    with claimed(Interface("wg0", tmp_path)):
+        said = (await run_plane(f"agent run --once {enrolling} {tunnel}", exit_code=1)).stderr
+        assert f"process {os.getpid()} keeps" in said
+    # Without an interface it enrolls, and says what is missing.
+    said = (await run_plane(f"agent run --once {enrolling} {tunnel}", exit_code=1)).stdout
+    assert "start it: wireguard-go wg0" in words(said)
 
 
 async def test_an_administrators_file_sets_a_machine_up(
