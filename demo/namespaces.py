@@ -9,8 +9,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,7 +18,7 @@ from guardhouse.gateway.uapi import FOLDER
 
 APT: Final = "apt-get install wireguard-go wireguard-tools iproute2"
 PROGRAMS: Final = ("ip", "wg", "wireguard-go")
-START_SECONDS: Final = 10.0
+START_SECONDS, END_SECONDS = 10.0, 10.0
 _CLONE_NEWNET: Final = 0x40000000
 _HERE: Final = Path("/proc/thread-self/ns/net")
 
@@ -99,40 +99,46 @@ class Namespace:
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
             Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
 
-    @contextmanager
-    def wireguard(self, interface: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """An interface that wireguard-go makes and serves. All networks share the folder of the sockets, so its name
-        must be the only one of the machine: what is said to a second one of that name the first would hear."""
-        with self.running("wireguard-go", "--foreground", interface) as process:
-            end = time.monotonic() + START_SECONDS
-            while not answers(FOLDER / f"{interface}.sock"):
-                if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"wireguard-go cannot make {interface} here")
-                time.sleep(0.01)
-            yield process
+    def wireguard(self, interface: str) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+        """As wireguard_go, in it."""
+        return wireguard_go(interface, self.command())
 
-    @contextmanager
-    def running(
-        self, *command: str, log: Path | None = None, environment: dict[str, str] | None = None
-    ) -> Iterator["subprocess.Popen[bytes]"]:
+    def running(self, *command: str, log: Path | None = None) -> AbstractContextManager["subprocess.Popen[bytes]"]:
         """A program in it, as long as the `with` lasts."""
-        with ExitStack() as stack:
-            out = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
-            process = subprocess.Popen(
-                self.command(*command), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
-            )
-            stack.callback(end_process, process)
+        return running(self.command(*command), log)
+
+
+@contextmanager
+def wireguard_go(interface: str, where: Sequence[str] = ()) -> Iterator["subprocess.Popen[bytes]"]:
+    """An interface that wireguard-go makes and serves. `where` is a command that runs another one in another network.
+
+    All networks share the folder of the sockets, so its name must be the only one of the machine: what is said to a
+    second one of that name the first would hear. Raises RuntimeError.
+    """
+    with running([*where, "wireguard-go", "--foreground", interface]) as process:
+        end = time.monotonic() + START_SECONDS
+        while not answers(FOLDER / f"{interface}.sock"):
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"wireguard-go cannot make {interface} here")
+            time.sleep(0.01)
+        yield process
+
+
+@contextmanager
+def running(command: Sequence[str], log: Path | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+    """A program, as long as the `with` lasts. It ends in its own way, or is killed."""
+    with ExitStack() as stack:
+        out = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        try:
             yield process
-
-
-def end_process(process: "subprocess.Popen[bytes]", seconds: float = 10.0) -> None:
-    """Has it end in its own way, and if it does not, ends it."""
-    process.terminate()
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def answers(path: Path) -> bool:

@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-import os
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Self
 
 import pytest
 
+from demo import namespaces
 from guardhouse.common.v1.access_pb2 import ROLE_GATEWAY
 from guardhouse.durations import SECOND
 from guardhouse.gateway.uapi import FOLDER, Interface
@@ -122,23 +120,10 @@ class FakeInterface:
 @contextlib.contextmanager
 def wireguard_go(name: str) -> Iterator[Path]:
     """A real interface of that name; answers the folder of its socket. Skips the test where there can be none."""
-    program = shutil.which("wireguard-go")
-    if program is None or os.geteuid() != 0 or not os.access("/dev/net/tun", os.W_OK):
-        pytest.skip("needs root, /dev/net/tun and wireguard-go (Debian: apt-get install wireguard-go)")
-    command = [program, "--foreground", name]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            if (FOLDER / f"{name}.sock").exists():
-                break
-            if process.poll() is not None:
-                pytest.skip("wireguard-go cannot make an interface here")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
+    if lacking := namespaces.missing():
+        pytest.skip(lacking)
+    with namespaces.wireguard_go(name):
         yield FOLDER
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 async def gateway_key(plane: Plane, organization_id: str | None = None) -> str:
