@@ -7,6 +7,7 @@ import pytest
 from guardhouse.durations import HOUR, MINUTE, SECOND
 from guardhouse.errors import DurationInvalid, HeldActionDecided, HeldActionNotFound, OrganizationNotFound
 from guardhouse.ids import HELD_ACTION, ORGANIZATION, new_id
+from guardhouse.os_sessions import OsEvent
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.times import from_timestamp
 from guardhouse_services.breaker.domain import HeldAction, HeldState
@@ -123,6 +124,56 @@ async def test_what_is_restored_or_heard_of_in_time_stays(world: World) -> None:
     async with world.before_write(1, meanwhile):
         assert await sweep(world) == 0
     assert await world.states(restored, heard) == ["ACTIVE", "ACTIVE"]
+
+
+@pytest.mark.parametrize("by", ["the sweep", "an approval"])
+async def test_what_ends_by_itself_on_a_shared_device_is_not_current_any_more(
+    world: World, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decisions 15, 17 and 19: another one is current from then on, which followers hear of in the same change."""
+    if by == "an approval":
+        monkeypatch.setattr("guardhouse_services.breaker.domain.ALWAYS_PASS", 0)
+    anna = await world.enroll(user(), "pc", os_user="anna")
+    ben = await world.enroll(user(), "pc", os_user="ben")
+    world.identity.silence = "1h0m0s"
+    screen = await world.enroll(machine(), "pc", os_user="")
+    await world.report(anna, OsEvent.LOG_IN, "anna")
+    await world.report(anna, OsEvent.LOCK)
+
+    async def current() -> list[str]:
+        (session,) = [it for it in await world.sessions(anna.device.device_id) if it.end_time is None]
+        found = [row.registration_id for row in await world.rows() if row.is_current]
+        assert found == ([session.registration_id] if session.registration_id else [])
+        return found
+
+    assert await current() == [name(screen)]
+    await world.revoke(name(ben))
+    await world.keep_revoked("1h")
+    world.clock.advance(ONE_HOUR)
+    await world.beat(anna)
+    before = len(await world.changes())
+    assert await sweep(world) == (2 if by == "the sweep" else 0)
+    for action in await held(world):
+        await decide(world, action, HeldState.APPROVED)
+        await world.registry.held_actions.carry_out_once()
+    assert await world.states(anna, ben, screen) == ["ACTIVE", "DELETED", "DELETED"]
+    assert await current() == [name(anna)]
+    told = (await world.changes())[before:]
+    assert [("deleted", name(ben))] in told
+    assert sorted(next(each for each in told if ("deleted", name(screen)) in each)) == [
+        ("active", name(anna)),
+        ("deleted", name(screen)),
+    ]
+    # Nobody's, when the last one has gone too.
+    await world.revoke(name(anna))
+    world.clock.advance(ONE_HOUR)
+    await sweep(world)
+    for action in await held(world):
+        if action.state is HeldState.WAITING:
+            await decide(world, action, HeldState.APPROVED)
+            await world.registry.held_actions.carry_out_once()
+    assert await world.states(anna) == ["DELETED"]
+    assert await current() == []
 
 
 async def test_a_client_whose_silent_registration_went_comes_back_by_itself(world: World) -> None:

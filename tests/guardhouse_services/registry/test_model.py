@@ -1,6 +1,6 @@
 """Whatever is done in whatever order, the registry is as a model of its rules has it, on both engines.
 
-I-03, I-09 to I-12, and decisions 15 to 21.
+I-03, I-09 to I-12, and decisions 15 to 21: with shared devices, whose registrations may end by themselves as others do.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from guardhouse.errors import (
     CredentialsInvalid,
     DeviceHeldByAnotherUser,
     DeviceNotFound,
+    DeviceNotShared,
     GuardhouseError,
     KeyAlreadyRegistered,
     KeyNotCurrent,
@@ -39,6 +40,7 @@ from guardhouse.errors import (
 )
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.ids import USER
+from guardhouse.os_sessions import NOBODY, Desk, OsEvent, Seat, after, current, registered
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services.breaker.domain import WINDOW, HeldState
 from guardhouse_services.paging import Page
@@ -52,6 +54,9 @@ T = TypeVar("T")
 TYPES = st.sampled_from([keys.CURVE25519, keys.SECP256R1])
 FEW = 1
 """Of so few it may always be as many that are deleted by nobody's order."""
+ACCOUNTS = ("anna", "ben")
+ACCOUNT = st.sampled_from([None, None, *ACCOUNTS, ""])
+"""On a shared device; empty is the login screen. None: it is not shared."""
 WHOSE_KEY = st.sampled_from(["new", "new", "held", "former", "former", "released"])
 
 
@@ -68,6 +73,8 @@ class Made:
     key_type: keys.KeyType
     create_time: int
     expire_after: int | None = None
+    os_user: str | None = None
+    """The account of a shared device; empty is the login screen."""
     state: str = "ACTIVE"
     former: list[tuple[keys.KeyType, bytes]] = field(default_factory=list)
     seen_time: int = 0
@@ -86,6 +93,10 @@ class Made:
     @property
     def is_live(self) -> bool:
         return self.state != "DELETED"
+
+    @property
+    def is_of_user(self) -> bool:
+        return self.holder.startswith(USER)
 
     @property
     def activity(self) -> int:
@@ -122,7 +133,7 @@ class Remembered:
 
 
 class Forest(RuleBasedStateMachine):
-    """Two users and a service token on three machines."""
+    """Two users and a service token on three machines, which they may share (decision 19)."""
 
     registrations = Bundle("registrations")
     enrollments = Bundle("enrollments")
@@ -142,6 +153,8 @@ class Forest(RuleBasedStateMachine):
         self.waiting: dict[End, dict[str, int]] = {}
         """What waits for approval, and since when."""
         self.followers: list[Remembered] = []
+        self.desks: dict[str, tuple[Desk, int]] = {}
+        """Who is at each shared device, and the sequence of the newest event."""
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)
@@ -152,19 +165,20 @@ class Forest(RuleBasedStateMachine):
 
     @initialize(target=registrations)
     def start(self) -> Any:
-        """With a registration of each holder, one of them about to be silent for too long."""
+        """With a registration of each holder and a device that is shared; machines' may be silent for too long."""
         self.holders = (user(), user(), machine())
         self.world.organization = self.run(self.world.add_organization())
         self.world.clock.stop()
         self.run(self.world.keep_revoked("1h"))
         self.keeps = HOUR
         new = [self.enroll_one(who, hardware, "1h0m0s") for who, hardware in zip(self.holders, "aba", strict=True)]
+        new += [self.enroll_one(self.holders[2], "c", "1h0m0s", ""), self.enroll_one(self.holders[0], "c", "", "anna")]
         return multiple(*new)
 
-    def enroll_one(self, who: str, hardware: str, silence: str) -> Any:
+    def enroll_one(self, who: str, hardware: str, silence: str, os_user: str | None = None) -> Any:
         self.world.identity.silence = silence
         private = keys.CURVE25519.new_private_key()
-        attempt = self.run(self.world.attempt(who, hardware, private=private))
+        attempt = self.run(self.world.attempt(who, hardware, private=private, os_user=os_user))
         return self.register(attempt, who, hardware, private)
 
     @invariant()
@@ -172,13 +186,28 @@ class Forest(RuleBasedStateMachine):
         """So that of two things the later one is known."""
         self.world.clock.advance(1)
 
-    def place(self, device_id: str) -> Made | None:
-        """The user's registration that is active on the device."""
-        found = [
-            it for it in self.made if (it.state, it.device_id) == ("ACTIVE", device_id) and it.holder.startswith(USER)
-        ]
-        assert len(found) <= 1
-        return found[0] if found else None
+    def active(self, device_id: str) -> list[Made]:
+        return [it for it in self.made if (it.state, it.device_id) == ("ACTIVE", device_id)]
+
+    def places(self, device_id: str) -> list[Made]:
+        """The users' registrations that are active on the device: one, or on a shared device one of each user."""
+        found = [it for it in self.active(device_id) if it.is_of_user]
+        assert len({it.holder for it in found}) == len(found)
+        assert len(found) <= 1 or all(it.os_user is not None for it in found)
+        return found
+
+    def rivals(self, of: Made) -> list[Made]:
+        """Who keeps it from being active again."""
+        there = self.places(of.device_id) if of.is_of_user else []
+        return [it for it in there if None in (it.os_user, of.os_user) or it.holder == of.holder]
+
+    def current(self) -> set[str]:
+        """The current registration of each shared device that has one."""
+        found = set()
+        for device_id, (desk, _) in self.desks.items():
+            seats = [Seat(it.registration_id, it.os_user) for it in self.active(device_id) if it.os_user is not None]
+            found.add(current(desk, seats))
+        return found - {""}
 
     def device(self, hardware: str) -> str:
         found = [it.device_id for it in self.run(self.world.devices()) if it.claims.hardware_id == hardware]
@@ -209,23 +238,32 @@ class Forest(RuleBasedStateMachine):
         whose=WHOSE_KEY,
         key_type=TYPES,
         silence=st.sampled_from(["", "1h0m0s"]),
+        account=ACCOUNT,
     )
-    def enroll(self, holder: int, hardware: str, whose: str, key_type: keys.KeyType, silence: str) -> Any:
+    def enroll(
+        self, holder: int, hardware: str, whose: str, key_type: keys.KeyType, silence: str, account: str | None
+    ) -> Any:
         who = self.holders[holder]
         self.world.identity.silence = silence
         key_type, private = self.key(whose, key_type)
-        attempt = self.run(self.world.attempt(who, hardware, private=private, key_type=key_type))
+        about: dict[str, Any] = {"private": private, "key_type": key_type, "os_user": self.account(who, account)}
+        attempt = self.run(self.world.attempt(who, hardware, **about))
         return self.register(attempt, who, hardware, private)
+
+    @staticmethod
+    def account(who: str, account: str | None) -> str | None:
+        """Nobody is a person at the login screen."""
+        return account or "anna" if account is not None and who.startswith(USER) else account
 
     def register(self, attempt: Enrollment, who: str, hardware: str, private: bytes) -> Any:
         device_id = self.device(hardware)
-        present = self.place(device_id) if who.startswith(USER) else None
+        there, account = self.places(device_id), attempt.os_user
         refused: type[GuardhouseError] | None = None
         if not self.may_be_taken(attempt.public_key):
             refused = KeyAlreadyRegistered
         elif self.now - int(attempt.challenge.partition(".")[0]) * SECOND > CHALLENGE_LIFE:
             refused = ChallengeInvalid
-        elif present is not None and present.holder != who:
+        elif account is None and who.startswith(USER) and any(it.holder != who for it in there):
             refused = DeviceHeldByAnotherUser
         if refused is not None:
             with pytest.raises(refused):
@@ -234,11 +272,22 @@ class Forest(RuleBasedStateMachine):
         enrolled = self.run(self.world.register(attempt))
         made = enrolled.registration
         assert device_id in ("", enrolled.device.device_id)
-        if present is not None:
-            present.delete(self.now)
-            assert made.lease.lease_id == present.lease_id, "decision 18: the lease goes over"
+        own = [it for it in there if it.holder == who]
+        if own:
+            assert made.lease.lease_id == own[0].lease_id, "decision 18: the lease goes over"
         else:
             assert made.lease.lease_id not in {it.lease_id for it in self.made}, "decision 17: a pair of its own"
+        going = list(own)
+        if account is not None:
+            # Decision 19: everybody registers anew who did before the device was shared, also who is revoked.
+            going += [it for it in self.made if it.is_live and it.device_id == device_id and it.is_of_user]
+            going = [it for it in going if it.os_user is None or it in own]
+            desk, sequence = self.desks.get(made.device_id, (NOBODY, 0))
+            self.desks[made.device_id] = registered(desk, account), sequence
+        elif any(it.os_user is not None for it in own):
+            self.desks.pop(device_id, None)
+        for it in going:
+            it.delete(self.now)
         key_type = next(it for it in (keys.CURVE25519, keys.SECP256R1) if it.number == attempt.key_type)
         of = Made(
             enrolled,
@@ -250,6 +299,7 @@ class Forest(RuleBasedStateMachine):
             key_type,
             self.now,
             made.expire_after,
+            account,
         )
         self.made.append(of)
         return of
@@ -261,10 +311,11 @@ class Forest(RuleBasedStateMachine):
         hardware = of.enrolled.device.claims.hardware_id
         return self.enroll_one(who, hardware, "")
 
-    @rule(target=enrollments, holder=st.integers(0, 2), hardware=st.sampled_from("abc"))
-    def begin(self, holder: int, hardware: str) -> Begun:
+    @rule(target=enrollments, holder=st.integers(0, 2), hardware=st.sampled_from("abc"), account=ACCOUNT)
+    def begin(self, holder: int, hardware: str, account: str | None) -> Begun:
         who, private = self.holders[holder], keys.CURVE25519.new_private_key()
-        attempt = self.run(self.world.begin(who, hardware, private=private))
+        os_user = self.account(who, account)
+        attempt = self.run(self.world.begin(who, hardware, private=private, os_user=os_user))
         (row,) = self.run(self.world.rows(attempt.request_id))
         self.begun.append(Begun(attempt, who, private, hardware, self.now, row.registration_id))
         return self.begun[-1]
@@ -317,6 +368,25 @@ class Forest(RuleBasedStateMachine):
             if it.state == "ACTIVE":
                 it.seen_time = max(it.seen_time, minute)
 
+    @rule(of=registrations, event=st.sampled_from(OsEvent), account=st.sampled_from(ACCOUNTS), is_late=st.booleans())
+    def report(self, of: Made, event: OsEvent, account: str, is_late: bool) -> None:
+        """By any of the device's registrations; an event that comes late changes nothing."""
+        expected: type[GuardhouseError] | None = None
+        desk, sequence = self.desks.get(of.device_id, (NOBODY, 0))
+        if not of.is_live:
+            expected = RegistrationNotFound
+        elif of.device_id not in self.desks:
+            expected = DeviceNotShared
+        if expected is not None:
+            with pytest.raises(expected):
+                self.run(self.world.report(of.enrolled, event, account))
+            return
+        if is_late and sequence:
+            self.run(self.world.report(of.enrolled, event, account, sequence=sequence))
+            return
+        self.run(self.world.report(of.enrolled, event, account))
+        self.desks[of.device_id] = after(desk, event, account), self.world.reported
+
     @rule(of=registrations)
     def leave(self, of: Made) -> None:
         if of.state == "ACTIVE":
@@ -340,17 +410,17 @@ class Forest(RuleBasedStateMachine):
     def unrevoke(self, chosen: list[Made], told_again: bool) -> None:
         items = unique(chosen)
         outcomes = self.run(self.world.unrevoke(*(it.registration_id for it in items)))
-        expected = dict.fromkeys((it.registration_id for it in items), "REGISTRATION_NOT_FOUND")
+        expected = {it.registration_id: {"REGISTRATION_NOT_FOUND"} for it in items}
         for it in sorted(items, key=lambda it: it.registration_id):
             if not it.is_live:
                 continue
-            there = self.place(it.device_id) if it.holder.startswith(USER) else None
-            if it.state == "REVOKED" and there is not None:
-                whose = "REGISTRATION" if there.holder == it.holder else "USER"
-                expected[it.registration_id] = f"DEVICE_HELD_BY_ANOTHER_{whose}"
-            else:
-                it.state = expected[it.registration_id] = "ACTIVE"
-        assert outcomes == expected
+            rivals = self.rivals(it) if it.state == "REVOKED" else []
+            whose = {"REGISTRATION" if rival.holder == it.holder else "USER" for rival in rivals}
+            expected[it.registration_id] = {f"DEVICE_HELD_BY_ANOTHER_{of}" for of in whose} or {"ACTIVE"}
+            if not rivals:
+                it.state = "ACTIVE"
+        assert outcomes.keys() == expected.keys()
+        assert all(outcomes[key] in reasons for key, reasons in expected.items())
         if told_again and self.facts:
             # What was restored since is not revoked once more.
             self.hear(self.facts[-3:])
@@ -381,6 +451,7 @@ class Forest(RuleBasedStateMachine):
                 it.delete(self.now)
             for begun in self.begun:
                 begun.is_aborted |= begun.hardware == hardware
+            self.desks.pop(device_id, None)
             with pytest.raises(DeviceNotFound):
                 self.run(self.world.delete_device(device_id))
 
@@ -516,7 +587,10 @@ class Forest(RuleBasedStateMachine):
         alone("I-01: a lease", (it.lease_id for it in snapshot.values()))
         users = [it.registration for it in snapshot.values() if it.registration.user_id]
         active_users = [it for it in users if it.state == pb.REGISTRATION_STATE_ACTIVE]
-        alone("decision 18: a place", (it.device_id for it in active_users))
+        outside = [it.device_id for it in active_users if not it.HasField("multi_user")]
+        alone("decision 18: a place", [*outside, *{it.device_id for it in active_users if it.HasField("multi_user")}])
+        alone("decision 19: a place", ((it.device_id, it.user_id) for it in active_users))
+        assert {key for key, it in snapshot.items() if it.registration.current} == self.current(), "decision 19"
         changes = self.run(self.world.all_changes())
         assert [it.revision for it in changes] == list(range(1, len(changes) + 1))
         for follower in [Remembered(0, {}), *self.followers]:

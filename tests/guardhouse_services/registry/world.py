@@ -318,7 +318,9 @@ class World:
 
     async def keep_revoked(self, duration: str) -> None:
         """The organization says how long its revoked registrations stay."""
-        await self._say(identity_pb2.Organization(organization_id=self.organization, delete_revoked_after=duration))
+        organization = self._organization(self.organization)
+        organization.delete_revoked_after = duration
+        await self._say(organization)
 
     async def _say(self, organization: identity_pb2.Organization) -> None:
         event = identity_pb2.Event(organization=organization)
