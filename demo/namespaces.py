@@ -126,19 +126,22 @@ def wireguard_go(interface: str, where: Sequence[str] = ()) -> Iterator["subproc
 
 @contextmanager
 def running(command: Sequence[str], log: Path | None = None) -> Iterator["subprocess.Popen[bytes]"]:
-    """A program, as long as the `with` lasts. It ends in its own way, or is killed."""
+    """A program, as long as the `with` lasts."""
     with ExitStack() as stack:
         out = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stack.callback(end_process, process)
+        yield process
+
+
+def end_process(process: "subprocess.Popen[bytes]") -> None:
+    """Has it end in its own way, and if it does not, ends it."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def answers(path: Path) -> bool:
