@@ -17,6 +17,7 @@ from guardhouse_services.database import Database, Transaction, change, head, pl
 from guardhouse_services.directory import Directory
 from guardhouse_services.failpoint import failpoint
 from guardhouse_services.follower import applied
+from guardhouse_services.leases import for_each
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,14 @@ class Deletion:
     async def run(self) -> None:
         """Looks at each organization when it is gone, a minute later, and then every hour; for ever."""
         while True:
-            for organization_id in self._directory.deleted():
-                if self._next.get(organization_id, 0) <= self._clock.steady():
-                    deleted = await self.delete(organization_id)
-                    self._next[organization_id] = self._clock.steady() + (AGAIN if deleted else LATER)
+            now = self._clock.steady()
+            due = [each for each in self._directory.deleted() if self._next.get(each, 0) <= now]
+            await for_each(due, self._look, "delete the rest")
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _look(self, organization_id: str) -> None:
+        deleted = await self.delete(organization_id)
+        self._next[organization_id] = self._clock.steady() + (AGAIN if deleted else LATER)
 
     async def delete(self, organization_id: str) -> int:
         """Deletes what there is, and answers how many rows. What a crash interrupts the next look finishes."""

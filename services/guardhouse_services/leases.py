@@ -4,20 +4,26 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from guardhouse.durations import SECOND
-from guardhouse.errors import DatabaseUnavailable
+from guardhouse.errors import DatabaseUnavailable, GuardhouseError
 from guardhouse_services.database import Database, Transaction, platform
 from guardhouse_services.statements import Insert, upsert
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 LEASE = 6 * SECOND
 RENEW_SECONDS = 2.0
+IN_A_ROW = 10
+"""So many failures one after the other are not about those that they hit."""
 
 job_lease = sa.Table(
     "job_lease",
@@ -35,6 +41,32 @@ class Job:
     held: bool = False
     last_run: int = 0
     failures: int = 0
+
+
+_running: ContextVar[Job | None] = ContextVar("running", default=None)
+
+
+async def for_each(of: Iterable[T], work: Callable[[T], Awaitable[int | None]], doing: str) -> int:
+    """A job's work for each of many organizations, or of what they have; answers the sum of what that answers.
+
+    What fails for one is logged and counted as a failure of the job, and the others have their turn: whoever is to do
+    something about it sees it, and nobody waits for that. Raises the error when many in a row have failed, for then it
+    is the database or a peer that does, and to try the others as well would help none.
+    """
+    done = failed = 0
+    for each in of:
+        try:
+            done += await work(each) or 0
+            failed = 0
+        except Exception as error:
+            if (job := _running.get()) is not None:
+                job.failures += 1
+            failed += 1
+            if failed == IN_A_ROW:
+                raise
+            trace = None if isinstance(error, GuardhouseError) else error
+            log.warning("cannot %s of %s now: %s", doing, each, error, exc_info=trace)
+    return done
 
 
 @upsert
@@ -71,6 +103,7 @@ class Leases:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _hold(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
+        _running.set(self.jobs[name])
         running = asyncio.ensure_future(job())
         try:
             while not running.done():

@@ -223,7 +223,11 @@ def _jobs(leases: Leases) -> Iterator[Metric]:
     last = GaugeMetricFamily(
         "guardhouse_job_last_run_timestamp_seconds", "When this replica was last seen to run the job.", labels=["task"]
     )
-    failures = CounterMetricFamily("guardhouse_job_failures", "Runs that ended with an error.", labels=["task"])
+    failures = CounterMetricFamily(
+        "guardhouse_job_failures",
+        "Runs that ended with an error, and organizations that a run has left out for one.",
+        labels=["task"],
+    )
     for name, job in leases.jobs.items():
         held.add_metric([name], float(job.held))
         last.add_metric([name], job.last_run / SECOND)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from guardhouse_services.breaker.domain import WINDOW, HeldAction, HeldState, is
 from guardhouse_services.breaker.store import HeldActions
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.failpoint import failpoint
+from guardhouse_services.leases import for_each
 from guardhouse_services.paging import Page
 
 log = logging.getLogger(__name__)
@@ -132,10 +133,12 @@ class Decisions:
 
     async def carry_out_once(self) -> int:
         """A part of each approved action; answers to how many subjects something was done, or would have been."""
-        dealt = 0
-        for organization_id, held_action_id in await self._database.read(lambda tx: self._store.approved(tx, AT_ONCE)):
-            dealt += await self._database.write(lambda tx: self._part(tx, organization_id, held_action_id))  # noqa: B023
-        return dealt
+
+        def part(approved: tuple[str, str]) -> Awaitable[int]:
+            return self._database.write(lambda tx: self._part(tx, *approved))
+
+        approved = await self._database.read(lambda tx: self._store.approved(tx, AT_ONCE))
+        return await for_each(approved, part, "carry out what was approved")
 
     def _part(self, tx: Transaction, organization_id: str, held_action_id: str) -> int:
         held = self._store.get(tx, organization_id, held_action_id, lock=True)

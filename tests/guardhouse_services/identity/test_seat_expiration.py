@@ -193,6 +193,34 @@ async def test_a_mass_of_expired_seats_waits_for_approval(world: World) -> None:
     assert await world.count(automatic_action.name) == 0
 
 
+class Stumbling(SeatExpiration):
+    """Fails for one organization."""
+
+    bad = ""
+
+    async def sweep(self, organization_id: str) -> int:
+        if organization_id == self.bad:
+            raise RuntimeError("broken")
+        return await super().sweep(organization_id)
+
+
+async def test_an_organization_whose_sweep_fails_holds_up_no_other(world: World) -> None:
+    """Decision 6: of every organization; what failed is due still."""
+    ours = world.organization
+    theirs = world.organization = await world.add_organization()
+    await world.identity.organizations.update(world.call(theirs), theirs, {"seat_expiration": WINDOW})
+    for world.organization in (ours, theirs):
+        await world.log_in("ada")
+    world.clock.advance(LATER)
+    for world.organization in (ours, theirs):
+        await report(world)
+    expiration = Stumbling(world.database)
+    for expiration.bad, removed in ((ours, 1), (ours, 0), ("", 1)):
+        assert await expiration.sweep_due() == removed
+    for world.organization in (ours, theirs):
+        assert await world.used() == 0
+
+
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_three_replicas_sweep_once(world: World) -> None:
     """Decision 6: whoever has the lease; and without it each user is still removed once."""

@@ -11,6 +11,7 @@ from guardhouse_services.database import Database, Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.seats import FreeCause, has_expired, held_up
 from guardhouse_services.identity.usecases import breaker, removing
+from guardhouse_services.leases import for_each
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ class SeatExpiration:
             due = await self._database.read(
                 lambda tx: store.seats.due(tx, tx.now - EVERY, after, ORGANIZATIONS)  # noqa: B023
             )
-            for organization_id in due:
-                removed += await self.sweep(organization_id)
+            removed += await for_each(due, self.sweep, "remove inactive users")
             if len(due) < ORGANIZATIONS:
                 return removed
             after = due[-1]

@@ -12,6 +12,7 @@ from guardhouse.identity.v1 import identity_pb2
 from guardhouse.times import from_timestamp, to_timestamp
 from guardhouse_services.database import Database
 from guardhouse_services.directory import Directory
+from guardhouse_services.leases import for_each
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import HOUR, LISTED, MINUTE, Order, Range, Registration, RegistrationFilter
 
@@ -43,11 +44,10 @@ class Activity:
         """For ever, every hour, of every organization."""
         await self._directory.follower.loaded()
         while True:
-            for organization_id in self._directory.organization_ids():
-                try:
-                    await self.report(organization_id)
-                except GuardhouseError as error:
-                    log.info("the activity of %s is not reported now: %s", organization_id, error.message)
+            try:
+                await for_each(list(self._directory.organization_ids()), self.report, "report the activity")
+            except GuardhouseError as error:
+                log.warning("activity is not reported now: %s", error.message)
             await asyncio.sleep(REPORT_SECONDS * random.uniform(0.8, 1.2))
 
     async def report(self, organization_id: str) -> None:

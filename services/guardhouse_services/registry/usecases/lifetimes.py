@@ -12,6 +12,7 @@ from guardhouse_services.breaker.domain import ENOUGH, WINDOW, HeldAction
 from guardhouse_services.breaker.usecases import AT_ONCE, Breaker, Done
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import Directory
+from guardhouse_services.leases import for_each
 from guardhouse_services.paging import Page
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import End, Registration, Usage, end_of
@@ -64,9 +65,8 @@ class Lifetimes:
         """Of every organization, but for those of which an approved deletion is being carried out."""
         approved = await self._database.read(lambda tx: store.lifetimes.held_actions.approved(tx, AT_ONCE))
         busy = {organization_id for organization_id, _ in approved}
-        for organization_id in self._directory.organization_ids():
-            if organization_id not in busy:
-                await self.sweep_one(organization_id)
+        others = [each for each in self._directory.organization_ids() if each not in busy]
+        await for_each(others, self.sweep_one, "delete registrations that have ended")
 
     async def sweep_one(self, organization_id: str) -> int:
         """Deletes what has ended, page by page; answers how many, of those that need no approval."""

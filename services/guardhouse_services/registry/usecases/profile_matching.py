@@ -10,6 +10,7 @@ from guardhouse.errors import GuardhouseError
 from guardhouse.ids import default_profile_id
 from guardhouse_services import audit
 from guardhouse_services.database import Database, Transaction
+from guardhouse_services.leases import for_each
 from guardhouse_services.registry import store
 from guardhouse_services.registry.domain import LISTED, Registration
 from guardhouse_services.registry.messages import to_event
@@ -86,9 +87,12 @@ class ProfileMatching:
 
     async def match_all(self) -> None:
         """Finishes what is under way."""
-        for organization_id in await self._database.read(store.matchings.under_way):
-            while await self._database.write(lambda tx: _step(tx, organization_id)):  # noqa: B023
-                pass
+        under_way = await self._database.read(store.matchings.under_way)
+        await for_each(under_way, self._match, "match device profiles")
+
+    async def _match(self, organization_id: str) -> None:
+        while await self._database.write(lambda tx: _step(tx, organization_id)):
+            pass
 
 
 def _step(tx: Transaction, organization_id: str) -> bool:

@@ -11,6 +11,7 @@ from guardhouse_services import audit, requests
 from guardhouse_services.access import Call
 from guardhouse_services.database import Database, Transaction
 from guardhouse_services.directory import Directory
+from guardhouse_services.leases import for_each
 from guardhouse_services.session import messages, store
 from guardhouse_services.session.domain.signing_keys import LIMIT, Rotation, is_published, keep, rotate
 from guardhouse_services.session.usecases.history import begin, publish
@@ -63,8 +64,8 @@ class SigningKeys:
 
     async def keep(self) -> None:
         """Does what is due now."""
-        for organization_id in await self._database.read(store.signing_keys.due):
-            await self._database.write(lambda tx: _keep(tx, organization_id))  # noqa: B023
+        due = await self._database.read(store.signing_keys.due)
+        await for_each(due, lambda it: self._database.write(lambda tx: _keep(tx, it)), "rotate the signing keys")
 
 
 def write(tx: Transaction, organization_id: str, rotation: Rotation) -> list[pb.Event]:
