@@ -269,7 +269,11 @@ class Deletions:
         of = {"organization_id": self._organization_id, "device_id": device_id}
         with self._database.engine.begin() as connection:
             names = {"hardware_id": device_id, "display_name": "server", "platform": pb.PLATFORM_LINUX}
-            insert(connection, tables.device, [of | claims | names | {"create_time": now}])
+            insert(
+                connection,
+                tables.device,
+                [of | claims | names | {"create_time": now, "active_registrations": len(rows)}],
+            )
             insert(connection, tables.registration, [row | of for row in rows])
         return device_id
 
