@@ -61,6 +61,13 @@ def list_devices(
             autocompletion=ids("users", "email"),
         ),
     ] = "",
+    device_profile: Annotated[
+        str,
+        typer.Option(
+            help="Only those that were last seen with this device profile.",
+            autocompletion=ids("device_profiles", "name"),
+        ),
+    ] = "",
     named: Annotated[list[str] | None, typer.Option("--id", metavar="DEVICE", help="Only these.")] = None,
     seen_after: SeenAfter = None,
     seen_before: SeenBefore = None,
@@ -81,6 +88,7 @@ def list_devices(
         tags=tag,
         last_seen_user_id="" if "@" in last_seen_user else last_seen_user,
         last_seen_user_email=last_seen_user if "@" in last_seen_user else "",
+        device_profile_id=device_profile,
         device_ids=named,
         seen_after=seen_after,
         seen_before=seen_before,

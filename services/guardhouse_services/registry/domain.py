@@ -426,6 +426,8 @@ class DeviceFilter:
     """All of these."""
     last_seen_user_id: str = ""
     last_seen_user_email: str = ""
+    device_profile_id: str = ""
+    """Of the registration that was heard of last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -446,6 +446,8 @@ class RegistryServicer:
         checks.count(request.tags, "tags", MAX_TAGS, least=0)
         if request.last_seen_user_id:
             check_id(request.last_seen_user_id, USER, "last_seen_user_id")
+        if request.device_profile_id:
+            check_id(request.device_profile_id, DEVICE_PROFILE, "device_profile_id")
         wanted = DeviceFilter(
             _ACTIVE[request.active_registrations],
             request.platform,
@@ -454,6 +456,7 @@ class RegistryServicer:
             [_tag(tag, f"tags[{at}]") for at, tag in enumerate(request.tags)],
             request.last_seen_user_id,
             checks.text(request.last_seen_user_email, "last_seen_user_email", checks.EMAIL, required=False),
+            request.device_profile_id,
         )
         asked = _range(request, page, _DEVICE_ORDERS)
         found = await self.registry.devices.page(request.organization_id, wanted, asked)

@@ -958,7 +958,10 @@ COMMANDS: list[tuple[str, Message]] = [
         ),
     ),
     (
-        f"devices list --search laptop --tag site:Ulm --tag floor:1 --last-seen-user {USER} --id dev_1 --id dev_2",
+        (
+            f"devices list --search laptop --tag site:Ulm --tag floor:1 --last-seen-user {USER} --id dev_1 --id dev_2"
+            " --device-profile dpr_1"
+        ),
         registry.ListDevicesRequest(
             organization_id=ORGANIZATION,
             active_registrations=registry.ACTIVE_REGISTRATIONS_ONLY,
@@ -966,6 +969,7 @@ COMMANDS: list[tuple[str, Message]] = [
             tags=["site:Ulm", "floor:1"],
             last_seen_user_id=USER,
             device_ids=["dev_1", "dev_2"],
+            device_profile_id="dpr_1",
             order_by="create_time",
             page_size=1000,
         ),

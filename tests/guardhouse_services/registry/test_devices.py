@@ -133,6 +133,16 @@ async def test_a_device_that_comes_back_is_another_one(world: World) -> None:
     assert [(it.device_id, it.claims.display_name) for it in await world.devices()] == [(new.device.device_id, "new")]
 
 
+async def test_machines_are_told_apart_by_their_hardware_ids_and_not_by_names(world: World) -> None:
+    """Decision 14: names are not unique; and no id of a device is one of a registration."""
+    first, second = await world.enroll(user(), "one", name="laptop"), await world.enroll(user(), "two", name="laptop")
+    third = await world.enroll(machine(), "one", name="renamed")
+    assert first.device.device_id == third.device.device_id != second.device.device_id
+    names = {it.device_id: it.claims.display_name for it in await world.devices()}
+    assert names == {first.device.device_id: "renamed", second.device.device_id: "laptop"}
+    assert {it.device.device_id for it in (first, second)}.isdisjoint(map(name, (first, second, third)))
+
+
 async def test_a_device_stays_the_same_while_its_registrations_come_and_go(world: World) -> None:
     holder = user()
     first = await world.enroll(holder, "laptop", name="old")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from guardhouse.errors import LeaveNotAllowed, RegistrationNotFound
+from guardhouse.errors import InvalidField, LeaveNotAllowed, RegistrationNotFound
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse_services.registry import metrics, store
 from guardhouse_services.registry.domain import PostureChecks
@@ -380,6 +380,33 @@ async def test_a_gateway_sees_what_clients_are_told_and_not_whom_a_profile_match
     gone = show(to_profile_deleted_event(made.device_profile_id), world.organization)
     assert gone is not None
     assert gone.device_profile_deleted == made.device_profile_id
+
+
+async def test_devices_are_found_by_the_profile_that_they_were_last_seen_with(world: World, profiles: Profiles) -> None:
+    """Of the registration that was heard of last; the default profile, too, and whatever else is asked for."""
+    holder = user()
+    made = await profiles.create(10, f'identity.email == "{holder}@example.com"')
+    shared = [await world.enroll(holder, "laptop"), await world.enroll(machine(), "laptop")]
+    alone, other = await world.enroll(holder), await world.enroll()
+    gone = await world.enroll(holder, "gone")
+    await world.delete(name(gone))
+    laptop = shared[0].device.device_id
+
+    async def found(profile_id: str, **asked: Any) -> list[str]:
+        about: dict[str, Any] = {"organization_id": world.organization, "device_profile_id": profile_id, **asked}
+        request = pb.ListDevicesRequest(**about, active_registrations=pb.ACTIVE_REGISTRATIONS_INCLUDE)
+        return [it.device_id for it in (await profiles.servicer.ListDevices(request, world.call())).devices]
+
+    assert await found(made.device_profile_id) == [alone.device.device_id]
+    assert await found(profiles.default_id) == [laptop, other.device.device_id]
+    world.clock.advance(600)
+    await world.beat(shared[0])
+    assert await found(made.device_profile_id) == [laptop, alone.device.device_id]
+    assert await found(made.device_profile_id, device_ids=[laptop]) == [laptop]
+    assert await found(profiles.default_id) == [other.device.device_id]
+    with pytest.raises(InvalidField) as refused:
+        await found(laptop)
+    assert refused.value.field == "device_profile_id"
 
 
 async def test_how_long_a_pass_takes_is_a_figure(world: World, profiles: Profiles) -> None:

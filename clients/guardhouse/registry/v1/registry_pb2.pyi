@@ -2387,6 +2387,7 @@ class ListDevicesRequest(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     LAST_SEEN_USER_ID_FIELD_NUMBER: _builtins.int
     LAST_SEEN_USER_EMAIL_FIELD_NUMBER: _builtins.int
+    DEVICE_PROFILE_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Required."""
     active_registrations: Global___ActiveRegistrations.ValueType
@@ -2410,6 +2411,8 @@ class ListDevicesRequest(_message.Message):
     """Only those on which this user's registration was heard of last. Empty: all."""
     last_seen_user_email: _builtins.str
     """Only those on which the registration of a user with this address was heard of last. Empty: all."""
+    device_profile_id: _builtins.str
+    """Only those whose registration that was heard of last, or made, has this device profile. Empty: all."""
     @_builtins.property
     def at_least(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """See the package."""
@@ -2447,10 +2450,11 @@ class ListDevicesRequest(_message.Message):
         tags: _abc.Iterable[_builtins.str] | None = ...,
         last_seen_user_id: _builtins.str = ...,
         last_seen_user_email: _builtins.str = ...,
+        device_profile_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen_after", b"seen_after", "seen_before", b"seen_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "at_least", b"at_least", "device_ids", b"device_ids", "last_seen_user_email", b"last_seen_user_email", "last_seen_user_id", b"last_seen_user_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "platform", b"platform", "search", b"search", "seen_after", b"seen_after", "seen_before", b"seen_before", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_registrations", b"active_registrations", "at_least", b"at_least", "device_ids", b"device_ids", "device_profile_id", b"device_profile_id", "last_seen_user_email", b"last_seen_user_email", "last_seen_user_id", b"last_seen_user_id", "order_by", b"order_by", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "platform", b"platform", "search", b"search", "seen_after", b"seen_after", "seen_before", b"seen_before", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,7 @@ from guardhouse_services.registry.store.tables import (
     device_version,
     is_enrolled,
     person,
+    profile_column,
     registration,
     registration_activity,
     to_device,
@@ -132,6 +133,9 @@ def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Rang
         rare.append(device.c.platform == wanted.platform)
     if wanted.search:
         rare.append(contains(wanted.search, *device_texts))
+    if wanted.device_profile_id:
+        of_profile = profile_column(organization_id, wanted.device_profile_id)
+        rare.append(_last_seen(registration.c.device_profile_id) == of_profile)
     rare += [device.c.tags[key].as_string() == value for key, value in wanted.tags]
     everything, chosen = sa.select().where(*here), _select.where(*here, *few, *rare)
 
@@ -148,17 +152,22 @@ def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Rang
 
 def _seen_with(user_ids: Any) -> sa.ColumnElement[bool]:
     """Whether the registration that was heard of last on the device is a user's of these, who has one there."""
+    theirs = sa.select(registration.c.device_id).where(
+        registration.c.organization_id == device.c.organization_id, registration.c.user_id.in_(user_ids)
+    )
+    return sa.and_(device.c.device_id.in_(theirs), _last_seen(registration.c.user_id).in_(user_ids))
+
+
+def _last_seen(column: Any) -> sa.ScalarSelect[Any]:
+    """What the registration says that was heard of last on the device."""
     of_device = sa.and_(
         registration.c.organization_id == device.c.organization_id,
         registration.c.device_id == device.c.device_id,
         registration.c.state.in_(LISTED),
     )
-    theirs = sa.select(registration.c.device_id).where(
-        registration.c.organization_id == device.c.organization_id, registration.c.user_id.in_(user_ids)
-    )
     newest_first = (registration_activity.desc(), registration.c.registration_id.desc())
-    last = sa.select(registration.c.user_id).where(of_device).order_by(*newest_first).limit(1)
-    return sa.and_(device.c.device_id.in_(theirs), last.correlate(device).scalar_subquery().in_(user_ids))
+    last = sa.select(column).where(of_device).order_by(*newest_first).limit(1)
+    return last.correlate(device).scalar_subquery()
 
 
 def tag(tx: Transaction, organization_id: str, device_id: str, tags: Mapping[str, str]) -> None:
