@@ -74,6 +74,7 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         with self._tunnel, self._stack:
             pass
+        forget(self._interface)
 
     def start(self, *options: str) -> None:
         command = [COMMAND, "--profile", str(self._profile), "agent", "run", "--interface", self._interface]
@@ -161,8 +162,7 @@ class Gateway:
     def __exit__(self, *_: object) -> None:
         with self._tunnel, self._keeper:
             pass
-        # Nobody will claim an interface of this name again.
-        (FOLDER / f"{self._interface}.keeper").unlink(missing_ok=True)
+        forget(self._interface)
 
     def raise_tunnel(self) -> None:
         name = self._interface
@@ -311,6 +311,11 @@ class Site:
         """A command of the administrator."""
         of = ["--profile", str(self.plane.profile), "--organization", self.network.organization_id]
         return run(COMMAND, *of, *command)
+
+
+def forget(interface: str) -> None:
+    """Who has kept it has left a file to claim it by; nobody will claim one of this name again."""
+    (FOLDER / f"{interface}.keeper").unlink(missing_ok=True)
 
 
 def until(what: str, holds: Callable[[], bool]) -> None:
