@@ -118,6 +118,7 @@ async def _heartbeats(bench: Bench, plane: Plane, registrations: Sequence[str]) 
         empty: list[float] = []
         await beats.send(dice.sample(registrations, min(count, 200)))
         await asyncio.sleep(FLUSHED_SECONDS)
+        await plane.calm()
         costs: list[Cost] = []
         for _ in range(rounds):
             costs.append(await beats.cost(dice.sample(registrations, count)))

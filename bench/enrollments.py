@@ -31,6 +31,8 @@ async def _measure(bench: Bench, name: str, engine: str, count: int, target: Tar
         sides = {"large": _Burst(large, bench).take, "small": _Burst(small, bench).take}
         for warm_up in sides.values():
             await warm_up()
+        for plane in (large, small):
+            await plane.calm()
         rounds = await take_rounds(sides, bench.pairs(15), bench.tick)
     median, quartiles = summary(ratios(rounds, "large", "small", lambda sample: sample.cost))
     absolute = {

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -32,6 +33,8 @@ from guardhouse_services.tls import internal_name, peer_credentials
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 START_SECONDS, STOP_SECONDS = 300.0, 30.0
+CALM, LOOK_SECONDS = 0.3, 3.0
+"""The share of a core that a plane uses at most while nobody calls, and over how long that is looked at."""
 POPULATION_HOST, WEB_HOST = "127.0.0.6", "wiki.example.com"
 _numbers = itertools.count()
 
@@ -126,6 +129,16 @@ class Plane:
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return
                 await asyncio.sleep(0.05)
+
+    async def calm(self) -> None:
+        """Waits until the jobs that look at everything when the services have begun are through, but not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                used = math.inf
+                while used > CALM * LOOK_SECONDS:
+                    before = self.cpu()
+                    await asyncio.sleep(LOOK_SECONDS)
+                    used = self.cpu() - before
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
