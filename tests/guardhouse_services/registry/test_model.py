@@ -165,7 +165,8 @@ class Forest(RuleBasedStateMachine):
 
     @initialize(target=registrations)
     def start(self) -> Any:
-        """With a registration of each holder and a device that is shared; machines' may be silent for too long."""
+        """With a registration of each holder, and a shared device whose login screen shows; machines' may be silent for
+        too long."""
         self.holders = (user(), user(), machine())
         self.world.organization = self.run(self.world.add_organization())
         self.world.clock.stop()
@@ -173,6 +174,7 @@ class Forest(RuleBasedStateMachine):
         self.keeps = HOUR
         new = [self.enroll_one(who, hardware, "1h0m0s") for who, hardware in zip(self.holders, "aba", strict=True)]
         new += [self.enroll_one(self.holders[2], "c", "1h0m0s", ""), self.enroll_one(self.holders[0], "c", "", "anna")]
+        self.report(new[-1], OsEvent.LOCK, "", is_late=False)
         return multiple(*new)
 
     def enroll_one(self, who: str, hardware: str, silence: str, os_user: str | None = None) -> Any:
@@ -369,7 +371,10 @@ class Forest(RuleBasedStateMachine):
                 it.seen_time = max(it.seen_time, minute)
 
     @rule(of=registrations, event=st.sampled_from(OsEvent), account=st.sampled_from(ACCOUNTS), is_late=st.booleans())
-    def report(self, of: Made, event: OsEvent, account: str, is_late: bool) -> None:
+    def hear_of_a_desk(self, of: Made, event: OsEvent, account: str, is_late: bool) -> None:
+        self.report(of, event, account, is_late=is_late)
+
+    def report(self, of: Made, event: OsEvent, account: str, *, is_late: bool) -> None:
         """By any of the device's registrations; an event that comes late changes nothing."""
         expected: type[GuardhouseError] | None = None
         desk, sequence = self.desks.get(of.device_id, (NOBODY, 0))
