@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from guardhouse.ids import IDENTITY_PROVIDER, new_id
 from guardhouse.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse.session.v1 import session_pb2
@@ -24,6 +25,13 @@ from tests.system.people import World
 
 PAGE = Path(__file__, "../../../docs/metrics.md").resolve()
 LIBRARY = ("process_", "python_")
+
+
+async def scim(plane: Plane) -> None:
+    """A request with a secret that nobody has."""
+    async with httpx.AsyncClient() as client:
+        url = f"http://127.0.0.1:{plane.settings.http_port('identity')}/scim/v2/{new_id(IDENTITY_PROVIDER, 0)}/Users"
+        assert (await client.get(url, headers={"Authorization": "Bearer x"})).status_code == 401
 
 
 async def families(plane: Plane, service: str) -> dict[str, Metric]:
@@ -62,6 +70,7 @@ async def test_the_page_lists_what_there_is(plane: Plane) -> None:
     made = ipam_pb2.CreateSubnetRequest(organization_id=plane.organization, subnet=lab)
     await plane.stub(ipam_pb2_grpc.SubnetServiceStub).CreateSubnet(made)
     await world.enroll("alice")
+    await scim(plane)
     await world.policies.ListPolicies(session_pb2.ListPoliciesRequest(organization_id=plane.organization))
     listed = {(name, kind, labels, service) for name, kind, labels, services in rows() for service in services}
     served = set()
@@ -82,7 +91,7 @@ def test_the_page_watches_what_there_is() -> None:
     assert all(labels.isdisjoint(added) for labels in known.values())
     section = PAGE.read_text().partition("## What to watch")[2].partition("\n## ")[0]
     expressions = [match[1] for match in re.finditer(r"^\| `(.*?)`", section, re.MULTILINE)]
-    assert len(expressions) == 15
+    assert len(expressions) == 17
     for expression in expressions:
         names = set(re.findall(r"\b(?:guardhouse|grpc)_\w+", expression)) - {"grpc_code"}
         assert names
@@ -133,6 +142,16 @@ async def test_figures_are_those_of_what_happened(plane: Plane) -> None:
     assert value(of_registry["guardhouse_job_held"], task="sweep") == 1
     assert value(of_registry["guardhouse_database_transaction_seconds"], kind="write") > 0
     assert all(sample.value < 5 for sample in of_registry["guardhouse_follower_lag_seconds"].samples)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_requests_of_scim_clients_are_counted_by_how_they_end(plane: Plane) -> None:
+    for _ in range(3):
+        await scim(plane)
+    found = await families(plane, "identity")
+    requests, seconds = found["guardhouse_scim_requests_total"], found["guardhouse_scim_request_seconds_total"]
+    assert {tuple(it.labels.values()): it.value for it in requests.samples} == {("GET", "401"): 3}
+    assert 0 < value(seconds, method="GET") < 60
 
 
 async def test_organizations_are_told_apart_where_it_is_asked_for(plane: Plane) -> None:

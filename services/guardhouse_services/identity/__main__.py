@@ -17,6 +17,7 @@ from guardhouse_services.identity import metrics
 from guardhouse_services.identity.gateways import show
 from guardhouse_services.identity.oidc import Issuers
 from guardhouse_services.identity.scim.http import route
+from guardhouse_services.identity.scim.tally import Tally
 from guardhouse_services.identity.servicer import IdentityServicer
 from guardhouse_services.identity.store.tables import metadata
 from guardhouse_services.identity.usecases import Identity, effects
@@ -62,7 +63,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         request = registry_pb2.ResolveIntentRequest(organization_id=organization_id, intent_id=intent_id)
         return (await enrollments.ResolveIntent(request)).outcome
 
-    issuers = Issuers()
+    issuers, tally = Issuers(), Tally()
     identity = Identity(clock, database, master_key, issuers.verify, resolve_intent)
     feed = Feed(database, pb, snapshot, settings.poll_seconds, show)
     audit = Audit(clock, database, SERVICE, pb, master_key, settings)
@@ -81,6 +82,7 @@ def build(settings: Settings, clock: Clock) -> Node:
         servicer=IdentityServicer(clock, identity, Pages(master_key), feed, audit),
         views=[directory.follower],
         figures=metrics.figures,
+        gauges=metrics.gauges(tally),
         effects={"registry": registrations, "ipam": addresses},
         jobs={
             "resolve intents": identity.resolver.run,
@@ -90,7 +92,12 @@ def build(settings: Settings, clock: Clock) -> Node:
             "forget SCIM": identity.scim.run,
         },
         routes=[
-            route(identity.scim, settings.scim_base_url, RateLimit(settings.anonymous_rate, settings.anonymous_burst))
+            route(
+                identity.scim,
+                settings.scim_base_url,
+                RateLimit(settings.anonymous_rate, settings.anonymous_burst),
+                tally,
+            )
         ],
         close=[issuers.close],
     )

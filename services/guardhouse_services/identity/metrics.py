@@ -1,12 +1,13 @@
 """What identity tells Prometheus: seats and service tokens, those that are about to expire, and actions that wait."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import sqlalchemy as sa
 
 from guardhouse.durations import DAY
 from guardhouse_services.breaker.metrics import held_actions
 from guardhouse_services.database import Transaction
+from guardhouse_services.identity.scim.tally import Tally
 from guardhouse_services.identity.store.tables import held_action, organization, seat_pool, service_token, users
 from guardhouse_services.metrics import Gauge, grouped
 
@@ -20,6 +21,26 @@ def figures(tx: Transaction, per_organization: bool) -> Sequence[Gauge]:
         _expiring_tokens(tx, per_organization),
         held_actions(tx, held_action, per_organization),
     ]
+
+
+def gauges(scim: Tally) -> Callable[[], Iterator[Gauge]]:
+    def read() -> Iterator[Gauge]:
+        yield Gauge(
+            "guardhouse_scim_requests",
+            "Requests of SCIM clients that this replica has answered, by the HTTP status.",
+            dict(scim.requests),
+            ("method", "status"),
+            is_counter=True,
+        )
+        yield Gauge(
+            "guardhouse_scim_request_seconds",
+            "How long those requests took together.",
+            dict(scim.seconds),
+            ("method",),
+            is_counter=True,
+        )
+
+    return read
 
 
 def _expiring_tokens(tx: Transaction, per_organization: bool) -> Gauge:

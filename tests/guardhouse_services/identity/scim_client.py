@@ -10,6 +10,7 @@ from guardhouse_services.http import HttpServer
 from guardhouse_services.identity.domain.credentials import IdentityProvider
 from guardhouse_services.identity.domain.scim import ScimEvent, ScimSettings
 from guardhouse_services.identity.scim.http import route
+from guardhouse_services.identity.scim.tally import Tally
 from guardhouse_services.paging import Page
 from guardhouse_services.rate_limit import RateLimit
 from tests.guardhouse_services.identity.world import EVERYBODY, World
@@ -82,7 +83,7 @@ class ScimClient:
 
 @asynccontextmanager
 async def serve(world: World, strangers: RateLimit = NONE) -> AsyncIterator[str]:
-    server = HttpServer("127.0.0.1", 0, [route(world.identity.scim, "https://scim.example.com", strangers)])
+    server = HttpServer("127.0.0.1", 0, [route(world.identity.scim, "https://scim.example.com", strangers, Tally())])
     await server.start()
     yield f"http://127.0.0.1:{server.port}"
     await server.stop()

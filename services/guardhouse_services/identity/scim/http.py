@@ -54,6 +54,7 @@ from guardhouse_services.identity.scim.resources import (
     related,
     to_model,
 )
+from guardhouse_services.identity.scim.tally import Tally
 from guardhouse_services.identity.store.scim_filters import narrow
 from guardhouse_services.identity.usecases.scim import ID_PREFIX, Scim, Search
 from guardhouse_services.rate_limit import RateLimit, limited
@@ -119,15 +120,16 @@ class Failed(SCIMException):
     _default_detail = "The request failed"
 
 
-def route(scim: Scim, base_url: str, strangers: RateLimit) -> Route:
+def route(scim: Scim, base_url: str, strangers: RateLimit, tally: Tally) -> Route:
     """Serves SCIM clients. `base_url` is what they reach the port by; `strangers` bounds unknown secrets by address."""
-    endpoint = _Endpoint(scim, base_url, strangers)
+    endpoint = _Endpoint(scim, base_url, strangers, tally)
     return Route(PATH + "{rest:path}", endpoint.answer, methods=METHODS)
 
 
 class _Endpoint:
-    def __init__(self, scim: Scim, base_url: str, strangers: RateLimit) -> None:
+    def __init__(self, scim: Scim, base_url: str, strangers: RateLimit, tally: Tally) -> None:
         self._scim = scim
+        self._tally = tally
         self._base_url = base_url
         self._strangers = strangers
         self._familiar: OrderedDict[bytes, None] = OrderedDict()
@@ -135,6 +137,12 @@ class _Endpoint:
         self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def answer(self, request: Request) -> Response:
+        began = time.perf_counter()
+        answer = await self._answer(request)
+        self._tally.note(request.method, answer.status_code, time.perf_counter() - began)
+        return answer
+
+    async def _answer(self, request: Request) -> Response:
         client: Client | None = None
         try:
             client = await self._client(request)
