@@ -3,19 +3,21 @@
 import asyncio
 import ipaddress
 import random
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from guardhouse.errors import (
+    Conflict,
     DurationInvalid,
     EnrollmentAborted,
     InvalidField,
     OrganizationNotFound,
     SubnetExhausted,
 )
-from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, USER
+from guardhouse.ids import DEVICE, LEASE, ORGANIZATION, REGISTRATION, USER
 from guardhouse_services.audit import audit_record
 from guardhouse_services.database import Transaction
 from guardhouse_services.ipam import store
@@ -365,3 +367,16 @@ async def test_no_walk_of_calls_ever_gives_an_address_twice(small: World) -> Non
             case "wait":
                 small.advance(chance.choice([60, HOUR / 3, HOUR]))
     assert {row.ipv4 for row in await small.leases() if row.state == State.HELD} == {lease.ipv4 for lease in held}
+
+
+async def test_a_pair_that_somebody_has_is_given_to_nobody_else(world: World) -> None:
+    """I-01, I-12: the row itself refuses, whatever whoever chose it took it for."""
+    first, other = await world.hold(), await world.hold()
+    await world.change(deleted(name(other)))
+    wanted = [replace(each, lease_id=new(LEASE), registration_id=new(REGISTRATION)) for each in (other, first)]
+    with pytest.raises(Conflict):
+        await world.database.write(lambda tx: store.leases.take_rested(tx, world.organization, wanted))
+    assert await world.state(first) is State.HELD
+    assert await world.state(other) is State.RESTING
+    await world.database.write(lambda tx: store.leases.take_rested(tx, world.organization, wanted[:1]))
+    assert await world.state(wanted[0]) is State.RESERVED

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from guardhouse.errors import Conflict
 from guardhouse_services.database import Transaction
 from guardhouse_services.ipam.domain.leases import KEEP_TOMBSTONE, Holding, Lease, Place, State
 from guardhouse_services.ipam.domain.subnets import Subnet
@@ -193,7 +194,22 @@ def drop_left(organization_id: str, number: int, first: int, last: int) -> sa.Ex
 def save_leases(tx: Transaction, organization_id: str, changed: Collection[Lease]) -> None:
     if not changed:
         return
-    rows = [
+    tx.execute(_SAVE_LEASE, _rows(organization_id, changed))
+
+
+def take_rested(tx: Transaction, organization_id: str, given: Collection[Lease]) -> None:
+    """Gives pairs that rest to new leases. Raises Conflict when one of them rests no more.
+
+    The space's lock keeps that from happening; without it two would have the pair, for both only change its row.
+    """
+    if given:
+        rows = _rows(organization_id, given)
+        if tx.execute(_TAKE_RESTED, rows).rowcount != len(rows):
+            raise Conflict("an address was given to somebody else at this moment; retry")
+
+
+def _rows(organization_id: str, changed: Collection[Lease]) -> list[dict[str, Any]]:
+    return [
         {
             "of_organization_id": organization_id,
             "of_ipv4": each.ipv4,
@@ -201,7 +217,6 @@ def save_leases(tx: Transaction, organization_id: str, changed: Collection[Lease
         }
         for each in changed
     ]
-    tx.execute(_SAVE_LEASE, rows)
 
 
 _SAVED = [field.name for field in fields(Lease) if field.name not in ("ipv4", "ipv6")]
@@ -210,6 +225,7 @@ _SAVE_LEASE = (
     .where(lease.c.organization_id == sa.bindparam("of_organization_id"), lease.c.ipv4 == sa.bindparam("of_ipv4"))
     .values({name: sa.bindparam(f"new_{name}") for name in _SAVED})
 )
+_TAKE_RESTED = _SAVE_LEASE.where(lease.c.rest_time.is_not(None))
 
 
 def save_holdings(tx: Transaction, organization_id: str, changed: Collection[Holding]) -> None:

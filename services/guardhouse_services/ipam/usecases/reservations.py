@@ -86,7 +86,7 @@ class Reservations:
             else:
                 returning.append(_given(draft, own))
             results[each.intent_id] = draft
-        store.leases.save_leases(tx, organization_id, returning)
+        store.leases.take_rested(tx, organization_id, returning)
         results |= {lease.registration_id or "": lease for lease in returning}
         for subnet, of_it in drafts.items():
             results |= self._allocate(tx, organization_id, space, subnet, of_it, pins)
@@ -124,7 +124,7 @@ class Reservations:
         if pair.rest_time is None or (pair.rest_time > tx.now - self._quarantine and not was_theirs):
             return None
         made = replace(made, release_time=pair.release_time)
-        store.leases.save_leases(tx, organization_id, [made])
+        store.leases.take_rested(tx, organization_id, [made])
         return made
 
     def _allocate(
@@ -150,7 +150,7 @@ class Reservations:
             replace(draft, ipv4=ipv4, ipv6=space.ipv6_of(ipv4))
             for draft, ipv4 in zip(waiting[len(again) :], numbers, strict=False)
         ]
-        store.leases.save_leases(tx, organization_id, again)
+        store.leases.take_rested(tx, organization_id, again)
         store.leases.add_leases(tx, organization_id, new)
         if again or new or is_searched:
             # The next search begins where this one ended; none walks over what pins keep a second time.
