@@ -122,6 +122,11 @@ def test_one_service_that_is_away_does_not_hide_behind_another() -> None:
     assert asked < 25
 
 
+def test_a_token_that_is_not_accepted_is_not_tried_again_at_once() -> None:
+    state = after(begin(MACHINE, True, 0, 0), MACHINE, Task.HEARTBEAT, Outcome.UNKNOWN, 0, CHANCE)
+    assert (state.due[Task.HEARTBEAT], state.due[Task.LOOK]) == (MINUTE, 0)
+
+
 def test_a_revoked_registration_is_looked_at_and_nothing_else() -> None:
     state = all_of(begin(MACHINE, True, 0, 0), MACHINE, 0, heartbeat=Outcome.UNKNOWN, look=Outcome.REVOKED)
     assert state == State(Standing.REVOKED, {Task.LOOK: MINUTE})
@@ -142,7 +147,7 @@ def test_who_was_deleted_comes_back_only_by_a_service_token() -> None:
 def test_a_person_is_asked_once() -> None:
     state = all_of(begin(PERSON, True, 0, 0), PERSON, 0, session=Outcome.ASKED, reauthenticate=Outcome.REFUSED)
     assert state.asked
-    state = all_of(state, PERSON, 2 * MINUTE, session=Outcome.ASKED)
+    state = after(state, PERSON, Task.SESSION, Outcome.ASKED, 2 * MINUTE, CHANCE)
     assert Task.REAUTHENTICATE not in state.due
     # They sign in elsewhere, and may be asked again when it is too long ago once more.
     state = all_of(state, PERSON, 4 * MINUTE)
