@@ -109,13 +109,13 @@ def python(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         # What needs more than the extra, as its own documentation says.
         (
             "",
-            r"guardhouse\.(cli\..*|(expressions|policies|replica|terraform)(\..*)?|audit|checker|device_profiles|enrollment|gateway\.metrics|keys|openid)|guardhouse_services\..*",
+            r"guardhouse\.((agent|cli)\..*|(expressions|policies|replica|terraform)(\..*)?|applications|audit|checker|decisions|device_profiles|enrollment|gateway\.metrics|keys|openid)|guardhouse_services\..*",
         ),
         (
             "checker",
-            r"guardhouse\.(cli\..*|terraform(\..*)?|audit|enrollment|gateway\.metrics|keys|openid)|guardhouse_services\..*",
+            r"guardhouse\.((agent|cli)\..*|terraform(\..*)?|audit|enrollment|gateway\.metrics|keys|openid)|guardhouse_services\..*",
         ),
-        ("cli", r"guardhouse\.((expressions|policies|replica)(\..*)?|checker|device_profiles)|guardhouse_services\..*"),
+        ("cli", r"guardhouse\.((expressions|policies|replica)(\..*)?|applications|checker|decisions|device_profiles)|guardhouse_services\..*"),
         ("server", r"guardhouse_services\.tracing"),
         ("server,otel", ""),
     ],

@@ -102,8 +102,10 @@ async def test_it_runs_until_it_is_stopped_and_hears_what_it_is_told(
         said = (await run_plane(f"agent run {line.partition('run ')[2]}", exit_code=1)).stderr
         assert f"(process {process.pid})" in said
         (tmp_path / "id_token").write_text(world.id_token("alice").id_token)
-        said = (await run_plane(f"agent status --state {state}", exit_code=1)).stdout
-        assert "guardhouse login | guardhouse agent tell sign-in" in words(said)
+        async with asyncio.timeout(20):
+            # Until it has tried, it says that it is about to.
+            while "guardhouse login | guardhouse agent tell sign-in" not in words(said):
+                said = (await run_plane(f"agent status --state {state}", exit_code=1)).stdout
         await run_plane(f"agent tell sign-in --id-token-file {tmp_path}/id_token --state {state}")
         await _until(world.live)
         await become(lambda: json.loads((state / "status.json").read_text())["registrations"][0]["current"])

@@ -47,6 +47,8 @@ async def populate(world: World) -> list[Enrolled]:
                 world,
                 holder,
                 display_name=NAMES[number % len(NAMES)],
+                # No text that another name has a part of, as a random one may.
+                hardware_id=f"HW-{number:03}",
                 client_version=chance.choice(VERSIONS),
                 serial_number=f"SN-{number:03}",
                 platform=1 + number % 3,
