@@ -101,21 +101,20 @@ def python(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return install
 
 
+DECIDES = r"(expressions|policies|replica)(\..*)?|applications|checker|decisions|device_profiles"
+OPERATES = r"(agent|cli|terraform)(\..*)?|audit|enrollment|gateway\.metrics|keys|openid"
+SERVES = r"guardhouse_services\..*"
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("extra", "more"),
     [
         # What needs more than the extra, as its own documentation says.
-        (
-            "",
-            r"guardhouse\.((agent|cli)\..*|(expressions|policies|replica|terraform)(\..*)?|applications|audit|checker|decisions|device_profiles|enrollment|gateway\.metrics|keys|openid)|guardhouse_services\..*",
-        ),
-        (
-            "checker",
-            r"guardhouse\.((agent|cli)\..*|terraform(\..*)?|audit|enrollment|gateway\.metrics|keys|openid)|guardhouse_services\..*",
-        ),
-        ("cli", r"guardhouse\.((expressions|policies|replica)(\..*)?|applications|checker|decisions|device_profiles)|guardhouse_services\..*"),
+        ("", rf"guardhouse\.({DECIDES}|{OPERATES})|{SERVES}"),
+        ("checker", rf"guardhouse\.({OPERATES})|{SERVES}"),
+        ("cli", rf"guardhouse\.({DECIDES})|{SERVES}"),
         ("server", r"guardhouse_services\.tracing"),
         ("server,otel", ""),
     ],
