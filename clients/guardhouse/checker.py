@@ -19,7 +19,9 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, Self
+
+from msgspec import Struct
 
 from guardhouse import aio
 from guardhouse.client import resolve
@@ -69,11 +71,9 @@ _NO_FIELDS: Final[Mapping[str, str]] = {}
 _NO_LISTS: Final[Mapping[str, Iterable[str]]] = {}
 _NO_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {}
 _ALLOW, _STALE = Decision.ALLOW, Reason.STATE_STALE
-_FRESH, _NO_LIMIT = Reason.SESSION_FRESH, Reason.NO_SESSION_LIMIT
-_new = tuple.__new__
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     """What to do, and why; the fields of guardhouse.session.v1.CheckAnswer.
 
     Ids are empty where there is none. `session_expire_time` is None where no timeout was judged. The answer may be used
@@ -214,13 +214,13 @@ class Checker:
             # It was allowed, and nothing that this follows from has changed but the time.
             since, timeout = subject.authenticate_time, policy.timeout
             if since <= now and (timeout is None or now <= since + timeout - MAX_VALID_FOR):
-                return _kept(subject, policy)
+                return subject.answer  # type: ignore[no-any-return]  # `cast` would cost a tenth of all this
         if authentication is not subject.authentication:
             subject.renew(authentication)
         verdict = check_session(subject, user, policy, now, staleness, max_staleness)
         answer = _answer(verdict, subject, policy)
         if is_fresh and verdict.decision is _ALLOW and policy is not None:
-            subject.keep(policy, verdict, policy, removed, revoked)
+            subject.keep(policy, verdict, policy, removed, revoked, answer)
         return answer
 
     def check_traffic(
@@ -276,11 +276,11 @@ class Checker:
                     and ((timeout := kept.timeout) is None or now <= since + timeout - MAX_VALID_FOR)
                     and now + MAX_VALID_FOR <= subject.unchanged[1]
                 ):
-                    return _kept(subject, kept)
+                    return subject.answer  # type: ignore[no-any-return]
         verdict, policy = judge_traffic(facts, subject, covering, filters, now, staleness, max_staleness)
         answer = _answer(verdict, subject, policy)
         if may_keep and covering and policy is not None and verdict.decision is _ALLOW and subject is not None:
-            subject.keep(covering, verdict, policy, removed, revoked)
+            subject.keep(covering, verdict, policy, removed, revoked, answer)
         return answer
 
     def _traffic_facts(self) -> TrafficFacts:
@@ -395,27 +395,6 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _kept(subject: Subject, policy: Policy) -> Answer:
-    """What `_answer` made of a verdict that still holds, and is not near the session's end. An answer that stayed would
-    be one more object for each registration."""
-    since, timeout = subject.authenticate_time, policy.timeout
-    reason, end = (_NO_LIMIT, None) if timeout is None else (_FRESH, since + timeout)
-    return _new(
-        Answer,
-        (
-            _ALLOW,
-            reason,
-            policy.policy_id,
-            subject.registration_id,
-            subject.user_id,
-            since or None,
-            end,
-            MAX_VALID_FOR,
-            False,
-        ),
-    )
-
-
 def _answer(verdict: Verdict, registration: Registration | None, policy: Policy | None) -> Answer:
     decision, reason, expire_time, valid_for, degraded = verdict
     policy_id = policy.policy_id if policy is not None else ""
@@ -424,17 +403,7 @@ def _answer(verdict: Verdict, registration: Registration | None, policy: Policy 
     user_id, authenticate_time = "", None
     if reason is not _STALE:
         user_id, authenticate_time = registration.user_id, registration.authenticate_time or None
-    return _new(
-        Answer,
-        (
-            decision,
-            reason,
-            policy_id,
-            registration.registration_id,
-            user_id,
-            authenticate_time,
-            expire_time,
-            valid_for,
-            degraded,
-        ),
+    registration_id = registration.registration_id
+    return Answer(
+        decision, reason, policy_id, registration_id, user_id, authenticate_time, expire_time, valid_for, degraded
     )

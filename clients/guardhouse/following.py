@@ -130,6 +130,7 @@ class Follower:
 
     async def run(self) -> None:
         """Connects, and connects again when the link breaks."""
+        said: tuple[int, str] | None = None
         while True:
             try:
                 await self._follow()
@@ -137,7 +138,9 @@ class Follower:
                 self.resyncs += 1
                 log.error("%s: %s", self.name, error)
             except grpc.RpcError as error:
-                log.info("%s: lost its feed: %s", self.name, _reason(error))
+                # Once for each time and each reason: it tries several times a second.
+                before, said = said, (self.fresh_as_of, _reason(error))
+                log.log(logging.INFO if said != before else logging.DEBUG, "%s: lost its feed: %s", self.name, said[1])
                 if _is_refusal(error):
                     await asyncio.sleep(REFUSED_SECONDS)
             except asyncio.CancelledError:

@@ -1,6 +1,8 @@
 """A follower whose service is away. tests/guardhouse_services/test_feed.py has it beside a feed."""
 
 import asyncio
+import contextlib
+import logging
 import random
 
 import grpc.aio
@@ -37,3 +39,19 @@ async def test_a_follower_ends_when_it_is_told_to_whatever_its_call_does(monkeyp
 
         found = [await asyncio.gather(*(ended() for _ in range(10))) for _ in range(12)]
     assert sum(map(sum, found)) == 120
+
+
+async def test_a_service_that_is_away_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("guardhouse.following.random.uniform", lambda _low, _high: 0.01)
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        watch = registry_pb2_grpc.RegistryFeedServiceStub(channel).Watch
+        follower = Follower("test", watch, registry_pb2.WatchRequest, View(lambda _: None), FakeClock(), [ORGANIZATION])
+        with caplog.at_level(logging.DEBUG, "guardhouse.following"), contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(follower.run(), 0.5)
+    told = [(it.levelno, it.getMessage()) for it in caplog.records]
+    assert [text for level, text in told if level == logging.INFO][:1] == [told[0][1]]
+    again = [(level, text) for (level, text), (_, before) in zip(told[1:], told, strict=False) if text == before]
+    assert len(again) > 3
+    assert {level for level, _ in again} == {logging.DEBUG}

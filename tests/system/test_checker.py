@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from msgspec.structs import astuple
 
 from guardhouse import checker as checker_module
 from guardhouse.checker import Answer, Checker
@@ -93,7 +94,7 @@ async def revoke(world: World, registration_id: str) -> None:
 
 def seen(answer: Answer) -> tuple[Any, ...]:
     """Without how long it holds, which is another a moment later."""
-    return (*answer[:7], answer.degraded)
+    return (*astuple(answer)[:7], answer.degraded)
 
 
 def of_message(answer: session_pb2.CheckAnswer, degraded: bool) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """What a replica knows of registrations, from the registry's feed."""
 
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import Final
+from typing import Any, Final
 
 from guardhouse.decisions import MAX_VALID_FOR, Policy, Profile, Registration, RegistrationState, User, Verdict
 from guardhouse.durations import SECOND
@@ -60,9 +60,9 @@ class Subject(Registration, eq=False, gc=False):
     removed: int = 0
     revoked: int = 0
     """The user's removed_revision and revoked_revision, -1 for no user."""
+    answer: Any = None
+    """What is kept, as the checker answers it, or in the server's `form` of it, as it sends it."""
     form: object = None
-    part: bytes = b""
-    """The answer as the server sends it, in that form."""
 
     @property
     def posture(self) -> Posture:
@@ -122,14 +122,14 @@ class Subject(Registration, eq=False, gc=False):
         policy: Policy,
         removed: int,
         revoked: int,
+        answer: Any,
         form: object = None,
-        part: bytes = b"",
     ) -> None:
         """Keeps the answer that a verdict of this policy is, which allows, by facts that are fresh."""
         is_limited = verdict.session_expire_time is not None
         if verdict.valid_for == MAX_VALID_FOR and is_limited is (policy.timeout is not None):
             self.asked, self.allowed_by, self.removed, self.revoked = asked, policy, removed, revoked
-            self.form, self.part = form, part
+            self.answer, self.form = answer, form
 
     def until(self) -> int:
         """How long what is kept is the answer: within MAX_VALID_FOR of a session's end no two are the same."""

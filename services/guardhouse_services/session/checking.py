@@ -133,7 +133,7 @@ def answer(
                 and subject.authenticate_time <= now <= subject.until()
             ):
                 # It was allowed, and nothing that this follows from has changed but the time.
-                parts.append(subject.part)
+                parts.append(subject.answer)
                 continue
             if authentication is not subject.authentication:
                 subject.renew(authentication)
@@ -146,7 +146,7 @@ def answer(
         parts.append(part)
         # Refusals are not kept: they are few, and some end by themselves.
         if verdict.decision is _ALLOW and is_fresh and subject is not None and policy is not None:
-            subject.keep(policy, verdict, policy, removed, revoked, form, part)
+            subject.keep(policy, verdict, policy, removed, revoked, part, form)
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 

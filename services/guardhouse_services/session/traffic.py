@@ -116,7 +116,7 @@ def answer(
                 and subject.authenticate_time <= now <= subject.until()
                 and now <= subject.unchanged[1] - MAX_VALID_FOR
             ):
-                parts.append(subject.part)
+                parts.append(subject.answer)
                 continue
         verdict, policy = judge_traffic(facts, subject, covering, filters, now, staleness, max_staleness)
         if verdict.degraded:
@@ -126,7 +126,7 @@ def answer(
         part = one.SerializeToString()
         parts.append(part)
         if may_keep and covering and policy is not None and verdict.decision is _ALLOW and subject is not None:
-            subject.keep(covering, verdict, policy, removed, revoked, form, part)
+            subject.keep(covering, verdict, policy, removed, revoked, part, form)
     return finished(parts, response, replica, now, staleness, degraded_answers)
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import asdict
 
 from guardhouse.checker import Answer, Checker, Kind
 from guardhouse.expressions import NamedList
@@ -215,7 +216,7 @@ async def _run(scenario: Scenario) -> dict[str, tuple[Mapping[str, Any], Said]]:
                     result[check.name] = check.expected, Said(scenario.said_by(answer, degraded=False))
                     continue
                 said = {way: scenario.said_by(*await way(asked, check)) for way in ways}
-                embedded = scenario.said(**checker.ask(check)._asdict())
+                embedded = scenario.said(**asdict(checker.ask(check)))
                 result[check.name] = check.expected, Said(said[_alone], said[_in_a_batch], embedded)
             # The newest answer is kept, so the last way before things change is the first to hear of it.
             ways.reverse()
