@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from itertools import pairwise
 
 import grpc.aio
 import pytest
@@ -51,7 +52,7 @@ async def test_a_service_that_is_away_is_told_of_once(
         with caplog.at_level(logging.DEBUG, "guardhouse.following"), contextlib.suppress(TimeoutError):
             await asyncio.wait_for(follower.run(), 0.5)
     told = [(it.levelno, it.getMessage()) for it in caplog.records]
-    assert [text for level, text in told if level == logging.INFO][:1] == [told[0][1]]
-    again = [(level, text) for (level, text), (_, before) in zip(told[1:], told, strict=False) if text == before]
+    again = [level for (_, before), (level, text) in pairwise(told) if text == before]
     assert len(again) > 3
-    assert {level for level, _ in again} == {logging.DEBUG}
+    assert told[0][0] == logging.INFO
+    assert set(again) == {logging.DEBUG}

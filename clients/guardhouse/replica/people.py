@@ -10,6 +10,7 @@ from guardhouse.expressions import Type
 from guardhouse.expressions.fields import folded
 from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.organizations import OrganizationState
+from guardhouse.replica.arrivals import Arrivals
 from guardhouse.replica.sharing import shared
 from guardhouse.times import from_timestamp
 
@@ -30,7 +31,9 @@ class IdentityState(OrganizationState):
     def __init__(self, organization_id: str) -> None:
         super().__init__(organization_id)
         self.users: dict[str, User] = {}
+        self.user_arrivals = Arrivals()
         self.authentications: dict[str, Authentication] = {}
+        self.authentication_arrivals = Arrivals()
         self.sign_in_hosts: frozenset[str] = frozenset()
 
     def apply(self, event: identity.Event) -> None:
@@ -39,13 +42,18 @@ class IdentityState(OrganizationState):
                 record = event.user
                 # Each time that it is read, a message makes another text.
                 user_id = record.user.user_id
-                user = self.users.setdefault(user_id, User(user_id))
+                if (user := self.users.get(user_id)) is None:
+                    user = self.users[user_id] = User(user_id)
+                    self.user_arrivals.note(user_id)
                 user.removed_revision, user.revoked_revision = record.removed_revision, record.revoked_revision
                 self._describe(user, record.user)
             case "authentication":
                 fact = event.authentication
                 time = from_timestamp(fact.authenticate_time)
-                self.authentications[fact.registration_id] = Authentication(time, fact.revision, fact.revoked_revision)
+                registration_id = fact.registration_id
+                if registration_id not in self.authentications:
+                    self.authentication_arrivals.note(registration_id)
+                self.authentications[registration_id] = Authentication(time, fact.revision, fact.revoked_revision)
             case "authentication_deleted":
                 self.authentications.pop(event.authentication_deleted, None)
             case _:

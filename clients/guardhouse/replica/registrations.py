@@ -8,6 +8,7 @@ from guardhouse.durations import SECOND
 from guardhouse.expressions import POSTURE_AGE, Traffic, identity_facts
 from guardhouse.policies import NEVER, PolicySet
 from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse.replica.arrivals import Arrivals
 from guardhouse.replica.people import Authentication
 from guardhouse.replica.sharing import shared
 from guardhouse.times import from_timestamp
@@ -179,6 +180,7 @@ class RegistryState:
     def __init__(self, organization_id: str) -> None:
         self.organization_id = organization_id
         self.registrations: dict[str, Subject] = {}
+        self.arrivals = Arrivals()
         self.holders: dict[bytes, str] = {}
         """The registration that holds an address. It is the same for a registration's whole life."""
 
@@ -196,6 +198,7 @@ class RegistryState:
                     addresses = _addresses(record.registration)
                     for address in filter(None, addresses):
                         self.holders[address] = registration_id
+                    self.arrivals.note(registration_id)
                 self.registrations[registration_id] = _subject(record, registration_id, addresses)
             case "registration_deleted":
                 gone = self.registrations.pop(event.registration_deleted, None)
