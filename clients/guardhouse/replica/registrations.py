@@ -31,6 +31,30 @@ class Subject(Registration, eq=False, gc=False):
     much as all the rest of a decision.
     """
 
+    # First what every check reads: among a million, most of what a check takes is memory that is not in a cache.
+    authentication: Authentication | None = None
+    """The one that is taken into account."""
+    user: User | None = None
+    users: dict[str, User] | None = None
+    """Among whom the user was found. A snapshot of identity replaces them all."""
+    asked: Asked | None = None
+    """What the newest answer that is kept was asked about. It follows from that, from what is here, and from `removed`
+    and `revoked`; see `until` for how long."""
+    removed: int = 0
+    revoked: int = 0
+    """The user's removed_revision and revoked_revision, -1 for no user."""
+    answer: Any = None
+    """What is kept, as the checker answers it, or in the server's `form` of it, as it sends it."""
+    form: object = None
+    allowed_by: Policy | None = None
+    """The policy whose verdict it is."""
+    mask: int = 0
+    """The policies whose identity and device posture hold."""
+    matched: PolicySet | None = None
+    """Of which `mask` is."""
+    matched_profile: Profile | None = None
+    unchanged: tuple[int, int] = _ALWAYS
+    """The times between which `mask` is right if nothing happens, the second excluded."""
     enroll_time: int = 0
     ipv4: bytes = b""
     """In network byte order; empty for one that is none."""
@@ -41,29 +65,6 @@ class Subject(Registration, eq=False, gc=False):
     failed: tuple[str, ...] = ()
     report_time: int | None = None
     """When the device said which checks it passed and failed, if it did."""
-    authentication: Authentication | None = None
-    """The one that is taken into account."""
-    user: User | None = None
-    users: dict[str, User] | None = None
-    """Among whom the user was found. A snapshot of identity replaces them all."""
-    mask: int = 0
-    """The policies whose identity and device posture hold."""
-    matched: PolicySet | None = None
-    """Of which `mask` is."""
-    matched_profile: Profile | None = None
-    unchanged: tuple[int, int] = _ALWAYS
-    """The times between which `mask` is right if nothing happens, the second excluded."""
-    asked: Asked | None = None
-    """What the newest answer that is kept was asked about. It follows from that, from what is here, and from `removed`
-    and `revoked`; see `until` for how long."""
-    allowed_by: Policy | None = None
-    """The policy whose verdict it is."""
-    removed: int = 0
-    revoked: int = 0
-    """The user's removed_revision and revoked_revision, -1 for no user."""
-    answer: Any = None
-    """What is kept, as the checker answers it, or in the server's `form` of it, as it sends it."""
-    form: object = None
 
     @property
     def posture(self) -> Posture:
@@ -164,13 +165,13 @@ def _subject(record: registry.RegistrationRecord, registration_id: str, addresse
         enroll_time,
         authorize_revision,
         authorize_revision,
-        False,
-        enroll_time,
-        *addresses,
-        record.token_hash,
-        passed,
-        failed,
-        report_time,
+        enroll_time=enroll_time,
+        ipv4=addresses[0],
+        ipv6=addresses[1],
+        token_hash=record.token_hash,
+        passed=passed,
+        failed=failed,
+        report_time=report_time,
     )
 
 
