@@ -49,6 +49,18 @@ async def test_a_gateway_is_as_far_as_it_said_last(world: World) -> None:
         assert [it.lag(head) for it in found] == [revision, 0]
 
 
+async def test_who_ends_while_it_writes_loses_nothing(world: World) -> None:
+    """Wherever it is, a new gateway's first word is written before the replica is gone."""
+    for turns in range(12):
+        replica = Gateways(world.clock, world.database)
+        replica.acknowledge(world.organization, f"gateway{turns:02}", "key_1", None)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await replica.close()
+    found, _ = await listed(world)
+    assert [it.name for it in found] == [f"gateway{turns:02}" for turns in range(12)]
+
+
 async def test_what_it_applied_of_another_history_counts_as_nothing(world: World) -> None:
     """Revisions of two epochs cannot be compared, and an epoch of its own making is stored nowhere."""
     world.registry.gateways.acknowledge(world.organization, "edge", "key_1", ("x\x00" * 99, 1 << 40))

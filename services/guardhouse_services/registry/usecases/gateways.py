@@ -1,6 +1,7 @@
 """How far the gateways have come: whoever revokes may wait until every one of them has applied it."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextvars import Context
@@ -95,20 +96,19 @@ class Gateways:
     async def close(self) -> None:
         """Writes what waits, once."""
         if self._task is not None:
-            self._task.cancel()
+            # Not by cancelling it: what it is about to write would be lost.
+            self._new.set()
             await asyncio.gather(self._task, return_exceptions=True)
         await self.flush()
 
     async def _run(self) -> None:
         try:
             while self._waiting:
-                self._new.clear()
                 await self.flush()
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(WRITE_SECONDS):
                         await self._new.wait()
-                except TimeoutError:
-                    pass
+                self._new.clear()
         finally:
             self._task = None
 
