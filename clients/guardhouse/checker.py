@@ -51,7 +51,7 @@ from guardhouse.replica.people import IdentityState
 from guardhouse.replica.registrations import Subject
 from guardhouse.replica.state import State, TrafficFacts, cover_traffic, judge_traffic, parse_max_staleness
 from guardhouse.session.v1 import session_pb2, session_pb2_grpc
-from guardhouse.snapshots import SnapshotFile, SnapshotRefused
+from guardhouse.snapshots import SnapshotFile
 
 __all__ = ["Answer", "Checker", "Decision", "Kind", "Reason"]
 
@@ -335,13 +335,9 @@ class Checker:
 
     async def _restore(self, file: SnapshotFile) -> None:
         """Begins with what is in the file, as old as it is."""
-        try:
-            header, pages = await asyncio.to_thread(file.read)
-        except FileNotFoundError:
+        if (found := await file.found()) is None:
             return
-        except (OSError, SnapshotRefused) as error:
-            log.warning("does not start from %s: %s", file.path, error)
-            return
+        header, pages = found
         for service, positions in header.positions.items():
             for organization_id in positions:
                 await self._views[service].begin(organization_id)

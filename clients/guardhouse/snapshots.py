@@ -6,10 +6,12 @@ written with another key is refused. It names the positions at which the feeds g
 it holds was proven, from which its staleness counts.
 """
 
+import asyncio
 import hashlib
 import hmac
 import itertools
 import json
+import logging
 import os
 import struct
 import tempfile
@@ -25,6 +27,8 @@ from guardhouse.identity.v1 import identity_pb2 as identity
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
 
+log = logging.getLogger(__name__)
+
 PAGE_EVENTS: Final = 100
 """Of a frame. They take about half a millisecond to make, in which nothing else is done in the process."""
 GIVE_WAY_SECONDS: Final = 0.0002
@@ -38,6 +42,8 @@ Positions = Mapping[str, Mapping[str, Position]]
 """By service and by organization."""
 Captured = Sequence[tuple[str, str, Iterator[Any]]]
 """Service, organization, and the events that make what is known of it."""
+Pages = Iterator[tuple[str, str, Sequence[Any]]]
+"""The same as it is read, some events at a time."""
 
 
 class SnapshotRefused(Exception):
@@ -95,7 +101,17 @@ class SnapshotFile:
         finally:
             os.close(folder)
 
-    def read(self) -> tuple[Header, Iterator[tuple[str, str, Sequence[Any]]]]:
+    async def found(self) -> tuple[Header, Pages] | None:
+        """What `read` answers, in a thread; None where there is nothing to begin with, which it says."""
+        try:
+            return await asyncio.to_thread(self.read)
+        except FileNotFoundError:
+            pass
+        except (OSError, SnapshotRefused) as error:
+            log.warning("does not start from %s: %s", self.path, error)
+        return None
+
+    def read(self) -> tuple[Header, Pages]:
         """The header, and what it holds as (service, organization, events). Raises SnapshotRefused and OSError."""
         content = memoryview(self.path.read_bytes())
         start = len(self._magic)

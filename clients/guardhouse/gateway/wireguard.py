@@ -22,7 +22,7 @@ from guardhouse.gateway.peers import NOBODY, Peers, Wanted, difference, operatio
 from guardhouse.gateway.uapi import Interface, InterfaceUnavailable
 from guardhouse.profile import Profile, ProfileInvalid
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
-from guardhouse.snapshots import SnapshotFile, SnapshotRefused
+from guardhouse.snapshots import SnapshotFile
 
 log = logging.getLogger(__name__)
 
@@ -325,13 +325,9 @@ class Gateway:
 
     async def _restore(self, file: SnapshotFile) -> None:
         """Begins with what is in the file, as old as it is."""
-        try:
-            header, pages = await asyncio.to_thread(file.read)
-        except FileNotFoundError:
+        if (found := await file.found()) is None:
             return
-        except (OSError, SnapshotRefused) as error:
-            log.warning("does not start from %s: %s", file.path, error)
-            return
+        header, pages = found
         position = header.positions["registry"][self.organization_id]
         await self._view.begin(self.organization_id)
         for _, organization_id, events in pages:

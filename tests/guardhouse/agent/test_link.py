@@ -40,16 +40,6 @@ TUNNEL = Tunnel(
 
 
 @pytest.fixture
-def engine() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-def world(plane: Plane) -> World:
-    return World(plane, plane.organization)
-
-
-@pytest.fixture
 def name() -> str:
     return f"wga{secrets.token_hex(4)}"
 

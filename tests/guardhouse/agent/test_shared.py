@@ -23,16 +23,6 @@ from tests.system.people import World
 from tests.wireguard import become
 
 
-@pytest.fixture
-def engine() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-def world(plane: Plane) -> World:
-    return World(plane, plane.organization)
-
-
 class Desktop:
     """A Windows machine with an agent, and whoever sits at it."""
 
