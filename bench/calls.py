@@ -38,6 +38,7 @@ async def measure(bench: Bench) -> list[Figure]:
         url = f"sqlite:///{plane.folder}/{{service}}-stack.db"
         plane.spawn("session", STACK_HOST, "stack", database_url=url)
         await plane.serving("session", STACK_HOST)
+        await plane.channel("session", host=BARE_HOST).channel_ready()
         sides = {name: side.take for name, side in _sides(bench, plane, registrations).items()}
         for warm_up in sides.values():
             await warm_up()
