@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,11 +99,16 @@ def test_the_buf_curl_lines_work(plane: ControlPlane) -> None:
 
 def one_request_id_crosses_the_services(plane: ControlPlane) -> None:
     """The enrollment above is one story in the log of all four services."""
-    lines = [json.loads(line) for line in plane.log.read_text().splitlines() if line.startswith("{")]
     ids: dict[str, set[str]] = {}
-    for line in lines:
-        if line["event"] == "call":
-            ids.setdefault(line["method"].rpartition("/")[2], set()).add(line["request_id"])
+    end = time.monotonic() + 10
+    # Each service writes its lines a moment later.
+    while "ReserveAddresses" not in ids and time.monotonic() < end:
+        ids.clear()
+        for line in plane.log.read_text().splitlines():
+            if line.startswith('{"event":"call"') and line.endswith("}"):
+                call = json.loads(line)
+                ids.setdefault(call["method"].rpartition("/")[2], set()).add(call["request_id"])
+        time.sleep(0.05)
     assert len(ids["Register"]) == 1
     assert ids["Register"] == ids["AuthorizeEnrollment"] == ids["ReserveAddresses"]
 
