@@ -9,6 +9,7 @@ from itertools import pairwise
 import grpc.aio
 import pytest
 
+from guardhouse import following
 from guardhouse.following import Follower, View
 from guardhouse.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.clock import FakeClock
@@ -51,7 +52,7 @@ async def test_a_service_that_is_away_is_told_of_once(
         follower = Follower("test", watch, registry_pb2.WatchRequest, View(lambda _: None), FakeClock(), [ORGANIZATION])
         with caplog.at_level(logging.DEBUG, "guardhouse.following"), contextlib.suppress(TimeoutError):
             await asyncio.wait_for(follower.run(), 0.5)
-    told = [(it.levelno, it.getMessage()) for it in caplog.records]
+    told = [(it.levelno, it.getMessage()) for it in caplog.records if it.name == following.__name__]
     again = [level for (_, before), (level, text) in pairwise(told) if text == before]
     assert len(again) > 3
     assert told[0][0] == logging.INFO

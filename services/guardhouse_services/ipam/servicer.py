@@ -26,7 +26,7 @@ from guardhouse_services.feed import Feed
 from guardhouse_services.ipam import messages
 from guardhouse_services.ipam.domain.address_map import DEFAULT, LIMIT
 from guardhouse_services.ipam.domain.ip_profiles import MAX_PRECEDENCE, Holder, IpProfile, check_match
-from guardhouse_services.ipam.domain.leases import FOREVER, Holding, Place
+from guardhouse_services.ipam.domain.leases import FOREVER, Place
 from guardhouse_services.ipam.domain.subnets import check_network
 from guardhouse_services.ipam.messages import STATES, to_address, to_lease, to_map, to_pin, to_reservation
 from guardhouse_services.ipam.usecases import Ipam
@@ -197,7 +197,8 @@ class IpamServicer:
         found = await self.ipam.addresses.list_history(
             request.organization_id, network, at, _place(page), page.size + 1
         )
-        shown, token = self._pages.cut(request, page, found, _after, now)
+        end = _token(found.end) if found.end else ""
+        shown, token = self._pages.cut(request, page, found.holdings, lambda each: _token(each.place), now, end=end)
         return pb.ListAddressHistoryResponse(leases=map(to_lease, shown), next_page_token=token)
 
     async def ListAddresses(self, request: pb.ListAddressesRequest, _call: Call) -> pb.ListAddressesResponse:
@@ -334,8 +335,8 @@ def _person(sent: identity_pb2.HolderIdentity) -> Holder:
     return Holder("", sent.email, sent.display_name, tuple(sent.groups), tuple(sent.oidc_claims))
 
 
-def _after(shown: Holding) -> str:
-    return f"{shown.ipv4}:{shown.hold_time}:{shown.registration_id}"
+def _token(place: Place) -> str:
+    return f"{place.ipv4}:{place.hold_time}:{place.registration_id}"
 
 
 def _place(page: Page) -> Place | None:

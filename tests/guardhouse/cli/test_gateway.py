@@ -16,6 +16,7 @@ from guardhouse.common.v1 import feed_pb2
 from guardhouse.errors import AccessDenied
 from guardhouse.profile import KEY_VARIABLE, Profile
 from guardhouse.registry.v1 import registry_pb2 as pb
+from guardhouse.registry.v1 import registry_pb2_grpc
 from tests.guardhouse.cli.commands import REGISTRATION, Run, RunPlane, words
 from tests.guardhouse.scripted import ScriptedServer
 from tests.plane import Plane
@@ -87,7 +88,13 @@ async def test_a_gateway_that_was_stopped_is_waited_for_while_it_counts_as_live(
         assert "here" not in said.stderr
         assert f"{alice} revoked" in said.stdout
         plane.clock.advance(31)
-        await become(lambda: len(one.peers) == 1)
+        gateways = plane.stub(registry_pb2_grpc.GatewayServiceStub)
+        request = pb.ListGatewaysRequest(organization_id=world.organization_id)
+        async with asyncio.timeout(10):
+            # The one that is there has to say so again.
+            while [it.name for it in (await gateways.ListGateways(request)).gateways if it.live] != ["here"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert len(one.peers) == 1
         said = await run_plane(f"registrations revoke {bob} --wait")
         assert "gone is not heard of" in said.stderr
         assert not one.peers

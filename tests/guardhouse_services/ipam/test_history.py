@@ -8,8 +8,9 @@ import pytest
 from guardhouse.durations import SECOND
 from guardhouse.errors import AddressNotFound, DurationInvalid
 from guardhouse.ids import REGISTRATION
-from guardhouse_services.ipam.domain.leases import Holding, Lease, Place, parse_history
+from guardhouse_services.ipam.domain.leases import Holding, Lease, parse_history
 from guardhouse_services.ipam.domain.subnets import Network, pairs_of
+from guardhouse_services.ipam.store import leases
 from guardhouse_services.ipam.usecases import addresses
 from tests.guardhouse_services.ipam.world import HOUR, World, deleted, name, new
 
@@ -20,10 +21,12 @@ async def history(world: World, network: str, at: int | None = None, size: int =
     """All of it, by pages of that size."""
     found: list[Holding] = []
     wanted, place = ipaddress.ip_network(network), None
-    while page := await world.ipam.addresses.list_history(world.organization, wanted, at, place, size):
-        found += page
-        place = Place(page[-1].ipv4, page[-1].hold_time, page[-1].registration_id)
-    return found
+    while True:
+        page = await world.ipam.addresses.list_history(world.organization, wanted, at, place, size)
+        found += page.holdings
+        if len(page.holdings) < size and page.end is None:
+            return found
+        place = page.holdings[-1].place if len(page.holdings) == size else page.end
 
 
 async def lives(world: World, count: int) -> list[Lease]:
@@ -78,6 +81,22 @@ async def test_a_network_is_asked_at_a_time_as_each_of_its_addresses_is(world: W
         assert [it.registration_id for it in found] == names
         for it in found:
             assert await world.ipam.addresses.lookup_address(world.organization, it.ipv6, at) == it
+
+
+@pytest.mark.parametrize("look", [1, 2, 3, 7, 8, 9])
+async def test_a_page_of_a_time_looks_only_so_far(world: World, monkeypatch: pytest.MonkeyPatch, look: int) -> None:
+    """And the next one goes on there, though it had nothing to show."""
+    monkeypatch.setattr(leases, "LOOK", look)
+    gone = await lives(world, 5)
+    held = [await world.hold() for _ in range(3)]
+    now = world.clock.now()
+    network = ipaddress.ip_network("100.96.0.0/12")
+    first = await world.ipam.addresses.list_history(world.organization, network, now, None, 1000)
+    assert (first.end is None) == (look > len(gone) + len(held))
+    assert len(first.holdings) <= look
+    for size in (1, 2, 1000):
+        found = await history(world, "100.96.0.0/12", now, size)
+        assert [it.registration_id for it in found] == [name(lease) for lease in held]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

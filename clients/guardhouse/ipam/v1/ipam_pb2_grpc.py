@@ -114,8 +114,9 @@ class AddressServiceServicer:
 
     def ListAddressHistory(self, request, context):
         """Lists who holds the addresses of a network, and who held them, by address and time (decision 26); with a time only
-        who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. Callers: ADMIN and
-        AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. For a time a page looks
+        at no more than 5,000 holds: it may show fewer than page_size, or none, and name a next page (AIP-158).
+        Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

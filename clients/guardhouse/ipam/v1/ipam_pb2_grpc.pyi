@@ -61,8 +61,9 @@ class AddressServiceStub:
     """
     ListAddressHistory: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressHistoryRequest, _ipam_pb2.ListAddressHistoryResponse]
     """Lists who holds the addresses of a network, and who held them, by address and time (decision 26); with a time only
-    who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. Callers: ADMIN and
-    AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. For a time a page looks
+    at no more than 5,000 holds: it may show fewer than page_size, or none, and name a next page (AIP-158).
+    Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
     """
     ListAddresses: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressesRequest, _ipam_pb2.ListAddressesResponse]
     """Lists the leases that are held, or those in one state, by creation. Callers: ADMIN and AUDITOR keys. Errors:
@@ -109,8 +110,9 @@ class AddressServiceAsyncStub(AddressServiceStub):
     """
     ListAddressHistory: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressHistoryRequest, _ipam_pb2.ListAddressHistoryResponse]  # type: ignore[assignment]
     """Lists who holds the addresses of a network, and who held them, by address and time (decision 26); with a time only
-    who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. Callers: ADMIN and
-    AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+    who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. For a time a page looks
+    at no more than 5,000 holds: it may show fewer than page_size, or none, and name a next page (AIP-158).
+    Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
     """
     ListAddresses: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListAddressesRequest, _ipam_pb2.ListAddressesResponse]  # type: ignore[assignment]
     """Lists the leases that are held, or those in one state, by creation. Callers: ADMIN and AUDITOR keys. Errors:
@@ -178,8 +180,9 @@ class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ListAddressHistoryResponse, _abc.Awaitable[_ipam_pb2.ListAddressHistoryResponse]]:
         """Lists who holds the addresses of a network, and who held them, by address and time (decision 26); with a time only
-        who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. Callers: ADMIN and
-        AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
+        who held them then. What ended longer ago than GUARDHOUSE_ADDRESS_HISTORY says is forgotten. For a time a page looks
+        at no more than 5,000 holds: it may show fewer than page_size, or none, and name a next page (AIP-158).
+        Callers: ADMIN and AUDITOR keys. Errors: PAGE_TOKEN_INVALID.
         """
 
     @_abc_1.abstractmethod

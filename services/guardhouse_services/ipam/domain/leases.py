@@ -86,6 +86,15 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the history of the addresses something stands: holds come by address, and of one address by time."""
+
+    ipv4: int
+    hold_time: int = -1
+    registration_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """A registration's hold of a pair, which is history when it is over (decision 26)."""
 
@@ -98,14 +107,17 @@ class Holding:
     hold_time: int
     release_time: int | None = None
 
+    @property
+    def place(self) -> Place:
+        return Place(self.ipv4, self.hold_time, self.registration_id)
+
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where in the history of the addresses something stands: holds come by address, and of one address by time."""
+class History:
+    """A stretch of the history of addresses: what is wanted of it, and where it ends, if it ends before the whole."""
 
-    ipv4: int
-    hold_time: int = -1
-    registration_id: str = ""
+    holdings: Sequence[Holding]
+    end: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ import sqlalchemy as sa
 
 from guardhouse.errors import Conflict
 from guardhouse_services.database import Transaction
-from guardhouse_services.ipam.domain.leases import KEEP_TOMBSTONE, Holding, Lease, Place, State
+from guardhouse_services.ipam.domain.leases import FOREVER, KEEP_TOMBSTONE, History, Holding, Lease, Place, State
 from guardhouse_services.ipam.domain.subnets import Subnet
 from guardhouse_services.ipam.store.tables import holding, lease, tombstone
 from guardhouse_services.statements import Insert, statement, upsert
 
 # SQLite takes 32,766 parameters in a statement, PostgreSQL 65,535.
 CHUNK = 5000
+LOOK = 5000
+"""How many holds a page of the history looks at for those of a time."""
 
 
 def _leases(organization_id: str, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -276,14 +278,21 @@ def _list_holdings(organization_id: str, after: str, limit: int) -> sa.Select[An
     return behind.order_by(holding.c.lease_id).limit(limit)
 
 
-def list_history(
-    tx: Transaction, organization_id: str, after: Place, last: int, at: int | None, limit: int
-) -> list[Holding]:
-    """Who holds and held the pairs behind a place, up to the IPv4 address `last`; or with `at` only who did then."""
+def list_history(tx: Transaction, organization_id: str, after: Place, last: int, at: int | None, limit: int) -> History:
+    """Who holds and held the pairs behind a place, up to the IPv4 address `last`; or with `at` only who did then.
+
+    Those may be few among many, so no more than LOOK holds are looked at for them.
+    """
     place = after.ipv4, after.hold_time, after.registration_id
     if at is None:
-        return [Holding(*row) for row in _list_history(tx, organization_id, *place, last, limit)]
-    return [Holding(*row) for row in _list_history_at(tx, organization_id, *place, last, at, limit)]
+        return History([Holding(*row) for row in _list_history(tx, organization_id, *place, last, 0, limit)])
+    found = _list_history(tx, organization_id, *place, last, LOOK - 1, 1).one_or_none()
+    end = Holding(*found).place if found is not None else None
+    upto = end or Place(last, FOREVER)
+    rows = _list_history_at(
+        tx, organization_id, *place, upto.ipv4, upto.hold_time, upto.registration_id, at=at, limit=limit
+    )
+    return History([Holding(*row) for row in rows], end)
 
 
 def _behind(organization_id: str, ipv4: int, hold_time: int, registration_id: str, last: int) -> sa.Select[Any]:
@@ -295,18 +304,27 @@ def _behind(organization_id: str, ipv4: int, hold_time: int, registration_id: st
 
 @statement
 def _list_history(
-    organization_id: str, ipv4: int, hold_time: int, registration_id: str, last: int, limit: int
+    organization_id: str, ipv4: int, hold_time: int, registration_id: str, last: int, skipped: int, limit: int
 ) -> sa.Select[Any]:
-    return _behind(organization_id, ipv4, hold_time, registration_id, last).limit(limit)
+    return _behind(organization_id, ipv4, hold_time, registration_id, last).offset(skipped).limit(limit)
 
 
 @statement
 def _list_history_at(
-    organization_id: str, ipv4: int, hold_time: int, registration_id: str, last: int, at: int, limit: int
+    organization_id: str,
+    ipv4: int,
+    hold_time: int,
+    registration_id: str,
+    last: int,
+    last_time: int,
+    last_id: str,
+    at: int,
+    limit: int,
 ) -> sa.Select[Any]:
+    place = sa.tuple_(holding.c.ipv4, holding.c.hold_time, holding.c.registration_id)
     held = sa.or_(holding.c.release_time.is_(None), holding.c.release_time > at)
     found = _behind(organization_id, ipv4, hold_time, registration_id, last)
-    return found.where(holding.c.hold_time <= at, held).limit(limit)
+    return found.where(place <= sa.tuple_(last, last_time, last_id), holding.c.hold_time <= at, held).limit(limit)
 
 
 def forget_holdings(tx: Transaction, before: int, limit: int) -> int:

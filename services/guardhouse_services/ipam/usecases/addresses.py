@@ -24,6 +24,7 @@ from guardhouse_services.ipam.domain.leases import (
     ASK_AGAIN,
     FOREVER,
     Exists,
+    History,
     Holding,
     Lease,
     Ledger,
@@ -120,13 +121,13 @@ class Addresses:
 
     async def list_history(
         self, organization_id: str, network: Network, at: int | None, after: Place | None, limit: int
-    ) -> list[Holding]:
+    ) -> History:
         """Who holds and held addresses of a network, behind a place; or with `at` only who did then."""
 
-        def read(tx: Transaction) -> list[Holding]:
+        def read(tx: Transaction) -> History:
             space = store.subnets.read_space(tx, organization_id)
             if space is None or (pairs := pairs_of(network, space.ipv6)) is None:
-                return []
+                return History([])
             first, last = pairs
             return store.leases.list_history(tx, organization_id, after or Place(first), last, at, limit)
 
