@@ -21,6 +21,7 @@ from guardhouse.agent.link import Wire, resolve
 from guardhouse.agent.tunnel import Address, Gateway, Tunnel
 from guardhouse.clock import Clock
 from guardhouse.common.v1.credential_pb2 import Credential
+from guardhouse.durations import SECOND
 from guardhouse.errors import GuardhouseError, InvalidField
 from guardhouse.gateway.uapi import InterfaceUnavailable
 from guardhouse.os_sessions import NOBODY, Desk, OsEvent, Seat, after, asks_to_register, current, registered
@@ -34,6 +35,9 @@ LOOK_SECONDS: Final = 10.0
 often the agent says that it lives."""
 TICK_SECONDS: Final = 1.0
 """How often one is tried that cannot be used."""
+ASK_AGAIN: Final = SECOND // 2, 3 * SECOND // 2, 7 * SECOND // 2, 15 * SECOND // 2
+"""How long after the tunnel was set up a gateway that has not answered is asked again: it may hear of a key a moment
+later than the device does. WireGuard waits for 5 s between two attempts; after the last of these it is left to it."""
 REPORT_SECONDS: Final = 60.0
 """The longest pause between two attempts to report."""
 REPORTS: Final = 1000
@@ -79,6 +83,8 @@ class Agent:
         self._unused: Sequence[str] = ()
         """The host names of the profile, which an interface cannot have."""
         self._handshake_time = 0
+        self._again: deque[int] = deque()
+        """The steady times at which the gateway is asked again, unless it has answered."""
         self._told = ""
         """Whose tunnel the interface was last given."""
         self._changed = asyncio.Event()
@@ -271,6 +277,8 @@ class Agent:
             await self._look()
             self.say()
             seconds = LOOK_SECONDS if self._problem is None else TICK_SECONDS
+            if self._again:
+                seconds = min(seconds, max(0, self._again[0] - self._clock.steady()) / SECOND)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._changed.wait()
@@ -285,7 +293,15 @@ class Agent:
             wanted = await self._wanted(holder.kept) if holder and holder.kept else None
             done = await self._wire.become(wanted)
             self._handshake_time = await self._wire.handshake_time() if wanted else 0
+            if done:
+                self._again = deque(self._clock.steady() + it for it in ASK_AGAIN)
+            if wanted is None or self._handshake_time:
+                self._again.clear()
+            elif self._again and self._again[0] <= self._clock.steady():
+                self._again.popleft()
+                await self._wire.ask_again(wanted)
         except (InterfaceUnavailable, OSError) as error:
+            self._again.clear()
             problem = Problem("INTERFACE_UNAVAILABLE", str(error))
             if problem != self._problem:
                 log.error("%s; trying again", problem.message)

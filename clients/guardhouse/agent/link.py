@@ -14,6 +14,7 @@ from guardhouse.agent.tunnel import (
     Link,
     Present,
     Tunnel,
+    again,
     commands,
     configuration,
     parse,
@@ -43,8 +44,7 @@ class Wire:
 
         It begins with what gives the tunnel its key and ends with the routes, and takes them away in the other order.
         """
-        if wanted is not None and not _has_ipv6(self.name):
-            wanted = without_ipv6(wanted)
+        wanted = wanted and self._possible(wanted)
         operation = configuration(wanted, await self._present())
         if operation is not None and wanted is not None:
             await self._interface.exchange(operation)
@@ -53,9 +53,16 @@ class Wire:
             await self._interface.exchange(operation)
         return linked or operation is not None
 
+    async def ask_again(self, wanted: Tunnel) -> None:
+        """Has it ask the gateway for a handshake now. Raises InterfaceUnavailable."""
+        await self._interface.exchange(again(self._possible(wanted)))
+
     async def handshake_time(self) -> int:
         """When the gateway last answered, in seconds since 1970. 0: never. Raises InterfaceUnavailable."""
         return max((it["time"] for it in (await self._present()).peers.values()), default=0)
+
+    def _possible(self, wanted: Tunnel) -> Tunnel:
+        return wanted if _has_ipv6(self.name) else without_ipv6(wanted)
 
     async def _present(self) -> Present:
         return parse(await self._interface.exchange(b"get=1\n\n"))

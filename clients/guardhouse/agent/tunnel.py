@@ -180,19 +180,35 @@ def configuration(wanted: Tunnel | None, present: Present) -> bytes | None:
         and peer["networks"] == wanted.networks
     ):
         return None
-    lines = ["set=1", f"private_key={wanted.private_key.hex()}"]
-    # A peer that stays keeps its session: whose key or networks change does not wait for a handshake.
-    lines += [
-        line for key in present.peers if key != wanted.public_key for line in (f"public_key={key.hex()}", "remove=true")
-    ]
-    lines += [
-        f"public_key={wanted.public_key.hex()}",
-        f"endpoint={wanted.endpoints[0]}",
-        f"persistent_keepalive_interval={wanted.keepalive}",
+    # A peer that stays keeps its session: what changes its networks does not wait for a handshake. With another key of
+    # its own an interface has no session left, and only a peer that is new asks for one before there is traffic.
+    stays = present.private_key == clamped(wanted.private_key)
+    gone = [key for key in present.peers if key != wanted.public_key or not stays]
+    return _encoded([f"private_key={wanted.private_key.hex()}", *_removed(gone), *_peer(wanted)])
+
+
+def again(wanted: Tunnel) -> bytes:
+    """The operation that has an interface ask its peer for a handshake now: one that is new does not wait until the
+    last attempt has come to nothing."""
+    return _encoded([*_removed([wanted.public_key]), *_peer(wanted)])
+
+
+def _removed(keys: Iterable[bytes]) -> list[str]:
+    return [line for key in keys for line in (f"public_key={key.hex()}", "remove=true")]
+
+
+def _peer(of: Tunnel) -> list[str]:
+    return [
+        f"public_key={of.public_key.hex()}",
+        f"endpoint={of.endpoints[0]}",
+        f"persistent_keepalive_interval={of.keepalive}",
         "replace_allowed_ips=true",
-        *(f"allowed_ip={network}" for network in sorted(wanted.networks)),
+        *(f"allowed_ip={network}" for network in sorted(of.networks)),
     ]
-    return "\n".join([*lines, "", ""]).encode()
+
+
+def _encoded(lines: Iterable[str]) -> bytes:
+    return "\n".join(["set=1", *lines, "", ""]).encode()
 
 
 def clamped(private_key: bytes) -> bytes:

@@ -18,8 +18,9 @@ from guardhouse.agent.agent import Agent
 from guardhouse.agent.folder import Folder
 from guardhouse.agent.keeper import Means
 from guardhouse.agent.link import Wire, resolve
-from guardhouse.agent.tunnel import Gateway, Tunnel
-from guardhouse.gateway.uapi import InterfaceUnavailable
+from guardhouse.agent.tunnel import NO_KEY, Gateway, Tunnel
+from guardhouse.durations import DAY, SECOND
+from guardhouse.gateway.uapi import Interface, InterfaceUnavailable
 from guardhouse.registry.v1 import registry_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2_grpc
 from tests.guardhouse.agent.test_agent import Machine
@@ -112,13 +113,8 @@ async def test_names_are_resolved() -> None:
     assert [str(it) for it in await resolve("2001:db8::1")] == ["2001:db8::1"]
 
 
-@pytest.mark.timeout(120)
-async def test_the_tunnel_is_there_as_long_as_the_registration_is(
-    plane: Plane, world: World, tmp_path: Path, name: str
-) -> None:
-    """Enrolled, revoked, restored; and the interface goes and comes back meanwhile."""
-    folder = Folder(tmp_path)
-    about = Machine(plane, tmp_path, Means(await world.service_token()))
+async def narrow(plane: Plane) -> None:
+    """Only what is for measuring goes through the tunnel, or the machine of the test would lose its network."""
     profiles = plane.stub(registry_pb2_grpc.DeviceProfileServiceStub)
     listed = await profiles.ListDeviceProfiles(pb.ListDeviceProfilesRequest(organization_id=plane.organization))
     profile = listed.device_profiles[-1]
@@ -126,6 +122,16 @@ async def test_the_tunnel_is_there_as_long_as_the_registration_is(
     request = pb.UpdateDeviceProfileRequest(organization_id=plane.organization, device_profile=profile)
     request.update_mask.paths.append("settings.include")
     await profiles.UpdateDeviceProfile(request)
+
+
+@pytest.mark.timeout(120)
+async def test_the_tunnel_is_there_as_long_as_the_registration_is(
+    plane: Plane, world: World, tmp_path: Path, name: str
+) -> None:
+    """Enrolled, revoked, restored; and the interface goes and comes back meanwhile."""
+    folder = Folder(tmp_path)
+    about = Machine(plane, tmp_path, Means(await world.service_token()))
+    await narrow(plane)
     gateway = Gateway(keys.public_key(keys.new_private_key()), "192.0.2.1:51820")
     agent = Agent(about.orders, folder, plane.clock, about.means, Wire(name), gateway)
     running = asyncio.create_task(agent.run())
@@ -157,3 +163,40 @@ async def test_the_tunnel_is_there_as_long_as_the_registration_is(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.timeout(120)
+async def test_a_gateway_that_hears_of_a_key_later_is_asked_again_soon(
+    plane: Plane, world: World, tmp_path: Path, name: str
+) -> None:
+    """Of a device that is new, and of one that has replaced its key. WireGuard itself would ask again after 5 s."""
+    await narrow(plane)
+    about = Machine(plane, tmp_path, Means(await world.service_token()))
+    private_key = keys.new_private_key()
+    wire, there = Wire(name), Interface(f"{name}g")
+    with interface(wire.name), interface(there.name):
+        ip(f"link set dev {there.name} up")
+        await there.exchange(f"set=1\nprivate_key={private_key.hex()}\n\n".encode())
+        port = (await there.exchange(b"get=1\n\n")).decode().partition("listen_port=")[2].split()[0]
+        gateway = Gateway(keys.public_key(private_key), f"127.0.0.1:{port}")
+        agent = Agent(about.orders, about.folder, plane.clock, about.means, wire, gateway)
+        running = asyncio.create_task(agent.run())
+        try:
+            known = NO_KEY
+            for _ in range(2):
+                while (held := (await wire._present()).private_key) == known:  # noqa: ASYNC110  # nobody says when
+                    await asyncio.sleep(0.01)
+                known = held
+                # The first that it asks is lost on whoever does not know it.
+                await asyncio.sleep(0.3)
+                assert await wire.handshake_time() == 0
+                peer = f"set=1\nreplace_peers=true\npublic_key={keys.public_key(known).hex()}\n\n"
+                await there.exchange(peer.encode())
+                plane.clock.advance(1)
+                async with asyncio.timeout(3):
+                    while not await wire.handshake_time():  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                await plane.advance(DAY / SECOND)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)

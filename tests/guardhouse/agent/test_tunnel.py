@@ -12,6 +12,7 @@ from guardhouse.agent.tunnel import (
     Link,
     Present,
     Tunnel,
+    again,
     clamped,
     commands,
     configuration,
@@ -124,6 +125,11 @@ def test_an_interface_is_told_only_what_it_is_not() -> None:
     said = (configuration(replace(TUNNEL, public_key=OTHER), answered(TUNNEL)) or b"").decode().splitlines()
     assert said[said.index(f"public_key={KEY.hex()}") + 1] == "remove=true"
     assert said[-2:] != ["", ""]
+    # With another key it asks for a handshake at once; with other networks it keeps the session that it has.
+    removed = f"public_key={KEY.hex()}\nremove=true\n".encode()
+    assert removed in (configuration(replace(TUNNEL, private_key=KEY), answered(TUNNEL)) or b"")
+    assert removed not in (configuration(replace(TUNNEL, keepalive=0), answered(TUNNEL)) or b"")
+    assert removed + f"public_key={KEY.hex()}\nendpoint=".encode() in again(TUNNEL)
     gone = (configuration(None, answered(TUNNEL)) or b"").decode()
     assert f"private_key={bytes(32).hex()}\nreplace_peers=true\n" in gone
 
