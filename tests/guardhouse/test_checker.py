@@ -158,6 +158,20 @@ async def test_an_answer_that_is_kept_is_the_one_that_would_be_made_anew() -> No
     assert kept > 500
 
 
+async def test_an_answer_that_ends_with_a_postures_age_is_not_kept_behind_it() -> None:
+    """Decision 32a: the bound is of other traffic's policy, so the same one decides, and for as long as ever."""
+    it = World()
+    await it.load()
+    left = []
+    for seconds in (0, 55, 5, 1):
+        it.clock.advance(seconds)
+        it.prove()
+        answer = it.checker.check_traffic(address=person(0)[2], kind="connection", fields=REQUESTS[1])
+        left.append((answer.policy_id, answer.valid_for // SECOND))
+    last = f"pol_{2:032x}"
+    assert left == [(last, 10), (last, 5), (last, 10), (last, 10)]
+
+
 async def test_the_collector_has_nothing_to_look_at_of_what_a_replica_knows() -> None:
     """However many there are, whatever becomes of them, and whoever asks: so no pause grows with them."""
     it, dice = World(), random.Random(0)

@@ -253,6 +253,23 @@ async def test_a_bound_that_is_new_ends_what_was_kept(world: World, clock: FakeC
     assert (answer.policy_id, answer.valid_for.ToMicroseconds()) == (SECOND_POLICY, 4 * SECOND)
 
 
+async def test_an_answer_that_ends_with_a_bound_is_not_kept_behind_it(world: World, clock: FakeClock) -> None:
+    """Decision 32a: behind a bound that has no say in this traffic the same policy decides, and for as long as ever."""
+    world.own.publish(
+        block(FIRST, 10, traffic="net.dst.port == 80", device_posture="device_posture.age >= 4"),
+        policy(SECOND_POLICY, 20),
+    )
+    event = device(clock.now(), LAPTOP, ALICE, passed=["disk"])
+    event.registration.posture.report_time.CopyFrom(to_timestamp(clock.now()))
+    world.registry.publish(event)
+    left = []
+    for seconds in (0, 4, 1):
+        clock.advance(seconds)
+        answer = (await ask(world)).answer
+        left.append((answer.policy_id, answer.valid_for.ToMicroseconds() // SECOND))
+    assert left == [(SECOND_POLICY, 4), (SECOND_POLICY, 10), (SECOND_POLICY, 10)]
+
+
 async def test_a_trial_is_by_the_age_that_it_is_given(world: World, clock: FakeClock) -> None:
     """Decisions 30a and 32a: what nobody gave shows as missing; a device that exists is as old as it is then."""
     world.own.publish(block(FIRST, 10, device_posture="device_posture.age >= 3600"))
