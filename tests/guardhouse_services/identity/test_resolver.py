@@ -6,8 +6,11 @@ from guardhouse.errors import EnrollmentAborted, Internal, ServiceUnavailable
 from guardhouse.identity.v1 import identity_pb2
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse.rules import Rule, RuleKind
+from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
 from guardhouse_services.identity.domain.enrollment_policies import Decision
+from guardhouse_services.identity.usecases import seats
+from guardhouse_services.leases import IN_A_ROW
 from tests.guardhouse_services.identity.world import World, deleted, registered, released
 
 ACTIVE = registry_pb2.INTENT_OUTCOME_ACTIVE
@@ -53,6 +56,40 @@ async def test_an_intent_that_cannot_be_answered_holds_up_no_other(world: World)
     world.outcomes |= {broken.intent_id: Internal("broken"), other.intent_id: ABORTED}
     world.clock.advance(61)
     assert await world.identity.resolver.resolve_once() == 1
+    assert await world.used() == 1
+
+
+async def test_one_that_cannot_be_dealt_with_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does any number of them: they go behind the others, and are asked about again."""
+    broken = [(await world.authorize(f"user{number}")).intent_id for number in range(2 * IN_A_ROW)]
+    fine = (await world.authorize("bob")).intent_id
+    world.outcomes |= dict.fromkeys([*broken, fine], ABORTED)
+    world.clock.advance(61)
+    cancel = seats.cancel
+
+    def stumble(tx: Transaction, organization_id: str, intent_id: str) -> bool:
+        if intent_id in broken:
+            raise RuntimeError("broken")
+        return cancel(tx, organization_id, intent_id)
+
+    monkeypatch.setattr(seats, "cancel", stumble)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await world.identity.resolver.resolve_once()
+    assert await world.identity.resolver.resolve_once() == 1
+    assert await world.used() == len(broken)
+    monkeypatch.undo()
+    world.clock.advance(6)
+    assert await world.identity.resolver.resolve_once() == len(broken)
+    assert await world.used() == 0
+
+
+async def test_what_was_answered_counts_when_the_registry_goes_away_then(world: World) -> None:
+    answered, other = await world.authorize("ada"), await world.authorize("bob")
+    world.outcomes |= {answered.intent_id: ABORTED, other.intent_id: ServiceUnavailable("down")}
+    world.clock.advance(61)
+    with pytest.raises(ServiceUnavailable):
+        await world.identity.resolver.resolve_once()
     assert await world.used() == 1
 
 

@@ -5,9 +5,12 @@ import asyncio
 import pytest
 
 from guardhouse.errors import EnrollmentAborted, ServiceUnavailable
-from guardhouse.ids import DEVICE, REGISTRATION, USER
+from guardhouse.ids import DEVICE, ORGANIZATION, REGISTRATION, USER
 from guardhouse.registry.v1 import registry_pb2 as registry
+from guardhouse_services.database import Transaction
+from guardhouse_services.ipam import store
 from guardhouse_services.ipam.domain.leases import State
+from guardhouse_services.ipam.usecases.addresses import RESOLVE_BATCH
 from tests.guardhouse_services.ipam.world import World, deleted, name, new
 
 PENDING = registry.INTENT_OUTCOME_PENDING
@@ -52,6 +55,34 @@ async def test_no_time_frees_a_reservation_while_the_registry_is_down(world: Wor
     assert {row.state for row in await world.leases()} == {State.RESERVED}
     for lease in leases:
         world.answers(name(lease), ABORTED)
+    world.advance(6)
+    await world.ipam.addresses.resolve_once()
+    assert {row.state for row in await world.leases()} == {State.RESTING}
+
+
+async def test_one_that_cannot_be_dealt_with_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does any number of one organization's: they go behind the others, and are asked about again."""
+    theirs = new(ORGANIZATION)
+    await world.add_organization(theirs)
+    broken = [await world.reserve(organization_id=theirs) for _ in range(RESOLVE_BATCH + 1)]
+    lease = await world.reserve()
+    for each in (*broken, lease):
+        world.answers(name(each), ABORTED)
+    world.advance(61)
+    bury = store.leases.bury
+
+    def stumble(tx: Transaction, organization_id: str, intent_id: str) -> bool:
+        if organization_id == theirs:
+            raise RuntimeError("broken")
+        return bury(tx, organization_id, intent_id)
+
+    monkeypatch.setattr(store.leases, "bury", stumble)
+    for _ in range(2):
+        await world.ipam.addresses.resolve_once()
+    assert await world.state(lease) is State.RESTING
+    world.organization = theirs
+    assert {row.state for row in await world.leases()} == {State.RESERVED}
+    monkeypatch.undo()
     world.advance(6)
     await world.ipam.addresses.resolve_once()
     assert {row.state for row in await world.leases()} == {State.RESTING}

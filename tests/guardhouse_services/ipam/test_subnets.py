@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from guardhouse.durations import DAY
@@ -16,12 +17,14 @@ from guardhouse.errors import (
     SubnetNotFound,
     SubnetOverlaps,
 )
-from guardhouse.ids import DEVICE, SUBNET, USER
+from guardhouse.ids import DEVICE, ORGANIZATION, SUBNET, USER
 from guardhouse.ipam.v1 import ipam_pb2 as pb
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse_services.database import Transaction
+from guardhouse_services.ipam import store
 from guardhouse_services.ipam.domain.subnets import LIMIT, Capacity, Subnet, Usage, capacity
 from guardhouse_services.ipam.store import tables
+from guardhouse_services.ipam.usecases import addresses
 from tests.guardhouse_services.desk import Desk
 from tests.guardhouse_services.ipam.test_mutations import at
 from tests.guardhouse_services.ipam.world import HOUR, World, deleted, name, new
@@ -287,6 +290,38 @@ async def test_what_a_release_without_subnets_has_changed_is_counted_anew(world:
     before = await desk.dump()
     await world.ipam.addresses.recount()
     assert await desk.dump() == before
+
+
+async def test_an_organization_that_cannot_be_counted_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry is followed all the same, and what failed is tried again until it is done."""
+    ours, theirs = world.organization, new(ORGANIZATION)
+    await world.add_organization(theirs)
+    for organization_id in (ours, theirs):
+        await world.reserve(organization_id=organization_id)
+    held = tables.subnet.c.held
+    await world.database.write(lambda tx: tx.execute(tables.subnet.update().values(held=7)))
+    counted: list[str] = []
+    recount = store.subnets.recount
+
+    def stumble(tx: Transaction, organization_id: str, of: Subnet) -> None:
+        counted.append(organization_id)
+        if counted.count(ours) == 1 and organization_id == ours:
+            raise RuntimeError("broken")
+        recount(tx, organization_id, of)
+
+    monkeypatch.setattr(store.subnets, "recount", stumble)
+    monkeypatch.setattr(addresses, "RESOLVE_SECONDS", 0.01)
+    following = asyncio.create_task(world.ipam.addresses.follow())
+    async with asyncio.timeout(10):
+        await world.fresh.followed.wait()
+        query = sa.select(held).where(held > 0)
+        while await world.database.read(lambda tx: tx.execute(query).all()):  # noqa: ASYNC110  # nobody says when
+            await asyncio.sleep(0.01)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    assert sorted(counted) == sorted([ours, ours, theirs])
 
 
 def test_the_day_on_which_a_subnet_is_full_is_told_by_its_growth() -> None:

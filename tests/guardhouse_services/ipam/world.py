@@ -1,5 +1,6 @@
 """Ipam on a database of its own, with the registry's part played by the test."""
 
+import asyncio
 import secrets
 from typing import Any
 
@@ -33,10 +34,15 @@ def new(prefix: str) -> str:
 
 
 class Fresh:
-    """Stands in for the follower's proof that the feed is applied."""
+    """Stands in for the follower, and its proof that the feed is applied."""
 
     def __init__(self) -> None:
         self.value = True
+        self.followed = asyncio.Event()
+
+    async def run(self) -> None:
+        self.followed.set()
+        await asyncio.Event().wait()
 
     async def fresh(self, _since: int) -> bool:
         return self.value

@@ -16,6 +16,7 @@ from guardhouse_services.identity import store
 from guardhouse_services.identity.usecases import seats
 from guardhouse_services.identity.usecases.effects import gone
 from guardhouse_services.identity.usecases.history import publish
+from guardhouse_services.leases import for_each
 
 log = logging.getLogger(__name__)
 
@@ -54,19 +55,37 @@ class Resolver:
     async def resolve_once(self) -> int:
         """Deals with what has waited long enough; answers how many were decided.
 
-        Raises Unavailable when the registry cannot be asked. What it cannot answer for one intent holds up no other.
+        Raises Unavailable when the registry cannot be asked. What it cannot answer for one intent holds up no other,
+        and neither does one that cannot be dealt with here.
         """
-        decided = 0
-        for organization_id, intent_id in await self._database.read(lambda tx: store.intents.to_ask(tx, AT_ONCE)):
-            outcome: int = registry_pb2.INTENT_OUTCOME_PENDING
-            try:
-                outcome = await self._resolve_intent(organization_id, intent_id)
-            except Unavailable:
-                raise
-            except GuardhouseError as error:
-                log.warning("the registry has no answer for %s: %s", intent_id, error.message)
-            decided += await self._database.write(lambda tx: _apply(tx, organization_id, intent_id, outcome))  # noqa: B023
+        answers: list[tuple[str, str, int]] = []
+        try:
+            for organization_id, intent_id in await self._database.read(lambda tx: store.intents.to_ask(tx, AT_ONCE)):
+                answers.append((organization_id, intent_id, await self._ask(organization_id, intent_id)))
+        finally:
+            # What was answered before the registry went away is not asked again.
+            decided = await for_each(answers, self._settle, "resolve the enrollment")
         return decided
+
+    async def _ask(self, organization_id: str, intent_id: str) -> int:
+        """The registry's word. Raises Unavailable."""
+        try:
+            return await self._resolve_intent(organization_id, intent_id)
+        except Unavailable:
+            raise
+        except GuardhouseError as error:
+            log.warning("the registry has no answer for %s: %s", intent_id, error.message)
+            return registry_pb2.INTENT_OUTCOME_PENDING
+
+    async def _settle(self, answer: tuple[str, str, int]) -> bool:
+        """Whether the answer decides its intent."""
+        organization_id, intent_id, outcome = answer
+        try:
+            return await self._database.write(lambda tx: _apply(tx, organization_id, intent_id, outcome))
+        except Exception:
+            # Or it would be among the first again, and with many such nobody else's would ever be.
+            await self._database.write(lambda tx: _put_off(tx, organization_id, intent_id))
+            raise
 
     async def forget(self) -> None:
         """For ever, drops what nobody can ask for any more."""
@@ -96,13 +115,17 @@ def _apply(tx: Transaction, organization_id: str, intent_id: str, outcome: int) 
     elif outcome == registry_pb2.INTENT_OUTCOME_ABORTED:
         ended = seats.cancel(tx, organization_id, intent_id)
     else:
-        store.intents.ask_later(tx, organization_id, intent_id, tx.now + ASK_AGAIN)
+        _put_off(tx, organization_id, intent_id)
         return False
     if ended:
         audit.note_entry(tx, audit.Entry(organization_id, "job:resolve intents", "", [intent_id]))
     if news:
         publish(tx, organization_id, news)
     return True
+
+
+def _put_off(tx: Transaction, organization_id: str, intent_id: str) -> None:
+    store.intents.ask_later(tx, organization_id, intent_id, tx.now + ASK_AGAIN)
 
 
 def _forget(tx: Transaction) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from functools import partial
 
@@ -33,6 +33,7 @@ from guardhouse_services.ipam.domain.leases import (
 from guardhouse_services.ipam.domain.subnets import Network, pairs_of
 from guardhouse_services.ipam.usecases.effects import note, write
 from guardhouse_services.ipam.usecases.reservations import Reservations, Wanted, opened
+from guardhouse_services.leases import for_each
 
 log = logging.getLogger(__name__)
 
@@ -156,23 +157,32 @@ class Addresses:
 
         It is one job, because an answer may end a lease only where the feed is known to be applied up to the answer.
         """
-        await self.recount()
+        uncounted = await self.recount()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.follower.run())
-            group.create_task(self._resolve())
+            group.create_task(self._resolve(uncounted))
 
-    async def recount(self) -> None:
-        """Counts anew what subnets have held.
+    async def recount(self) -> list[str]:
+        """Counts anew what subnets have held; answers the organizations for which that failed.
 
-        Only whoever follows changes that, so counting once before is enough, whichever release has followed until now.
-        One that knew no subnets kept no count, nor did it note which registrations are revoked: a snapshot tells that.
+        Only whoever follows changes that, so counting once is enough, whichever release has followed until now. One
+        that knew no subnets kept no count, nor did it note which registrations are revoked: a snapshot tells that.
         """
-        after = ""
+        after, failed = "", list[str]()
         while found := await self._database.read(partial(store.subnets.organizations, after=after)):
-            for organization_id in found:
-                work = partial(self._recount, organization_id=organization_id)
-                await self._database.write(work, turn=organization_id)
+            failed += await self._count(found)
             after = found[-1]
+        return failed
+
+    async def _count(self, organization_ids: Collection[str]) -> list[str]:
+        left = set(organization_ids)
+
+        async def count(organization_id: str) -> None:
+            await self._database.write(partial(self._recount, organization_id=organization_id), turn=organization_id)
+            left.discard(organization_id)
+
+        await for_each(organization_ids, count, "count the addresses")
+        return sorted(left)
 
     def _recount(self, tx: Transaction, organization_id: str) -> None:
         space, subnets = opened(tx, organization_id, self._network)
@@ -182,23 +192,26 @@ class Addresses:
             begin_anew(tx, "registry", organization_id)
             store.subnets.will_be_told(tx, organization_id)
 
-    async def _resolve(self) -> None:
+    async def _resolve(self, uncounted: Collection[str]) -> None:
         while True:
             await asyncio.sleep(RESOLVE_SECONDS * random.uniform(0.5, 1))
             try:
+                uncounted = await self._count(uncounted)
                 await self.resolve_once()
             except Exception as error:  # whatever it was, the next round may fare better
                 log.warning("outcomes of enrollments are not resolved", exc_info=error)
 
     async def resolve_once(self) -> None:
-        """Asks for every outcome that is due."""
+        """Asks for every outcome that is due. One that cannot be dealt with holds up no other."""
         while True:
             asking = await self._database.read(lambda tx: store.leases.find_asking(tx, tx.now, RESOLVE_BATCH))
-            await asyncio.gather(*(self._resolve_lease(organization_id, lease) for organization_id, lease in asking))
-            if len(asking) < RESOLVE_BATCH:
+            each_alone = (for_each([each], self._resolve_lease, "resolve the reservation") for each in asking)
+            done = sum(await asyncio.gather(*each_alone))
+            if len(asking) < RESOLVE_BATCH or not done:
                 return
 
-    async def _resolve_lease(self, organization_id: str, asked: Lease) -> None:
+    async def _resolve_lease(self, of: tuple[str, Lease]) -> bool:
+        organization_id, asked = of
         registration_id, claim_id = asked.registration_id or "", asked.claim_id or ""
         answer = await self._ask(organization_id, registration_id)
         ended = [registration_id] if answer.outcome in ENDED else []
@@ -211,6 +224,11 @@ class Addresses:
         if ended and not await self.follower.fresh(self._clock.steady()):
             # Another registration may have taken the lease over before this one ended, and only the feed says so.
             ended.clear()
+
+        def put_off(tx: Transaction) -> None:
+            store.subnets.lock_space(tx, organization_id)
+            if store.leases.find_lease(tx, organization_id, asked.lease_id) == asked:
+                store.leases.save_leases(tx, organization_id, [replace(asked, ask_time=tx.now + ASK_AGAIN)])
 
         def settle(tx: Transaction) -> None:
             space = store.subnets.lock_space(tx, organization_id)
@@ -231,9 +249,15 @@ class Addresses:
                 note(tx, "job:resolve intents", organization_id, ledger)
                 write(tx, organization_id, ledger)
             else:
-                store.leases.save_leases(tx, organization_id, [replace(asked, ask_time=tx.now + ASK_AGAIN)])
+                put_off(tx)
 
-        await self._database.write(settle, turn=organization_id)
+        try:
+            await self._database.write(settle, turn=organization_id)
+        except Exception:
+            # Or it would be among the first again, and with many such nobody else's would ever be.
+            await self._database.write(put_off, turn=organization_id)
+            raise
+        return True
 
     async def _ask(self, organization_id: str, registration_id: str) -> registry.ResolveIntentResponse:
         """The registry's answer; one without an outcome when there is none."""
