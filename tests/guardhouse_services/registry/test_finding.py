@@ -364,7 +364,10 @@ async def test_devices_are_found_by_the_address_of_who_was_seen_there(world: Wor
 async def test_a_page_looks_only_so_far_and_the_list_is_whole_all_the_same(
     world: World, servicer: RegistryServicer, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pages may be short or empty, and together they are what an unbounded one shows, whatever is asked for."""
+    """Pages may be short or empty, and together they are what an unbounded one shows, whatever is asked for.
+
+    Within one look, too, which may go far beyond where the page found its first rows.
+    """
     await populate(world)
     chance = random.Random(seed)
     now = world.clock.now()
@@ -380,17 +383,15 @@ async def test_a_page_looks_only_so_far_and_the_list_is_whole_all_the_same(
             asked |= chance.choice((filters, {}))
         asked["active_registrations"] = chance.choice((0, INCLUDE, pb.ACTIVE_REGISTRATIONS_EXCLUDE))
         size = chance.choice((1, 2, 5))
-        monkeypatch.setattr(lists, "LOOK", 10**6)
-        whole = await devices(servicer, world, **asked)
-        monkeypatch.setattr(lists, "LOOK", 1)
-        assert await devices(servicer, world, size, **asked) == whole, asked
         of_registrations: dict[str, Any] = {key: asked[key] for key in ("search", "seen_after") if key in asked}
         of_registrations["order_by"] = f"{chance.choice(REGISTRATION_ORDERS)}{direction}"
         of_registrations["state"] = chance.choice((ALL, pb.REGISTRATION_FILTER_REVOKED))
-        monkeypatch.setattr(lists, "LOOK", 10**6)
-        whole = await registrations(servicer, world, **of_registrations)
-        monkeypatch.setattr(lists, "LOOK", 1)
-        assert await registrations(servicer, world, size, **of_registrations) == whole, of_registrations
+        for function, filters in ((devices, asked), (registrations, of_registrations)):
+            monkeypatch.setattr(lists, "LOOK", 10**6)
+            whole = await function(servicer, world, **filters)
+            for look in (1, 7, 20):
+                monkeypatch.setattr(lists, "LOOK", look)
+                assert await function(servicer, world, size, **filters) == whole, (filters, size, look)
 
 
 async def test_a_page_that_looked_far_enough_is_short_and_names_the_next(

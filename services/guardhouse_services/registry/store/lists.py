@@ -90,9 +90,10 @@ def looking(
     while True:
         last = tx.execute(everything(replace(whole, limit=stride)).offset(stride - 1).limit(1)).one_or_none()
         end = Cursor(last.value, last.row_id) if last is not None else None
-        rows += read(page, end)
+        found = read(page, end)
+        rows += found
         looked += stride
-        missing = page.limit - len(rows)
+        missing = page.limit - len(found)
         if end is None or missing <= 0:
             return Listed(rows)
         if looked >= LOOK:
