@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bench.postgresql import PostgreSQL
 from guardhouse_services.config import SERVICES
@@ -19,6 +20,10 @@ from tests.plane import Plane
 DatabaseUrl = Callable[[str], str]
 
 _numbers = itertools.count()
+
+# How long an example takes says nothing where other tests run beside it.
+settings.register_profile("beside others", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("beside others")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
