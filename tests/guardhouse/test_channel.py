@@ -83,9 +83,9 @@ def sent(server: ScriptedServer, call: Caller, organization_id: str = "org_1") -
 
 def test_every_call_has_a_deadline(server: ScriptedServer, call: Caller) -> None:
     call.get_user()
-    call.get_user(timeout=2.0)
-    assert 8 < server.calls[0].seconds_left < 11  # gRPC rounds a little up
-    assert 0 < server.calls[1].seconds_left < 3
+    call.get_user(timeout=4.0)
+    assert 5 < server.calls[0].seconds_left < 11  # gRPC rounds a little up
+    assert 0 < server.calls[1].seconds_left < 5
 
 
 def test_every_call_carries_the_credential(server: ScriptedServer, call: Caller) -> None:
@@ -272,7 +272,7 @@ def test_a_server_that_does_not_answer_is_named(server: ScriptedServer, call: Ca
         taken.bind(("127.0.0.1", 0))  # Bound and not listening: whoever connects is refused.
         call.address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(errors.ServiceUnavailable, match=r"identity cannot be reached: .*refused"):
-            call.get_user(timeout=1.0)
+            call.get_user()
 
 
 def test_details_of_somebody_else_are_passed_over() -> None:

@@ -192,7 +192,7 @@ def test_an_answer_without_the_state_neither_signs_in_nor_ends_the_wait(scripted
 
 
 def test_what_is_no_request_of_a_browser_is_not_heard(
-    scripted: ScriptedProvider, capfd: pytest.CaptureFixture[str]
+    scripted: ScriptedProvider, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Provider(scripted.url, "cli") as provider, provider.redirect() as asked:
         wanted = query(asked.link)
@@ -203,7 +203,7 @@ def test_what_is_no_request_of_a_browser_is_not_heard(
                 assert b" 200 " not in connection.recv(1 << 16)
         scripted.tokens((200, {"id_token": scripted.id_token(nonce=wanted["nonce"])}))
         answered(asked, code="right")
-    assert capfd.readouterr().err == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_the_page_shows_nothing_of_what_came_and_is_kept_nowhere(scripted: ScriptedProvider) -> None:

@@ -39,19 +39,20 @@ def test_a_ping_knows_which_of_its_packets_were_answered(pair: tuple[Namespace, 
         other.ip("addr", "add", "192.0.2.2/24", "dev", "cable")
         other.ip("link", "set", "cable", "up")
         with Ping("there", one, "192.0.2.2", 0.005) as ping:
-            assert ping.answered_after(time.monotonic(), 5) is not None
+            assert ping.answered_after(time.monotonic(), 20) is not None
             assert arrives(one, "192.0.2.77", other, "192.0.2.2"), "a cable asks nobody for whom he sends"
-            before = time.monotonic()
             other.ip("link", "set", "cable", "down")
             cut = time.monotonic()
-            answered, sent = ping.answers(cut, cut + 0.2)
+            answered, sent = ping.answers(cut, cut + 2)
             assert answered == 0
             assert sent > 10
-            assert before <= ping.first_lost() + 0.005
+            last = max(number for number, it in enumerate(ping._packets) if it.answered is not None)
+            assert ping._packets[last].sent < cut
+            assert ping.first_lost() == ping._packets[last + 1].sent
             assert ping.passed(cut) == 0
             assert not arrives(one, "192.0.2.77", other, "192.0.2.2")
             other.ip("link", "set", "cable", "up")
-            assert ping.answered_after(time.monotonic(), 5) is not None
+            assert ping.answered_after(time.monotonic(), 20) is not None
 
 
 def test_a_thread_that_has_entered_a_network_comes_back(pair: tuple[Namespace, Namespace]) -> None:

@@ -149,7 +149,7 @@ class Pipe:
         self.blocks: queue.Queue[bytes] = queue.Queue()
 
     def read1(self) -> bytes:
-        return self.blocks.get(timeout=5)
+        return self.blocks.get(timeout=30)
 
 
 def test_a_stream_asks_at_once_for_whatever_has_come() -> None:

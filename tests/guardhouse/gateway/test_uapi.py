@@ -56,8 +56,8 @@ async def test_it_says_what_is_wrong_with_an_interface(tmp_path: Path, monkeypat
         with pytest.raises(InterfaceUnavailable, match="wg0 refuses what it was asked: Invalid argument"):
             await interface.set([Operation(bytes(32), None)])
         fake.errno, fake.stuck = 0, True
-        monkeypatch.setattr(uapi, "EXCHANGE_SECONDS", 0.1)
-        with pytest.raises(InterfaceUnavailable, match="wg0 has not answered"):
+        with monkeypatch.context() as patch, pytest.raises(InterfaceUnavailable, match="wg0 has not answered"):
+            patch.setattr(uapi, "EXCHANGE_SECONDS", 0.1)
             await interface.get()
         fake.stuck = False
         await interface.get()
