@@ -219,7 +219,7 @@ async def test_an_interface_that_was_away_gets_the_whole(
     """Its process may end and another begin with nothing; what happened meanwhile is in what it is given."""
     alice = await world.enroll("alice")
     async with running(gateway_of(plane, key, on(fake))) as gateway:
-        await become(lambda: bool(fake.peers))
+        await become(lambda: bool(fake.peers) and gateway.applied is not None)
         await fake.__aexit__()
         before = gateway.applied
         bob = await world.enroll("bob")
@@ -260,10 +260,10 @@ async def test_a_gateway_that_is_cut_off_admits_for_as_long_as_it_may(
     async with running(gateway_of(plane, key, on(fake), when_stale=when_stale)):
         await become(lambda: bool(fake.peers))
         await plane.stop("registry")
-        plane.clock.advance(20)
+        plane.clock.advance(10)
         await asyncio.sleep(2.5)
         assert fake.peers == dict([peer_of(alice)])
-        plane.clock.advance(20)
+        plane.clock.advance(30)
         if when_stale == "remove":
             await become(lambda: not fake.peers)
         else:

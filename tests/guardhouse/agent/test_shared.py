@@ -61,7 +61,7 @@ class Desktop:
 
     async def agreed(self) -> str:
         """The same, once the registry says so, too."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while True:
                 held = {it.registration_id for it in await self.world.live() if it.current}
                 mine = self.agent.current

@@ -207,7 +207,7 @@ async def test_a_policy_is_written_tried_and_obeyed(run_plane: RunPlane, world: 
     policy_id = json.loads(made.stdout)["policy"]["policy_id"]
     # Each command is a process of its own and knows nothing of what the one before has changed.
     replica = world.plane.nodes["session"].servicer.session.replica  # type: ignore[attr-defined]
-    await replica.own.fresh(world.plane.clock.steady())
+    assert await replica.own.fresh(world.plane.clock.steady(), timeout=30)
     for subject in (held.registration_id, held.ipv4, held.ipv6):
         decided = (await run_plane(f"checks traffic {subject} {traffic}")).stdout
         assert policy_id in decided
@@ -217,5 +217,5 @@ async def test_a_policy_is_written_tried_and_obeyed(run_plane: RunPlane, world: 
     refused = await run_plane(f"lists delete {kept['list_id']} --yes", exit_code=1)
     assert "[LIST_IN_USE]" in refused.stderr
     await run_plane(f"lists update {kept['list_id']} --remove 10.1.0.0/16")
-    await replica.own.fresh(world.plane.clock.steady())
+    assert await replica.own.fresh(world.plane.clock.steady(), timeout=30)
     assert "no-policy-matched" in (await run_plane(f"checks traffic {held.ipv4} {traffic}")).stdout
