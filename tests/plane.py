@@ -135,7 +135,7 @@ class Plane:
         """Moves the clock, and waits until the checks know that their state is as fresh as that."""
         self.clock.advance(seconds)
         for follower in self.nodes["session"].views:
-            await follower.fresh(self.clock.steady())
+            assert await follower.fresh(self.clock.steady(), timeout=30)
 
     def stub(self, stub: Callable[[Any], Any], key: str | None = None, host: str = "127.0.0.1") -> Any:
         """A stub of the public listener, as the installation's admin or with another bearer value ("" for none)."""

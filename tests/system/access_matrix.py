@@ -104,7 +104,7 @@ class Callers:
         # Every service has heard of all of it.
         for node in self.plane.nodes.values():
             for follower in (*node.views, *node.effects.values()):
-                assert await follower.fresh(self.plane.clock.steady())
+                assert await follower.fresh(self.plane.clock.steady(), timeout=30)
         return self
 
     async def _key(self, organization_id: str, role: "Role.ValueType", seconds: int = 0) -> str:

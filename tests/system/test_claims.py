@@ -71,7 +71,7 @@ async def test_a_policy_asks_for_a_claim(plane: Plane, world: World) -> None:
             answer = (await world.checks.CheckTraffic(request)).answer
             now = plane.clock.steady()
             for follower in checker._state.followers:
-                assert await follower.fresh(now)
+                assert await follower.fresh(now, timeout=30)
             ours = checker.check_traffic(
                 kind="connection", registration_id=registration_id, fields={"net.dst.port": "443"}
             )

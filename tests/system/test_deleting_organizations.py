@@ -70,7 +70,7 @@ async def delete(plane: Plane, organization_id: str, **more: Any) -> identity_pb
 
 async def gone(plane: Plane, organization_id: str) -> None:
     """Waits until no service has a row of it."""
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(2 * SECONDS):
         while left := {name: number for name, number in (await rows(plane, organization_id)).items() if number}:
             await asyncio.sleep(0.1)
             plane.clock.advance(AGAIN / SECOND / 10)
@@ -89,7 +89,7 @@ async def key_of(plane: Plane, organization_id: str, role: Any) -> str:
 async def heard(plane: Plane) -> None:
     """Waits until every service knows of what identity did."""
     for node in plane.nodes.values():
-        assert await node.directory.follower.fresh(plane.clock.steady())
+        assert await node.directory.follower.fresh(plane.clock.steady(), timeout=30)
 
 
 async def test_no_service_keeps_a_row_of_it(plane: Plane) -> None:
@@ -117,7 +117,7 @@ async def test_no_service_keeps_a_row_of_it(plane: Plane) -> None:
     assert not any((await rows(plane, doomed.organization_id)).values())
     # Whoever holds it in memory has loaded that there is nothing.
     for follower in plane.nodes["session"].views:
-        assert await follower.fresh(plane.clock.steady())
+        assert await follower.fresh(plane.clock.steady(), timeout=30)
     views: Any = [follower._sink for follower in plane.nodes["session"].views]
     people, registrations, policies = (view.states[doomed.organization_id] for view in views)
     assert (people.users, people.api_keys, registrations.registrations, policies.policies) == ({}, {}, {}, {})

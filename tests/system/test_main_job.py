@@ -13,7 +13,7 @@ from tests.plane import Plane
 from tests.system.people import World
 
 
-async def until(condition: object, seconds: float = 5.0) -> None:
+async def until(condition: object, seconds: float = 20.0) -> None:
     """Waits until an async predicate holds."""
     end = asyncio.get_running_loop().time() + seconds
     while not await condition():  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -87,17 +88,18 @@ async def test_the_registration_to_take_over_from_goes_at_this_moment(
     """Decisions 16 to 18, I-01: the lease of one that is deleted or revoked is nobody else's to take."""
     first = (await world.enroll("alice", "laptop")).registration
     name = change.lower()
-    real = getattr(registrations, name)
+    real, begun = getattr(registrations, name), threading.Event()
 
     def slowly(*args: Any) -> Any:
         changed = real(*args)
+        begun.set()
         time.sleep(0.3)
         return changed
 
     monkeypatch.setattr(registrations, name, slowly)
     request = world.batch(getattr(registry_pb2, f"{change}RegistrationsRequest"), first.registration_id)
     changing = asyncio.ensure_future(getattr(world.registrations, f"{change}Registrations")(request))
-    await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(begun.wait, 20)
     second = (await world.enroll("alice", "laptop")).registration
     await changing
     monkeypatch.undo()
@@ -201,7 +203,7 @@ async def snapshot_again(plane: Plane, service: str) -> None:
 
     follower._sink.end = note
     plane.nodes["registry"].feed.stop()
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 30)
     follower._sink.end = end
 
 
@@ -209,4 +211,4 @@ async def settled(world: World) -> None:
     """Waits until every service has applied what the others have written."""
     for node in world.plane.nodes.values():
         for follower in node.effects.values():
-            assert await follower.fresh(world.plane.clock.steady(), timeout=10)
+            assert await follower.fresh(world.plane.clock.steady(), timeout=30)

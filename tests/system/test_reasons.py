@@ -550,7 +550,7 @@ class Cases:
         async with grpc.aio.secure_channel(settings.peer("session"), credentials, options) as channel:
             call: Any = channel.stream_stream(method.path)(timeout=20)
             await call.write(raw)
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)
             return await ended(call)
 
     async def internal(self) -> Outcome:

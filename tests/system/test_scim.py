@@ -13,7 +13,7 @@ from guardhouse.identity.v1 import identity_pb2_grpc as identity_rpc
 from tests.plane import Plane
 from tests.system.people import World
 
-SECONDS = 10
+SECONDS = 20
 
 
 async def scim_client(plane: Plane, world: World, settings: identity.ScimSettings) -> httpx.AsyncClient:

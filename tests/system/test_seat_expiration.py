@@ -25,7 +25,7 @@ async def pass_by(plane: Plane, seconds: float) -> None:
     """Waits until every service knows of the others as of then."""
     await plane.advance(seconds)
     for node in plane.nodes.values():
-        assert await node.directory.follower.fresh(plane.clock.steady())
+        assert await node.directory.follower.fresh(plane.clock.steady(), timeout=30)
 
 
 async def test_a_user_whose_device_lives_keeps_the_seat(plane: Plane, world: World) -> None:
