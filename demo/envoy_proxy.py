@@ -19,7 +19,7 @@ import yaml
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "envoy" / "envoy.yaml"
 LOOPBACK = "127.0.0.1"
-START_SECONDS = 15.0
+START_SECONDS = 40.0
 SECONDS = 5.0
 """How long a client waits for anything."""
 

@@ -18,7 +18,7 @@ from guardhouse.gateway.uapi import FOLDER
 
 APT: Final = "apt-get install wireguard-go wireguard-tools iproute2"
 PROGRAMS: Final = ("ip", "wg", "wireguard-go")
-START_SECONDS, END_SECONDS = 10.0, 10.0
+START_SECONDS, END_SECONDS = 30.0, 30.0
 _CLONE_NEWNET: Final = 0x40000000
 _HERE: Final = Path("/proc/thread-self/ns/net")
 

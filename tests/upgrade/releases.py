@@ -16,8 +16,8 @@ from demo.plane import free_port_base
 from guardhouse_services.config import SERVICES
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 30.0
-STOP_SECONDS = 20.0
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def live_through(story: Story, call: Caller) -> dict[str, str]:
 
 
 def until_removed(story: Story, call: Caller, removal_id: str) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not call("users.GetRemoval", organization_id=story.organization_id, removal_id=removal_id)["removal"].get(
         "done"
     ):
