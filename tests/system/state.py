@@ -6,15 +6,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from guardhouse_services.breaker.store import HeldActions
 from guardhouse_services.database import Transaction
 from guardhouse_services.feed import read_heads
 from guardhouse_services.follower import applied
+from guardhouse_services.identity.store import held_actions
 from guardhouse_services.node import Node
+from guardhouse_services.registry.store import lifetimes
 from guardhouse_services.registry.store.tables import is_under_way, profile_matching
 from tests.plane import Plane
 
 # What is written whether or not anything changes: refusals on record, who runs which job, how far followers have come.
 ASIDE = {"audit_record", "audit_export", "job_lease", "applied", "gateway", "alembic_version"}
+
+HELD = {"identity": held_actions, "registry": lifetimes.held_actions}
 
 QUIET_SECONDS = 20.0
 
@@ -32,8 +37,9 @@ async def quiet(plane: Plane) -> None:
             before, heads = heads, {name: await it.database.read(_revisions) for name, it in plane.nodes.items()}
             behind = [await node.database.read(_behind(node, heads)) for node in plane.nodes.values()]
             matching = await plane.nodes["registry"].database.read(_is_matching)
+            approved = [await plane.nodes[service].database.read(_is_approved(held)) for service, held in HELD.items()]
             # What one service writes is news to another.
-            if heads == before and not any(behind) and not matching:
+            if heads == before and not any(behind) and not matching and not any(approved):
                 return
             await asyncio.sleep(0.005)
 
@@ -41,6 +47,11 @@ async def quiet(plane: Plane) -> None:
 def _is_matching(tx: Transaction) -> bool:
     """Whether a change of device profiles is still to reach a registration."""
     return tx.execute(sa.select(profile_matching.c.organization_id).where(is_under_way)).first() is not None
+
+
+def _is_approved(held: HeldActions) -> Callable[[Transaction], bool]:
+    """Whether an approved action is still to be carried out."""
+    return lambda tx: bool(held.approved(tx, 1))
 
 
 def _revisions(tx: Transaction) -> dict[str, int]:

@@ -90,8 +90,11 @@ class Walk:
         if method.rule.is_mutation:
             await quiet(self.plane)
         bads = [bad for bad in self._bad(method, request) if bad.name not in accepted]
+        if not await self._refused(method, caller, bads):
+            return
         # What time alone brought about meanwhile, such as the end of an intent, does not come about twice.
-        if await self._refused(method, caller, bads) and (changed := await self._refused(method, caller, bads)):
+        await quiet(self.plane)
+        if changed := await self._refused(method, caller, bads):
             self.faults.append(f"{method.name}: what was refused changed {changed}")
 
     async def _refused(self, method: Method, caller: Caller, bads: Sequence[Bad]) -> str:
