@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import logging
 import random
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -117,6 +118,7 @@ class Follower:
         """How many it was sent: what can be resumed needs none."""
         self._organization_ids = organization_ids
         self._gateway = gateway
+        self._instance = uuid.uuid4().hex if gateway else ""
         self._applied = applied
         self._watch = watch
         self._request = request
@@ -213,6 +215,7 @@ class Follower:
             all=not self._organization_ids,
             organization_ids=self._organization_ids,
             gateway=self._gateway,
+            gateway_instance=self._instance,
         )
         for organization_id, (at_epoch, revision) in self._positions.items():
             position = feed_pb2.Position(epoch=at_epoch, revision=revision)

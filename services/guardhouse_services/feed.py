@@ -51,8 +51,9 @@ Source = Callable[[Transaction, str, str, int], tuple[Sequence[Message], str]]
 """A page of the present state: (transaction, organization_id, after, limit) → (events, the next `after` or "")."""
 Show = Callable[[Any, str], Any]
 """What a gateway sees of an event: (event, the gateway's organization_id) → an event of its own, or None."""
-Acknowledge = Callable[[str, str, str, tuple[str, int] | None], None]
-"""Is told how far a gateway has come: (organization_id, its name, the id of its key, a position or None)."""
+Acknowledge = Callable[[str, str, str, tuple[str, int] | None, str], None]
+"""Is told how far a gateway has come: (organization_id, its name, the id of its key, a position or None, which process
+it is)."""
 GATEWAY_LIMIT = 64
 """Characters of a gateway's name."""
 
@@ -61,7 +62,9 @@ def _nothing(_event: Any, _organization_id: str) -> None:
     return None
 
 
-def _unheard(_organization_id: str, _name: str, _api_key_id: str, _applied: tuple[str, int] | None) -> None:
+def _unheard(
+    _organization_id: str, _name: str, _api_key_id: str, _applied: tuple[str, int] | None, _instance: str
+) -> None:
     return None
 
 
@@ -96,6 +99,8 @@ class Watcher:
     viewer: Viewer | None = None
     gateway: str = ""
     """The name under which it acknowledges, if it does."""
+    instance: str = ""
+    """What tells it from another of that name, if it says so."""
     applied: tuple[str, int] | None = None
     """What it has acknowledged."""
     pings: list[feed_pb2.Ping] = field(default_factory=list)
@@ -198,6 +203,7 @@ class Feed:
             raise FieldRequired("start", "the first message of a Watch is a Start")
         _check_ids(first.start)
         checks.text(first.start.gateway, "start.gateway", GATEWAY_LIMIT, required=False)
+        checks.text(first.start.gateway_instance, "start.gateway_instance", GATEWAY_LIMIT, required=False)
         if viewer is not None:
             _check_scope(first.start, viewer)
         watcher = Watcher(
@@ -207,6 +213,7 @@ class Feed:
             {at.organization_id: (at.position.epoch, at.position.revision) for at in first.start.positions},
             viewer,
             first.start.gateway,
+            first.start.gateway_instance,
         )
         self._watchers.add(watcher)
         pings = asyncio.create_task(self._read_pings(watcher, requests))
@@ -254,7 +261,7 @@ class Feed:
         for at in ping.applied:
             if at.organization_id == viewer.organization_id:
                 watcher.applied = (at.position.epoch, at.position.revision)
-        self._acknowledge(viewer.organization_id, watcher.gateway, viewer.api_key_id, watcher.applied)
+        self._acknowledge(viewer.organization_id, watcher.gateway, viewer.api_key_id, watcher.applied, watcher.instance)
 
     async def _serve(self, watcher: Watcher, send: Send) -> None:
         while not watcher.left:

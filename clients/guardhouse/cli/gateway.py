@@ -32,7 +32,7 @@ def list_gateways(ctx: Context) -> None:
     if it.as_json:
         output.print_json(response)
     else:
-        output.print_table(response.gateways, "name live lag applied.revision seen_time api_key_id")
+        output.print_table(response.gateways, "name live shared lag applied.revision seen_time api_key_id")
 
 
 @app.command("wireguard")

@@ -60,7 +60,10 @@ def _applied(it: Invocation) -> bool:
             response = it.client.gateways.ListGateways(request)
     for name in sorted(waiting):
         output.error(f"{name} has not applied it within {WAIT_SECONDS:.0f} s; see guardhouse gateway list")
-    return not waiting
+    shared = [gateway.name for gateway in response.gateways if gateway.live and gateway.shared]
+    for name in shared:
+        output.error(f"several gateways have the name {name}, and one may not have applied it; give each its own")
+    return not waiting and not shared
 
 
 def _has(gateway: pb.Gateway, head: feed_pb2.Position) -> bool:

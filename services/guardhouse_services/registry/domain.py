@@ -40,6 +40,9 @@ MAX_GATEWAYS = 1000
 LIVE_FOR = 30 * SECOND
 """How long after it was last heard of a gateway counts as live: it says so every second, which is written every ten."""
 
+FORMER_INSTANCES = 8
+"""How many processes that spoke under a gateway's name are remembered."""
+
 NOBODY = Profile("", "", ())
 """Somebody of whom nothing is known."""
 
@@ -329,10 +332,29 @@ class Gateway:
     api_key_id: str
     applied: Position
     seen_time: int
+    instance: str = ""
+    """The process that spoke last, where it tells itself from others."""
+    former: tuple[str, ...] = ()
+    """Who spoke before that under the same name, the newest first."""
+    shared_time: int = 0
+    """When one spoke again after another had. 0: never."""
 
     def says_nothing_new(self, before: "Gateway", within: int) -> bool:
         """Whether what it said such a short time ago still stands."""
         return replace(before, seen_time=self.seen_time) == self and self.seen_time - before.seen_time < within
+
+    def behind(self, before: "Gateway") -> "Gateway":
+        """With what is known of who spoke before. A process that was replaced does not speak again: who does shares the
+        name with a second one that is alive."""
+        if "" in (self.instance, before.instance) or self.instance == before.instance:
+            return replace(self, former=before.former, shared_time=before.shared_time)
+        former = (before.instance, *(it for it in before.former if it not in (self.instance, before.instance)))
+        shared_time = self.seen_time if self.instance in before.former else before.shared_time
+        return replace(self, former=former[:FORMER_INSTANCES], shared_time=shared_time)
+
+    def is_shared(self, now: int) -> bool:
+        """Whether several that live have its name."""
+        return now - self.shared_time <= LIVE_FOR
 
     def of(self, epoch: str) -> "Gateway":
         """What it has applied of one history: nothing, if it speaks of another."""

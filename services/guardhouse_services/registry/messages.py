@@ -51,6 +51,7 @@ def to_gateway(value: Gateway, head: Position, now: int) -> pb.Gateway:
         lag=value.lag(head),
         seen_time=to_timestamp(value.seen_time),
         live=value.is_live(now),
+        shared=value.is_shared(now),
     )
 
 

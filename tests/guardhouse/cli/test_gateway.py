@@ -107,6 +107,33 @@ async def heard_of(plane: Plane, *names: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_two_with_one_name_are_never_taken_for_one(
+    plane: Plane, world: World, run_plane: RunPlane, tmp_path: Path
+) -> None:
+    """One may be behind the other; who has started again is alone."""
+    key = await gateway_key(plane)
+    alice = (await world.enroll("alice")).registration.registration_id
+    async with FakeInterface(tmp_path, "wg0") as one, FakeInterface(tmp_path, "wg1") as other:
+        for _ in range(2):
+            async with running(gateway_of(plane, key, on(one), name="edge")):
+                await become(lambda: len(one.peers) == 1)
+                await run_plane(f"registrations revoke {alice} --wait")
+                await run_plane(f"registrations unrevoke {alice}")
+        async with (
+            running(gateway_of(plane, key, on(one), name="edge")),
+            running(gateway_of(plane, key, on(other), name="edge")),
+        ):
+            await become(lambda: len(one.peers) == len(other.peers) == 1)
+            request = pb.ListGatewaysRequest(organization_id=world.organization_id)
+            gateways = plane.stub(registry_pb2_grpc.GatewayServiceStub)
+            async with asyncio.timeout(20):
+                while not [it for it in (await gateways.ListGateways(request)).gateways if it.shared]:
+                    await plane.advance(5)
+                    await asyncio.sleep(0.2)
+            said = await run_plane(f"registrations revoke {alice} --wait", exit_code=1)
+            assert "several gateways have the name edge" in said.stderr
+
+
 def gateway(name: str, revision: int = 7, live: bool = True, epoch: str = "now") -> pb.Gateway:
     return pb.Gateway(name=name, live=live, applied=feed_pb2.Position(epoch=epoch, revision=revision))
 

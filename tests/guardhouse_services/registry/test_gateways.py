@@ -131,6 +131,54 @@ async def test_what_another_replica_heard_since_stays(world: World) -> None:
     assert found.applied == (epoch, 2)
 
 
+async def test_two_that_share_a_name_are_told_from_one_that_started_again(world: World) -> None:
+    """Feeds: whoever waits for a name would wait for one of them only."""
+    mine, others = world.registry.gateways, Gateways(world.clock, world.database)
+
+    async def shared(of: Gateways, instance: str) -> bool:
+        world.clock.advance(1)
+        of.acknowledge(world.organization, "edge", "key_1", None, instance)
+        await of.flush()
+        return await is_shared()
+
+    async def is_shared() -> bool:
+        (found,), _ = await listed(world)
+        return found.is_shared(world.clock.now())
+
+    # One after another on any replica, the release before that says nothing among them.
+    for turn, instance in enumerate(("", "first", "second", "third", "")):
+        assert not await shared(mine if turn % 2 else others, instance)
+    # What it has said before comes late, and is nothing that it says again.
+    assert not await shared(mine, "fourth")
+    world.clock.advance(-3)
+    others.acknowledge(world.organization, "edge", "key_1", None, "third")
+    world.clock.advance(3)
+    await others.flush()
+    assert not await is_shared()
+    # Three that take turns, on two replicas.
+    said = [await shared(mine if turn % 2 else others, "abc"[turn % 3]) for turn in range(6)]
+    assert said == [False, False, False, True, True, True]
+    world.clock.advance(LIVE_FOR / SECOND)
+    assert not await shared(mine, "c")
+    await others.close()
+
+
+async def test_two_that_share_a_name_are_told_on_one_replica(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its say, although one write a second is for both; it is logged once."""
+    mine = world.registry.gateways
+    for _ in range(3):
+        for instance in "ab":
+            world.clock.advance(SEEN / SECOND / 2)
+            mine.acknowledge(world.organization, "edge", "key_1", None, instance)
+        await mine.flush()
+    (found,), _ = await listed(world)
+    assert found.is_shared(world.clock.now())
+    assert caplog.text.count("several gateways with the name 'edge'") == 1
+    await mine.close()
+
+
 async def test_there_is_room_for_so_many_gateways(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is unbounded: whoever has a key may make names up. Those that are known go on."""
     monkeypatch.setattr(store.gateways, "MAX_GATEWAYS", 2)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fguardhouse/common/v1/feed.proto\x12\x14guardhouse.common.v1\"+\n\x08Position\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"a\n\x14OrganizationPosition\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x30\n\x08position\x18\x02 \x01(\x0b\x32\x1e.guardhouse.common.v1.Position\"k\n\rRevisionToken\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.guardhouse.common.v1.Position\"\x90\x01\n\x05Start\x12\x10\n\x08\x66ollower\x18\x01 \x01(\t\x12\x0b\n\x03\x61ll\x18\x02 \x01(\x08\x12\x18\n\x10organization_ids\x18\x03 \x03(\t\x12=\n\tpositions\x18\x04 \x03(\x0b\x32*.guardhouse.common.v1.OrganizationPosition\x12\x0f\n\x07gateway\x18\x05 \x01(\t\"R\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x03\x12;\n\x07\x61pplied\x18\x02 \x03(\x0b\x32*.guardhouse.common.v1.OrganizationPosition\"P\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x03\x12\x39\n\x05heads\x18\x02 \x03(\x0b\x32*.guardhouse.common.v1.OrganizationPosition\"?\n\x0bSnapshotEnd\x12\x30\n\x08position\x18\x01 \x01(\x0b\x32\x1e.guardhouse.common.v1.Position\";\n\tCompacted\x12.\n\x06oldest\x18\x01 \x01(\x0b\x32\x1e.guardhouse.common.v1.Position\"\x1d\n\x0c\x45pochChanged\x12\r\n\x05\x65poch\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fguardhouse/common/v1/feed.proto\x12\x14guardhouse.common.v1\"+\n\x08Position\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"a\n\x14OrganizationPosition\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x30\n\x08position\x18\x02 \x01(\x0b\x32\x1e.guardhouse.common.v1.Position\"k\n\rRevisionToken\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.guardhouse.common.v1.Position\"\xaa\x01\n\x05Start\x12\x10\n\x08\x66ollower\x18\x01 \x01(\t\x12\x0b\n\x03\x61ll\x18\x02 \x01(\x08\x12\x18\n\x10organization_ids\x18\x03 \x03(\t\x12=\n\tpositions\x18\x04 \x03(\x0b\x32*.guardhouse.common.v1.OrganizationPosition\x12\x0f\n\x07gateway\x18\x05 \x01(\t\x12\x18\n\x10gateway_instance\x18\x06 \x01(\t\"R\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x03\x12;\n\x07\x61pplied\x18\x02 \x03(\x0b\x32*.guardhouse.common.v1.OrganizationPosition\"P\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x03\x12\x39\n\x05heads\x18\x02 \x03(\x0b\x32*.guardhouse.common.v1.OrganizationPosition\"?\n\x0bSnapshotEnd\x12\x30\n\x08position\x18\x01 \x01(\x0b\x32\x1e.guardhouse.common.v1.Position\";\n\tCompacted\x12.\n\x06oldest\x18\x01 \x01(\x0b\x32\x1e.guardhouse.common.v1.Position\"\x1d\n\x0c\x45pochChanged\x12\r\n\x05\x65poch\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVISIONTOKEN']._serialized_start=201
   _globals['_REVISIONTOKEN']._serialized_end=308
   _globals['_START']._serialized_start=311
-  _globals['_START']._serialized_end=455
-  _globals['_PING']._serialized_start=457
-  _globals['_PING']._serialized_end=539
-  _globals['_PONG']._serialized_start=541
-  _globals['_PONG']._serialized_end=621
-  _globals['_SNAPSHOTEND']._serialized_start=623
-  _globals['_SNAPSHOTEND']._serialized_end=686
-  _globals['_COMPACTED']._serialized_start=688
-  _globals['_COMPACTED']._serialized_end=747
-  _globals['_EPOCHCHANGED']._serialized_start=749
-  _globals['_EPOCHCHANGED']._serialized_end=778
+  _globals['_START']._serialized_end=481
+  _globals['_PING']._serialized_start=483
+  _globals['_PING']._serialized_end=565
+  _globals['_PONG']._serialized_start=567
+  _globals['_PONG']._serialized_end=647
+  _globals['_SNAPSHOTEND']._serialized_start=649
+  _globals['_SNAPSHOTEND']._serialized_end=712
+  _globals['_COMPACTED']._serialized_start=714
+  _globals['_COMPACTED']._serialized_end=773
+  _globals['_EPOCHCHANGED']._serialized_start=775
+  _globals['_EPOCHCHANGED']._serialized_end=804
 # @@protoc_insertion_point(module_scope)

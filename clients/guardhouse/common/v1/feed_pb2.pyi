@@ -118,6 +118,7 @@ class Start(_message.Message):
     ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
+    GATEWAY_INSTANCE_FIELD_NUMBER: _builtins.int
     follower: _builtins.str
     """What the follower is, for people who look at the traffic. The server does not act on it."""
     all: _builtins.bool
@@ -126,6 +127,10 @@ class Start(_message.Message):
     """The name of a gateway, its own in its organization: at most 64 characters. Until which change its pings say that it
     has carried things out is kept under this name, for GatewayService.ListGateways. Empty: that is kept of nobody. Acted
     on by the registry alone, and for GATEWAY keys.
+    """
+    gateway_instance: _builtins.str
+    """What tells the process from others that take the same name: any text of at most 64 characters, such as random ones of
+    its own making. Optional; see Gateway.shared.
     """
     @_builtins.property
     def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -143,10 +148,11 @@ class Start(_message.Message):
         organization_ids: _abc.Iterable[_builtins.str] | None = ...,
         positions: _abc.Iterable[Global___OrganizationPosition] | None = ...,
         gateway: _builtins.str = ...,
+        gateway_instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "follower", b"follower", "gateway", b"gateway", "organization_ids", b"organization_ids", "positions", b"positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "follower", b"follower", "gateway", b"gateway", "gateway_instance", b"gateway_instance", "organization_ids", b"organization_ids", "positions", b"positions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

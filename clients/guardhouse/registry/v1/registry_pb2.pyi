@@ -3993,6 +3993,7 @@ class Gateway(_message.Message):
     LAG_FIELD_NUMBER: _builtins.int
     SEEN_TIME_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As it calls itself."""
     api_key_id: _builtins.str
@@ -4001,6 +4002,10 @@ class Gateway(_message.Message):
     """How many changes it is behind."""
     live: _builtins.bool
     """Whether that was within 30 s. One that is not may have ended and left its peers as they were."""
+    shared: _builtins.bool
+    """Whether several processes were heard of under its name within 30 s, each by its own Start.gateway_instance: one spoke
+    before another and again after it. What is said here is of the one that spoke last, and the others may be behind.
+    """
     @_builtins.property
     def applied(self) -> _feed_pb2.Position:
         """The change up to which it has carried everything out. Absent: none of the present history."""
@@ -4018,10 +4023,11 @@ class Gateway(_message.Message):
         lag: _builtins.int = ...,
         seen_time: _timestamp_pb2.Timestamp | None = ...,
         live: _builtins.bool = ...,
+        shared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "seen_time", b"seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "applied", b"applied", "lag", b"lag", "live", b"live", "name", b"name", "seen_time", b"seen_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "applied", b"applied", "lag", b"lag", "live", b"live", "name", b"name", "seen_time", b"seen_time", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

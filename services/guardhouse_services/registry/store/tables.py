@@ -238,6 +238,9 @@ gateway = sa.Table(
     sa.Column("epoch", sa.String(32), nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("seen_time", sa.BigInteger, nullable=False),
+    sa.Column("instance", sa.String(64), nullable=False, server_default=""),
+    sa.Column("former", sa.JSON, nullable=False, server_default="[]"),
+    sa.Column("shared_time", sa.BigInteger, nullable=False, server_default="0"),
     # For the job that forgets, in every organization.
     sa.Index("gateway_by_time", "seen_time"),
 )

@@ -33,15 +33,18 @@ class Gateways:
     def __init__(self, clock: Clock, database: Database) -> None:
         self._clock = clock
         self._database = database
-        self._waiting: dict[tuple[str, str], Gateway] = {}
-        self._written: dict[tuple[str, str], Gateway] = {}
+        # Of each process, so that each has its say where several have one name.
+        self._waiting: dict[tuple[str, str, str], Gateway] = {}
+        self._written: dict[tuple[str, str, str], Gateway] = {}
         self._task: asyncio.Task[None] | None = None
         self._new = asyncio.Event()
 
-    def acknowledge(self, organization_id: str, name: str, api_key_id: str, applied: Position | None) -> None:
+    def acknowledge(
+        self, organization_id: str, name: str, api_key_id: str, applied: Position | None, instance: str = ""
+    ) -> None:
         """Notes how far a gateway says it has come."""
-        it = Gateway(organization_id, name, api_key_id, applied or NOWHERE, self._clock.now())
-        key = (organization_id, name)
+        it = Gateway(organization_id, name, api_key_id, applied or NOWHERE, self._clock.now(), instance)
+        key = (organization_id, name, instance)
         before = self._written.get(key)
         if before is not None and it.says_nothing_new(before, SEEN) and key not in self._waiting:
             return
@@ -113,17 +116,19 @@ class Gateways:
             self._task = None
 
     async def _write(self, organization_id: str, said: Sequence[Gateway]) -> None:
-        def write(tx: Transaction) -> list[str]:
+        def write(tx: Transaction) -> tuple[list[str], list[str]]:
             epoch = tx.epoch()
             return store.gateways.write(tx, organization_id, [it.of(epoch) for it in said])
 
         try:
-            refused = await self._database.write(write)
+            refused, shared = await self._database.write(write)
         except GuardhouseError as error:
             log.warning("what %d gateways acknowledge is not written yet: %s", len(said), error)
             # They say it again within the second.
             for it in said:
-                self._written.pop((organization_id, it.name), None)
+                self._written.pop((organization_id, it.name, it.instance), None)
         else:
             for name in refused:
                 log.warning("%s has too many gateways; %r is not among them", organization_id, name)
+            for name in shared:
+                log.warning("%s has several gateways with the name %r; give each its own", organization_id, name)
