@@ -15,10 +15,17 @@ from guardhouse.errors import (
 from guardhouse.rules import Rule, RuleKind
 from guardhouse_services.database import Transaction
 from guardhouse_services.identity import store
-from guardhouse_services.identity.domain.credentials import ServiceTokenSecret
+from guardhouse_services.identity.domain.credentials import IdentityProvider, ServiceTokenSecret
 from guardhouse_services.identity.domain.enrollment_policies import Decision
 from guardhouse_services.identity.domain.enrollments import IntentState
-from tests.guardhouse_services.identity.world import EVERYBODY, World, deleted, registered, unknown_organization
+from tests.guardhouse_services.identity.world import (
+    EVERYBODY,
+    ISSUER,
+    World,
+    deleted,
+    registered,
+    unknown_organization,
+)
 
 EVERYTHING = ("users", "intent", "used_token")
 ANY_TOKEN = Rule(RuleKind.ANY_SERVICE_TOKEN)
@@ -141,7 +148,20 @@ async def test_the_session_starts_when_the_token_was_issued_but_not_in_the_futur
 
 
 async def test_the_same_subject_of_another_issuer_is_another_user(world: World) -> None:
-    """Decision 1 and invariant I-32: the address joins no accounts, and case counts."""
+    """Decision 1 and invariant I-32: nor is that of another organization; the address joins no accounts."""
+    ours, theirs = world.organization, await world.add_organization()
+    other = IdentityProvider("", "Other", "https://other.example.com", ("guardhouse",), 0)
+    await world.identity.identity_providers.create(world.call(ours), ours, other)
+    known: dict[tuple[str, str], str] = {}
+    for issuer, organization_id in ((ISSUER, ours), (other.issuer, ours), (ISSUER, theirs)) * 2:
+        signing_in = await world.authorize("ada", issuer=issuer, organization_id=organization_id)
+        assert known.setdefault((issuer, organization_id), signing_in.user_id) == signing_in.user_id
+    assert len(set(known.values())) == 3
+    assert await world.used() == 2
+
+
+async def test_a_subject_of_another_case_is_another_user(world: World) -> None:
+    """Decision 1 and invariant I-32: bytewise; the address joins no accounts."""
     ada = await world.enroll("ada")
     other = await world.enroll("Ada", email="ada@example.com")
     assert other.user_id != ada.user_id

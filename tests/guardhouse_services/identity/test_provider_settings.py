@@ -48,6 +48,30 @@ async def test_each_is_off_unless_it_is_asked_for_and_changed_by_itself(world: W
     assert settings(changed) == ("groups", True, False, "")
 
 
+async def test_scim_is_as_careful_as_it_can_be_unless_it_is_asked_for_more(world: World, desk: Desk) -> None:
+    """Decision 8: nobody is deprovisioned, and what is the provider's own and never changes is what is compared."""
+    made = await create(world, desk, scim=pb.ScimSettings(enabled=True))
+    assert made.scim == pb.ScimSettings(
+        enabled=True,
+        identity_update_behavior=pb.IDENTITY_UPDATE_BEHAVIOR_NO_ACTION,
+        match_attribute=pb.SCIM_MATCH_ATTRIBUTE_EXTERNAL_ID,
+        match_claim=pb.SCIM_MATCH_CLAIM_SUBJECT,
+    )
+
+
+async def test_no_seat_is_freed_of_whom_nothing_else_happens_to(world: World, desk: Desk) -> None:
+    """Decision 8: seat_deprovision needs user_deprovision, when SCIM is set up and when that is changed."""
+    both = pb.ScimSettings(enabled=True, user_deprovision=True, seat_deprovision=True)
+    provider_id = (await create(world, desk, scim=both)).identity_provider_id
+    before = await desk.dump()
+    alone = pb.ScimSettings(enabled=True, seat_deprovision=True)
+    for call in (create(world, desk, scim=alone), update(world, desk, provider_id, scim=alone)):
+        with pytest.raises(InvalidField) as raised:
+            await call
+        assert raised.value.field == "identity_provider.scim.seat_deprovision"
+    assert await desk.dump() == before
+
+
 async def test_a_provider_from_before_is_fetched_from_as_it_was(world: World, desk: Desk) -> None:
     """An upgrade must not lock people out: what an earlier release wrote says nothing of addresses."""
     row = {

@@ -92,13 +92,20 @@ async def test_a_subnet_of_an_organization_that_has_none_comes_beside_the_defaul
 
 @pytest.mark.parametrize("network", ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/11", "10.9.9.0/24"])
 async def test_private_networks_from_24_on_are_accepted(world: World, desk: Desk, network: str) -> None:
+    """Decision 24."""
     assert (await create(desk, world, network)).network == network
 
 
+BESIDE = ("9.255.255.0/24", "11.0.0.0/24", "172.15.255.0/24", "172.32.0.0/16", "192.167.255.0/24", "192.169.0.0/24")
+BESIDE_SHARED = ("100.63.255.0/24", "100.128.0.0/24")
+
+
 @pytest.mark.parametrize(
-    "network", ["10.0.0.0/25", "10.0.0.1/24", "8.8.8.0/24", "10.0.0.0/7", "fd00::/64", "x", "172.32.0.0/16"]
+    "network",
+    ["10.0.0.0/25", "10.0.0.1/24", "8.8.8.0/24", "10.0.0.0/7", "fd00::/64", "x", *BESIDE, *BESIDE_SHARED],
 )
 async def test_another_network_is_refused_by_the_name_of_its_field(world: World, desk: Desk, network: str) -> None:
+    """Decision 24: what is neither of RFC 1918 nor of 100.64.0.0/10 is somebody's."""
     with pytest.raises(InvalidField) as error:
         await create(desk, world, network)
     assert error.value.field == "subnet.network"
