@@ -30,6 +30,8 @@ DOWN_SECONDS: Final = 5.0
 HANDSHAKE_SECONDS: Final = 30.0
 """WireGuard's client notices after 15 s that nobody answers, and tries again every 5 s."""
 LOG_SECONDS: Final = 5.0
+ROTATE_SECONDS: Final = 60
+"""The youngest key that an agent replaces."""
 
 
 class Demo:
@@ -40,6 +42,7 @@ class Demo:
         self.client = site.client
         self.network = site.network
         self.laptop, self.desk = site.laptop, site.desk
+        self.snapshot = ("--snapshot", str(site.folder / "gateway.snapshot"))
         self.of: dict[str, registry.Registration] = {}
         """What each of them connects with."""
 
@@ -62,6 +65,10 @@ class Demo:
         self.lose_plane()
         title("The gateway is killed")
         self.lose_gateway()
+        title("The gateway starts while the control plane is away")
+        self.start_alone()
+        title("The laptop replaces its key")
+        self.rotate()
 
     # The steps
 
@@ -225,12 +232,53 @@ class Demo:
             said("its tunnel is killed, and the desk revoked meanwhile")
             began = time.monotonic()
             gateway.raise_tunnel()
-            gateway.start()
+            gateway.start(*self.snapshot)
             self.comes(laptop)
             said(f"both are started again: the laptop is back {since(began)} later")
             expect("peers", gateway.peers(), len(self.site.registrations()))
             expect("answers to the desk", web.answers(began, time.monotonic())[0], 0)
             said("and the desk is not")
+
+    def start_alone(self) -> None:
+        gateway, peers = self.site.gateway, len(self.site.registrations())
+        with self.ping(self.laptop, WEB) as laptop:
+            self.comes(laptop)
+            gateway.stop()
+            gateway.kill_tunnel()
+            self.site.plane.kill()
+            gateway.raise_tunnel()
+            expect("peers", gateway.peers(), 0)
+            began = time.monotonic()
+            gateway.start(*self.snapshot)
+            until("the gateway has its peers", lambda: gateway.peers() == peers)
+            said(f"its interface has {peers} peers again {since(began)} after the start, from its file")
+            self.laptop.shake_hands()
+            self.comes(laptop)
+            said(f"ping {laptop.name}: answered")
+            self.get(self.laptop, "/", 503)
+            self.site.plane.restart()
+            until("Envoy is answered", lambda: self.fetch(self.laptop, "/").status == 200)
+
+    def rotate(self) -> None:
+        before = self.of["laptop"]
+        self.laptop.stop()
+        self.laptop.start("--rotate-key", f"{ROTATE_SECONDS}s")
+        with self.ping(self.laptop, WEB) as ping:
+            self.comes(ping)
+            with console.status("  waiting for its key to be a minute old"):
+                time.sleep(max(0.0, before.create_time.seconds + ROTATE_SECONDS - time.time()))
+                until("the laptop has another key", lambda: self.key(before) != before.public_key)
+            until("the gateway has it", lambda: self.site.gateway.has(self.key(before)))
+            expect("the gateway has the old one", self.site.gateway.has(before.public_key), False)
+            self.comes(ping)
+            answered, sent = ping.answers(ping.first_answered(), time.monotonic())
+            said(f"the gateway has the new key and not the old one; {sent - answered} of {sent} packets were lost")
+        after = self.site.registration(before.registration_id)
+        expect("its addresses", (after.ipv4, after.ipv6), (before.ipv4, before.ipv6))
+        said(f"its addresses are still {after.ipv4} and {after.ipv6}")
+
+    def key(self, of: registry.Registration) -> bytes:
+        return self.site.registration(of.registration_id).public_key
 
     # What is looked at
 

@@ -7,6 +7,7 @@
 The laptop and the desk reach the web server, and each other, through their tunnels to the gateway.
 """
 
+import base64
 import dataclasses
 import json
 import os
@@ -172,10 +173,13 @@ class Gateway:
         for network in (VIRTUAL, "fd00::/8"):
             self.at.ip("route", "add", network, "dev", name)
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         command = [COMMAND, "--profile", str(self._profile), "gateway", "wireguard", "--interface", self._interface]
-        options = ["--name", "edge", "--max-staleness", STALENESS]
+        command += ["--name", "edge", "--max-staleness", STALENESS]
         self._process = self._keeper.enter_context(self.at.running(*command, *options, log=self.log))
+
+    def stop(self) -> None:
+        self._keeper.close()
 
     def kill(self) -> None:
         """As a crash of what keeps the peers does it."""
@@ -188,6 +192,9 @@ class Gateway:
 
     def peers(self) -> int:
         return len(self.at.run("wg", "show", self._interface, "peers").splitlines())
+
+    def has(self, public_key: bytes) -> bool:
+        return base64.b64encode(public_key).decode() in self.at.run("wg", "show", self._interface, "peers")
 
 
 class Site:
