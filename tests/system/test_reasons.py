@@ -469,9 +469,13 @@ class Cases:
         """One user, one device, many at once, and no patience."""
         world = await self.another()
         await world.enroll("alice", "laptop")
-        requests = [await world.request(world.id_token("alice"), "laptop") for _ in range(8)]
-        outcomes = await asyncio.gather(*(self.send("registry.EnrollmentService.Register", it) for it in requests))
-        return next(it for it in outcomes if it.code != "OK")
+        for _ in range(20):
+            requests = [await world.request(world.id_token("alice"), "laptop") for _ in range(8)]
+            outcomes = await asyncio.gather(*(self.send("registry.EnrollmentService.Register", it) for it in requests))
+            # They may have come one after the other.
+            if refused := [it for it in outcomes if it.code != "OK"]:
+                return refused[0]
+        raise AssertionError("nobody was in anybody's way")
 
     # Something is not there
 
