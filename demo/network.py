@@ -19,7 +19,7 @@ from typing import Any, Final
 from demo import namespaces, network_figures
 from demo.__main__ import Differs, console, expect, refused, said, title
 from demo.envoy_proxy import Answer, Browser
-from demo.network_site import ALICE, BOB, CAROL, GATEWAY, HEARTBEAT, SHORT, WEB, Machine, Site, until
+from demo.network_site import ALICE, BOB, CAROL, GATEWAY, HEARTBEAT, SECONDS, SHORT, WEB, Machine, Site, until
 from demo.ping import Ping, arrives
 from guardhouse import errors
 from guardhouse.ipam.v1 import ipam_pb2 as ipam
@@ -266,19 +266,19 @@ class Demo:
         with self.ping(self.laptop, WEB) as ping:
             self.comes(ping)
             with console.status("  waiting for its key to be a minute old"):
-                time.sleep(max(0.0, before.create_time.seconds + ROTATE_SECONDS - time.time()))
-                until("the laptop has another key", lambda: self.key(before) != before.public_key)
-            until("the gateway has it", lambda: self.site.gateway.has(self.key(before)))
+                replaced = functools.partial(self.has_other_key, before)
+                until("the laptop has another key", replaced, ROTATE_SECONDS + SECONDS)
+            after = self.site.registration(before.registration_id)
+            until("the gateway has it", lambda: self.site.gateway.has(after.public_key))
             expect("the gateway has the old one", self.site.gateway.has(before.public_key), False)
             self.comes(ping)
             answered, sent = ping.answers(ping.first_answered(), time.monotonic())
             said(f"the gateway has the new key and not the old one; {sent - answered} of {sent} packets were lost")
-        after = self.site.registration(before.registration_id)
         expect("its addresses", (after.ipv4, after.ipv6), (before.ipv4, before.ipv6))
         said(f"its addresses are still {after.ipv4} and {after.ipv6}")
 
-    def key(self, of: registry.Registration) -> bytes:
-        return self.site.registration(of.registration_id).public_key
+    def has_other_key(self, of: registry.Registration) -> bool:
+        return self.site.registration(of.registration_id).public_key != of.public_key
 
     # What is looked at
 

@@ -325,9 +325,9 @@ def forget(interface: str) -> None:
     (FOLDER / f"{interface}.keeper").unlink(missing_ok=True)
 
 
-def until(what: str, holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
+def until(what: str, holds: Callable[[], bool], seconds: float = SECONDS) -> None:
+    end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
-            raise Differs(f"{SECONDS:.0f} s have gone by before {what}")
+            raise Differs(f"{seconds:.0f} s have gone by before {what}")
         time.sleep(0.05)
