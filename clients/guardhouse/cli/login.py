@@ -5,6 +5,7 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
@@ -33,7 +34,7 @@ NEXT: Final = {
 """What to do, by the error of RFC 6749 or RFC 8628."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class How:
     """The options of a command that signs somebody in. With a `way` of None that is done at a terminal only."""
 
@@ -45,8 +46,9 @@ class How:
     def with_code(self) -> bool:
         return self.way == "device-code"
 
-    @property
+    @cached_property
     def secret(self) -> str:
+        """Read once: an agent signs people in again and again."""
         return self.secret_file.read().strip() if self.secret_file else ""
 
 

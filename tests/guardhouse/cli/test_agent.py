@@ -10,6 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from flask import request
+from flask.typing import ResponseReturnValue
 
 from guardhouse import mdm
 from guardhouse.agent.folder import Folder
@@ -143,6 +145,64 @@ async def test_a_person_signs_in_where_the_agent_was_started(
     said = (await run_plane(f"agent run --once --sign-in browser --state {tmp_path}/other", exit_code=1)).stdout
     assert "does not answer" in words(said)
     assert "tries again" in words(said)
+
+
+class Codes:
+    """Lets people sign in with a code (RFC 8628) at the provider of a control plane."""
+
+    def __init__(self, plane: Plane, sign_in: Callable[[], str]) -> None:
+        self.forms: list[dict[str, str]] = []
+        """What the token endpoint was asked with."""
+        self.declined = False
+        self._url = plane.issuer.url
+        self._sign_in = sign_in
+        plane.issuer.interfere = self.answer
+
+    def answer(self, path: str) -> ResponseReturnValue | None:
+        match path:
+            case "/.well-known/openid-configuration":
+                names = {"authorization": "authorize", "token": "token", "device_authorization": "device"}
+                endpoints = {f"{name}_endpoint": f"{self._url}/{at}" for name, at in names.items()}
+                return {"issuer": self._url, "jwks_uri": f"{self._url}/jwks", **endpoints}
+            case "/device":
+                code = {"device_code": "d", "user_code": "WXYZ", "verification_uri": f"{self._url}/enter"}
+                return {**code, "interval": 0.05, "expires_in": 60}
+            case "/token":
+                self.forms.append(request.form.to_dict())
+                if self.declined:
+                    return {"error": "access_denied"}, 400
+                if len(self.forms) % 2:
+                    return {"error": "authorization_pending"}, 400
+                return {"access_token": "a", "token_type": "Bearer", "id_token": self._sign_in()}
+        return None
+
+
+async def test_a_person_signs_in_with_a_code_on_another_device(
+    plane: Plane, run_plane: RunPlane, world: World, tmp_path: Path
+) -> None:
+    """Where the organization allows it (threat T-03), to enroll, and again when the session was revoked."""
+    codes = Codes(plane, lambda: world.id_token("alice").id_token)
+    line = f"agent run --once --sign-in device-code --state {tmp_path}/state --hardware-id m1"
+    said = words((await run_plane(line, exit_code=1)).stdout)
+    assert "guardhouse organizations update --device-flow" in said
+    await run_plane("organizations update --device-flow")
+    codes.declined = True
+    said = words((await run_plane(f"{line}-other", exit_code=1)).stdout)
+    assert "whoever signed in may not, or has declined" in said
+    assert await world.live() == []
+    codes.declined, codes.forms = False, []
+    made = await run_plane(line)
+    assert f"Open {plane.issuer.url}/enter on any device and enter WXYZ" in words(made.stderr)
+    (held,) = await world.live()
+    assert f"{held.registration_id} is registered" in words(made.stdout)
+    assert [form["device_code"] for form in codes.forms] == ["d", "d"]
+    # Who is enrolled is asked for nothing, until the session has to begin anew.
+    assert "WXYZ" not in (await run_plane(line)).stderr
+    await run_plane(f"sessions revoke {held.registration_id}")
+    assert "enter WXYZ" in words((await run_plane(line)).stderr)
+    shown = json.loads((await run_plane(f"sessions show {held.registration_id} --json")).stdout)
+    assert not shown["session"]["revoked"]
+    assert len(codes.forms) == 4
 
 
 async def test_an_interface_has_one_keeper(run_plane: RunPlane, enrolling: str, tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ import json
 import os
 import webbrowser
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
+from typer import FileText
 
 from demo.issuer import Issuer, Person
 from guardhouse import openid
 from guardhouse.cli import invocation
+from guardhouse.cli.login import How
 from guardhouse.registry.v1 import registry_pb2 as registry
 from guardhouse.session.v1 import session_pb2 as session
 from tests.guardhouse.cli.commands import NOON, REGISTRATION, Run, words
@@ -155,6 +158,12 @@ def test_a_code_is_refused_while_the_organization_does_not_allow_it(
         "has no sign-in with a code; sign in with --sign-in browser"
         in run("login --sign-in device-code", exit_code=1).stderr
     )
+
+
+def test_a_clients_secret_is_there_for_every_sign_in() -> None:
+    """An agent has somebody sign in again a month later, and what it was given is read to its end."""
+    how = How("browser", FileText(BytesIO(b"secret\n")), 0)
+    assert (how.secret, how.secret) == ("secret", "secret")
 
 
 @pytest.fixture
