@@ -83,6 +83,33 @@ async def test_a_network_is_asked_at_a_time_as_each_of_its_addresses_is(world: W
             assert await world.ipam.addresses.lookup_address(world.organization, it.ipv6, at) == it
 
 
+async def test_a_hold_is_from_its_first_microsecond_to_the_one_before_its_end(world: World) -> None:
+    """Decision 26: at the moment of a hand-over it is the successor's, and at that of a deletion nobody's."""
+    first, second = await world.hold(), new(REGISTRATION)
+    world.advance(60)
+    await world.change(world.record(second, first), deleted(name(first)))
+    world.advance(60)
+    await world.change(deleted(second))
+    (one, other) = await history(world, "100.96.0.1")
+    handed_over, given_back = one.release_time or 0, other.release_time or 0
+    expected = {
+        one.hold_time - 1: "",
+        one.hold_time: name(first),
+        handed_over - 1: name(first),
+        handed_over: second,
+        given_back - 1: second,
+        given_back: "",
+    }
+    for at, holder in expected.items():
+        assert [it.registration_id for it in await history(world, "100.96.0.1", at)] == [holder] * bool(holder)
+        asking = world.ipam.addresses.lookup_address(world.organization, "100.96.0.1", at)
+        if holder:
+            assert (await asking).registration_id == holder
+        else:
+            with pytest.raises(AddressNotFound):
+                await asking
+
+
 @pytest.mark.parametrize("look", [1, 2, 3, 7, 8, 9])
 async def test_a_page_of_a_time_looks_only_so_far(world: World, monkeypatch: pytest.MonkeyPatch, look: int) -> None:
     """And the next one goes on there, though it had nothing to show."""

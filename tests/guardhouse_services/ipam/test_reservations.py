@@ -19,6 +19,7 @@ from guardhouse.errors import (
 )
 from guardhouse.ids import DEVICE, LEASE, ORGANIZATION, REGISTRATION, USER
 from guardhouse_services.audit import audit_record
+from guardhouse_services.config import Settings
 from guardhouse_services.database import Transaction
 from guardhouse_services.ipam import store
 from guardhouse_services.ipam.domain.leases import Lease, State, parse_quarantine
@@ -242,6 +243,12 @@ async def test_the_database_refuses_an_address_to_a_second_holder(world: World, 
 
     with pytest.raises(IntegrityError):
         await world.database.write(steal)
+
+
+def test_unless_it_is_set_addresses_are_of_100_96_and_rest_for_an_hour() -> None:
+    """Decisions 23 and 25."""
+    settings = {name: Settings.model_fields[name].default for name in ("ipv4_subnet", "quarantine")}
+    assert settings == {"ipv4_subnet": "100.96.0.0/12", "quarantine": "1h"}
 
 
 @pytest.mark.parametrize("text", ["10m", "1h", "24h"])
