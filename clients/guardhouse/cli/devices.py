@@ -33,7 +33,12 @@ app = typer.Typer(no_args_is_help=True)
 registrations = typer.Typer(no_args_is_help=True)
 
 _REGISTRATION_ORDERS = {"id": "registration_id", "user_name": "user_display_name"}
-_ORDERS = {"id": "device_id", "name": "claims.display_name", "client_version": "claims.client_version"}
+_ORDERS = {
+    "id": "device_id",
+    "name": "claims.display_name",
+    "client_version": "claims.client_version",
+    "last_seen_user": "last_seen_user.email",
+}
 
 
 @app.command("list")
@@ -72,7 +77,7 @@ def list_devices(
     seen_after: SeenAfter = None,
     seen_before: SeenBefore = None,
     order_by: Annotated[
-        Literal["create_time", "seen_time", "id", "name", "client_version", "active_registrations"],
+        Literal["create_time", "seen_time", "id", "name", "client_version", "active_registrations", "last_seen_user"],
         typer.Option(help="What the list is sorted by."),
     ] = "create_time",
     descending: Descending = False,

@@ -120,6 +120,8 @@ class Device:
     """When what it claims or its tags changed. None where a release did that which did not note it."""
     tags: Mapping[str, str] = field(default_factory=dict)
     last_seen: LastSeen = field(default=LastSeen(), compare=False)
+    place: "Cursor | None" = field(default=None, compare=False)
+    """Where it stands in the list that shows it."""
 
     @property
     def change_time(self) -> int:
@@ -129,18 +131,6 @@ class Device:
     def activity(self) -> int:
         """When it was last heard of or enrolled, for lists."""
         return self.seen_time or self.enroll_time or self.create_time or 0
-
-    def place(self, order: "Order") -> "Cursor":
-        """Where it stands in a list."""
-        values: dict[Order, int | str] = {
-            Order.CREATE: self.create_time or 0,
-            Order.SEEN: self.activity,
-            Order.ID: self.device_id,
-            Order.NAME: self.claims.display_name,
-            Order.VERSION: self.claims.client_version,
-            Order.ACTIVE: self.active_registrations,
-        }
-        return Cursor(values[order], self.device_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ _DEVICE_ORDERS = {
     "claims.display_name": Order.NAME,
     "claims.client_version": Order.VERSION,
     "active_registrations": Order.ACTIVE,
+    "last_seen_user.email": Order.USER_EMAIL,
 }
 _ListRequest = pb.ListRegistrationsRequest | pb.ListDevicesRequest
 
@@ -461,7 +462,7 @@ class RegistryServicer:
         asked = _range(request, page, _DEVICE_ORDERS)
         found = await self.registry.devices.page(request.organization_id, wanted, asked)
         shown, token = self._pages.cut(
-            request, page, found.rows, lambda row: _cursor(row.place(asked.order)), now, end=_cursor(found.end)
+            request, page, found.rows, lambda row: _cursor(row.place), now, end=_cursor(found.end)
         )
         return pb.ListDevicesResponse(devices=map(to_device, shown), next_page_token=token)
 

@@ -1016,14 +1016,20 @@ COMMANDS: list[tuple[str, Message]] = [
             page_size=1000,
         ),
     ),
-    (
-        "devices list --order-by active_registrations --desc",
-        registry.ListDevicesRequest(
-            organization_id=ORGANIZATION,
-            active_registrations=registry.ACTIVE_REGISTRATIONS_ONLY,
-            order_by="active_registrations desc",
-            page_size=1000,
-        ),
+    *(
+        (
+            f"devices list --order-by {order} --desc",
+            registry.ListDevicesRequest(
+                organization_id=ORGANIZATION,
+                active_registrations=registry.ACTIVE_REGISTRATIONS_ONLY,
+                order_by=f"{field} desc",
+                page_size=1000,
+            ),
+        )
+        for order, field in (
+            ("active_registrations", "active_registrations"),
+            ("last_seen_user", "last_seen_user.email"),
+        )
     ),
     *(
         (

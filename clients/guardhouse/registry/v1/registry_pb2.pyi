@@ -2399,9 +2399,11 @@ class ListDevicesRequest(_message.Message):
     platform: Global___Platform.ValueType
     """Only devices with this platform. Unspecified: all."""
     order_by: _builtins.str
-    """create_time, seen_time, device_id, claims.display_name, claims.client_version or active_registrations, followed by
-    " desc" for the last first (AIP-132); texts by their bytes. Empty: create_time. What changes between two pages, as
-    seen_time does, may be on neither.
+    """create_time, seen_time, device_id, claims.display_name, claims.client_version, active_registrations or
+    last_seen_user.email, followed by " desc" for the last first (AIP-132); texts by their bytes. What is alike goes by
+    device_id, and by last_seen_user.email by the id of the registration that was heard of last, behind devices that
+    have none. Empty: create_time. What changes between two pages, as seen_time does and who was seen last, may be on
+    both or on neither.
     """
     search: _builtins.str
     """Only those in which this is a part of the display name, hardware id, serial number or MAC address, whether letters of

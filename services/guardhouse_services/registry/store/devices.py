@@ -1,11 +1,12 @@
 """Devices."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
+from guardhouse.ids import DEVICE
 from guardhouse_services.database import Transaction
 from guardhouse_services.registry.domain import (
     LISTED,
@@ -17,34 +18,32 @@ from guardhouse_services.registry.domain import (
     Listed,
     Order,
     Range,
+    State,
     System,
 )
 from guardhouse_services.registry.store import people
-from guardhouse_services.registry.store.lists import contains, in_range, looking, together
+from guardhouse_services.registry.store.lists import Values, contains, in_range, looking, together
 from guardhouse_services.registry.store.tables import (
+    bytewise,
     device,
     device_activity,
     device_name,
     device_texts,
     device_version,
     is_enrolled,
+    is_listed,
     person,
     profile_column,
     registration,
     registration_activity,
+    registration_email,
+    spelled,
     to_device,
 )
 from guardhouse_services.statements import statement
 
 _select = sa.select(device)
-_VALUES = {
-    Order.CREATE: device.c.create_time,
-    Order.SEEN: device_activity,
-    Order.ID: device.c.device_id,
-    Order.NAME: device_name,
-    Order.VERSION: device_version,
-    Order.ACTIVE: device.c.active_registrations,
-}
+_NO_ADDRESS = bytewise(sa.literal_column("''"))
 
 
 def find(tx: Transaction, organization_id: str, device_id: str) -> Device | None:
@@ -137,17 +136,92 @@ def page(tx: Transaction, organization_id: str, wanted: DeviceFilter, page: Rang
         of_profile = profile_column(organization_id, wanted.device_profile_id)
         rare.append(_last_seen(registration.c.device_profile_id) == of_profile)
     rare += [device.c.tags[key].as_string() == value for key, value in wanted.tags]
-    everything, chosen = sa.select().where(*here), _select.where(*here, *few, *rare)
+    by_user = page.order is Order.USER_EMAIL
+    if by_user and not few:
+        stretches = _by_user(organization_id, wanted.active)
+    else:
+        last_id = sa.func.coalesce(_last_seen(registration.c.registration_id), device.c.device_id)
+        stretches = [_Stretch(here, [], page.order, _VALUES, last_id if by_user else device.c.device_id)]
 
     def read(page: Range, upto: Cursor | None = None) -> list[Device]:
-        parts = in_range(chosen, page, _VALUES, device.c.device_id, upto, by_index=not few)
-        return [to_device(row) for row in tx.execute(together(parts, page))]
+        parts: list[sa.Select[Any]] = []
+        for it in stretches:
+            parts += it.parts(_select.where(*it.shown, *few, *rare), page, upto, by_index=not few)
+        rows = tx.execute(together(parts, page))
+        return [replace(to_device(row), place=Cursor(row.value, row.row_id)) for row in rows]
 
     def walk(page: Range) -> sa.Select[Any]:
-        return together(in_range(everything, page, _VALUES, device.c.device_id), page)
+        parts: list[sa.Select[Any]] = []
+        for it in stretches:
+            parts += it.parts(sa.select(), page)
+        return together(parts, page)
 
-    found = Listed(read(page)) if few or not (rare or page.skips) else looking(tx, page, walk, read)
+    found = Listed(read(page)) if few or not (rare or page.skips or by_user) else looking(tx, page, walk, read)
     return replace(found, rows=_with_last_seen(tx, organization_id, found.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Rows that lie in an index in this order, and which of them stand for a device of the list."""
+
+    rows: Sequence[sa.ColumnElement[bool]]
+    shown: Sequence[sa.ColumnElement[bool]]
+    order: Order
+    values: Values
+    row_id: Any
+
+    def parts(
+        self, query: sa.Select[Any], page: Range, upto: Cursor | None = None, *, by_index: bool = True
+    ) -> list[sa.Select[Any]]:
+        page = replace(page, order=self.order)
+        if self.row_id is registration.c.registration_id:
+            # All are behind every device without any: as a bound that says nothing, and costs PostgreSQL its plan.
+            if page.descending:
+                upto = None if _is_device(upto) else upto
+            elif _is_device(page.after):
+                page = replace(page, after=None)
+        return in_range(query.where(*self.rows), page, self.values, self.row_id, upto, by_index=by_index)
+
+
+def _is_device(place: Cursor | None) -> bool:
+    return place is not None and place.row_id.startswith(DEVICE)
+
+
+def _by_user(organization_id: str, active: bool | None) -> list[_Stretch]:
+    """Devices by the address of the user last seen there, which no device has a note of: each heartbeat may change it.
+
+    A device stands where its registration that was heard of last does, and one without any by its own id, with no
+    address. As the ids of devices come before those of registrations, such a one is before all others.
+    """
+    of_device = sa.and_(
+        device.c.organization_id == organization_id, device.c.device_id == registration.c.device_id, is_enrolled
+    )
+    seen: Values = {Order.SEEN: device_activity}
+    by_address: Values = {**seen, Order.USER_EMAIL: registration_email}
+    stretches = []
+    # The registration heard of last may be revoked although another is active.
+    for state in (State.REVOKED,) if active is False else LISTED:
+        rows = [registration.c.organization_id == organization_id, spelled(state), is_listed]
+        shown = [of_device, _is_last()]
+        stretches.append(_Stretch(rows, shown, Order.USER_EMAIL, by_address, registration.c.registration_id))
+    if not active:
+        rows = [device.c.organization_id == organization_id, is_enrolled, device.c.active_registrations == 0]
+        shown = [_last_seen(registration.c.registration_id).is_(None)]
+        stretches.append(_Stretch(rows, shown, Order.ID, {**seen, Order.ID: _NO_ADDRESS}, device.c.device_id))
+    return stretches
+
+
+def _is_last() -> sa.ColumnElement[bool]:
+    """Whether the registration was heard of last on its device. The first that was heard of later settles it."""
+    other = registration.alias()
+    time = sa.func.coalesce(other.c.seen_time, other.c.create_time)
+    later = sa.select(other.c.registration_id).where(
+        other.c.organization_id == registration.c.organization_id,
+        other.c.device_id == registration.c.device_id,
+        other.c.state.in_(LISTED),
+        sa.tuple_(time, other.c.registration_id) > sa.tuple_(registration_activity, registration.c.registration_id),
+    )
+    return later.limit(1).correlate(registration).scalar_subquery().is_(None)
 
 
 def _seen_with(user_ids: Any) -> sa.ColumnElement[bool]:
@@ -168,6 +242,18 @@ def _last_seen(column: Any) -> sa.ScalarSelect[Any]:
     newest_first = (registration_activity.desc(), registration.c.registration_id.desc())
     last = sa.select(column).where(of_device).order_by(*newest_first).limit(1)
     return last.correlate(device).scalar_subquery()
+
+
+_VALUES: Values = {
+    Order.CREATE: device.c.create_time,
+    Order.SEEN: device_activity,
+    Order.ID: device.c.device_id,
+    Order.NAME: device_name,
+    Order.VERSION: device_version,
+    Order.ACTIVE: device.c.active_registrations,
+    # Of few.
+    Order.USER_EMAIL: sa.func.coalesce(_last_seen(registration_email), _NO_ADDRESS),
+}
 
 
 def tag(tx: Transaction, organization_id: str, device_id: str, tags: Mapping[str, str]) -> None:

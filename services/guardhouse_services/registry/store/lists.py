@@ -51,7 +51,7 @@ def in_range(
     behind_id = [behind(row_id, last.row_id)] if last is not None else []
     upto_id = [upto_here(row_id, upto.row_id)] if upto is not None else []
     if page.order is Order.ID:
-        return [in_order.where(*behind_id, *upto_id)]
+        return [in_order_of_ids.where(*behind_id, *upto_id)]
     if last is not None and upto is not None and last.value == upto.value:
         return [in_order_of_ids.where(value == last.value, *behind_id, *upto_id)]
     parts = []
