@@ -645,6 +645,6 @@ async def test_a_replica_looks_after_the_keys(tmp_path: Path, clock: FakeClock) 
     node = build(prepared(tmp_path, clock, port_base=free_port_base()), clock)
     old = SigningKey("sig_" + "0" * 32, clock.now() - 50 * DAY, clock.now() - 50 * DAY)
     await node.database.write(lambda tx: store.signing_keys.apply(tx, ORGANIZATION, Rotation([old], [])))
-    async with node, asyncio.timeout(10):
+    async with node, asyncio.timeout(30):
         while len(await node.database.read(lambda tx: store.signing_keys.all_of(tx, ORGANIZATION))) < 2:
             pass

@@ -131,8 +131,8 @@ class FedChecker(Checker):
         since = self._clock.steady()
         for link, follower in zip(self.links, self.followers, strict=True):
             for organization_id, revision in link.revisions.items():
-                assert await follower.reached(follower.name, organization_id, (EPOCH, revision))
-            assert await follower.fresh(since)
+                assert await follower.reached(follower.name, organization_id, (EPOCH, revision), timeout=30)
+            assert await follower.fresh(since, timeout=30)
 
     def ask(self, check: Check) -> Answer:
         question = check.question

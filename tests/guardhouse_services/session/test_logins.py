@@ -170,7 +170,7 @@ async def plane(clock: FakeClock) -> AsyncIterator[Plane]:
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     await grpc_server.start()
     async with World(clock) as world, contextlib.AsyncExitStack() as stack:
-        channel = AioChannel(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), Policy(lambda: (), 1.0, False))
+        channel = AioChannel(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), Policy(lambda: (), 10.0, False))
         stack.push_async_callback(channel.close)
         stub: Any = identity_pb2_grpc.AuthenticationServiceStub(channel)
         nothing: Any = None

@@ -116,7 +116,7 @@ async def test_a_staleness_is_kept_as_it_was_said(service: Service) -> None:
             assert found.HasField("staleness") == (kept is not None)
             assert found.staleness == (kept or pb.Staleness())
             position = revisions.decode(made.revision_token).position
-            assert await follower.reached("session", ORGANIZATION, (position.epoch, position.revision))
+            assert await follower.reached("session", ORGANIZATION, (position.epoch, position.revision), timeout=30)
             assert view.states[ORGANIZATION].policies[found.policy_id].max_open == max_open
 
 
@@ -502,7 +502,7 @@ async def test_what_a_replica_writes_it_learns_from_its_own_feed(service: Servic
 
         async def reach(token: str) -> dict[str, Any]:
             position = revisions.decode(token).position
-            assert await follower.reached("session", ORGANIZATION, (position.epoch, position.revision))
+            assert await follower.reached("session", ORGANIZATION, (position.epoch, position.revision), timeout=30)
             policies: dict[str, Any] = view.states[ORGANIZATION].policies
             return policies
 

@@ -147,9 +147,9 @@ async def test_a_replica_serves_when_it_has_loaded_everything(replica: Replica, 
         assert await replica.health() == NOT_SERVING
         link.publish(organization_id="")
         await replica.start_peer(service, link)
-    await replica.node.loaded()
-    await asyncio.sleep(0.1)
-    assert await replica.health() == SERVING
+    async with asyncio.timeout(30):
+        while await replica.health() != SERVING:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.05)
 
 
 async def create_policy(channel: Any) -> str:
@@ -217,12 +217,14 @@ async def test_a_token_that_is_not_reached_in_three_seconds_is_refused(
     async with replica_of(settings, clock) as replica:
         await loaded(replica, clock)
         admin = key(access_pb2.ROLE_ADMIN)
-        policy_id = await create_policy(replica.channel(admin))
-        await asyncio.sleep(0.3)
+        about = {"organization_id": ORGANIZATION, "registration_id": LAPTOP}
+        with_tokens: Any = replica.channel(admin)
+        policy_id = await create_policy(with_tokens)
+        asked = pb.CheckSessionRequest(policy_id=policy_id, **about)
+        # It has arrived in the replica's own feed.
+        await rpc.CheckServiceStub(with_tokens).CheckSession(asked)
         channel = replica.channel(admin, attempts=1, keep_tokens=False)
         check: Any = rpc.CheckServiceStub(channel)
-        about = {"organization_id": ORGANIZATION, "registration_id": LAPTOP}
-        asked = pb.CheckSessionRequest(policy_id=policy_id, **about)
         replica.registry.hold()
         ahead = [replica.registry.publish(registration(clock.now(), revoked=True)) for _ in range(3)]
         own = revisions.decode(await _token(replica, admin))
@@ -233,7 +235,8 @@ async def test_a_token_that_is_not_reached_in_three_seconds_is_refused(
             began = time.monotonic()
             with pytest.raises(StateStale):
                 await call
-            assert 2.5 < time.monotonic() - began < 4.5
+            # Three seconds for each of three tokens would be nine.
+            assert 2.5 < time.monotonic() - began < 8
 
         item = pb.CheckSessionItem(registration_id=LAPTOP, policy_id=policy_id)
         batch: dict[str, Any] = {"organization_id": ORGANIZATION, "items": [item]}
@@ -286,9 +289,9 @@ async def test_each_message_of_a_stream_is_judged_as_a_call(replica: Replica, cl
     revoked.api_key.api_key.revoke_time.GetCurrentTime()
     replica.identity.publish(revoked)
     with pytest.raises(grpc.RpcError) as caught:
-        for _ in range(100):
-            await reason(stream)
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while True:
+                await reason(stream)
     assert isinstance(from_rpc_error(caught.value, "session"), CredentialsInvalid)
 
 
@@ -306,6 +309,8 @@ async def test_a_stream_that_nobody_reads_holds_little(replica: Replica, clock: 
             sent += 1
 
     call = replica.stub(rpc.CheckServiceStub, key(access_pb2.ROLE_GATEWAY)).StreamCheckSessions(requests())
+    while not sent:  # noqa: ASYNC110  # gRPC takes them when it likes
+        await asyncio.sleep(0.01)
     before = -1
     while sent != before:
         before = sent
@@ -329,9 +334,11 @@ async def test_a_device_asks_about_its_own_registration_only(replica: Replica, c
             pb.ListPoliciesRequest(organization_id=ORGANIZATION)
         )
     replica.registry.publish(registration(clock.now(), token_hash=hash_secret(TOKEN), revoked=True))
-    await asyncio.sleep(0.2)
     with pytest.raises(CredentialsInvalid):
-        await sessions.GetSession(own)
+        async with asyncio.timeout(30):
+            # The revocation is on its way.
+            while True:
+                await sessions.GetSession(own)
 
 
 async def test_a_reauthentication_needs_identity_and_an_active_registration(replica: Replica, clock: FakeClock) -> None:
@@ -340,8 +347,10 @@ async def test_a_reauthentication_needs_identity_and_an_active_registration(repl
     sessions = replica.stub(rpc.SessionServiceStub, key(access_pb2.ROLE_ADMIN))
     request = pb.ReauthenticateRequest(organization_id=ORGANIZATION, registration_id=LAPTOP, request_id="r1")
     request.credential.id_token = "header.claims.signature"
-    replica.registry.publish(registration(clock.now(), revoked=True))
-    await asyncio.sleep(0.2)
+    token = replica.registry.publish(registration(clock.now(), revoked=True))
+    await sessions.GetSession(
+        pb.GetSessionRequest(organization_id=ORGANIZATION, registration_id=LAPTOP, at_least=[token])
+    )
     with pytest.raises(RegistrationRevoked):
         await sessions.Reauthenticate(request)
 

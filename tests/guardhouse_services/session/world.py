@@ -132,10 +132,15 @@ class World:
     async def settle(self) -> None:
         """Waits until everything published has been applied, and is proven to be."""
         since = self.clock.steady()
+        await self.applied()
+        for follower in self.replica.followers:
+            assert await follower.fresh(since, timeout=30)
+
+    async def applied(self) -> None:
+        """Waits until everything published has been applied, whether that can be proven or not."""
         for link, follower in zip((self.identity, self.registry, self.own), self.replica.followers, strict=True):
             for organization_id, revision in link.revisions.items():
-                assert await follower.reached(follower.name, organization_id, (EPOCH, revision))
-            assert await follower.fresh(since)
+                assert await follower.reached(follower.name, organization_id, (EPOCH, revision), timeout=30)
 
 
 def organization(organization_id: str) -> identity.Event:
