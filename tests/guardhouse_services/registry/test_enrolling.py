@@ -212,6 +212,7 @@ async def test_a_proof_is_for_its_own_request_only(world: World) -> None:
 
 
 async def test_a_challenge_is_good_for_five_minutes_in_its_organization(world: World) -> None:
+    world.clock.stop()
     attempt = await world.attempt()
     with pytest.raises(ChallengeInvalid):
         await world.register(replace(attempt, organization_id=await world.add_organization()))
@@ -258,6 +259,7 @@ async def test_an_intent_past_its_deadline_is_aborted_by_a_retry(world: World) -
 
 async def test_an_intent_past_its_deadline_is_aborted_by_the_sweep(world: World) -> None:
     """The failure table's row 12."""
+    world.clock.stop()
     await world.begin()
     world.clock.advance(29)
     await world.registry.enrollments.sweep_once()
