@@ -92,6 +92,8 @@ class Link:
                 get.cancel()
                 self._server.result()
                 return
+            # What was waited for when the link was held is held as well.
+            await self.held.wait()
             yield get.result()
 
     def cancel(self) -> None:
@@ -289,10 +291,9 @@ async def test_a_change_that_does_not_follow_is_noticed(database: Database, feed
         lost = pb.WatchResponse(organization_id=A, changes=pb.Changes(changes=[pb.Change(revision=7)]))
         await following.links[-1]._send(lost.SerializeToString())
         await database.write(lambda tx: put(tx, A, "t0", "two"))
-        for _ in range(200):
-            if following.follower.resyncs:
-                break
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while not following.follower.resyncs:  # noqa: ASYNC110  # it tells nobody
+                await asyncio.sleep(0.01)
         await following.caught_up()
         assert following.follower.resyncs == 1
         assert following.things(A) == {"t0": "two"}

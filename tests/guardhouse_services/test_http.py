@@ -37,9 +37,11 @@ async def say_hello(_request: Request) -> PlainTextResponse:
 
 
 answered: list[str] = []
+begun = asyncio.Event()
 
 
 async def take_long(_request: Request) -> PlainTextResponse:
+    begun.set()
     await asyncio.sleep(0.3)
     answered.append("done")
     return PlainTextResponse("done")
@@ -52,6 +54,7 @@ async def say_much(_request: Request) -> PlainTextResponse:
 @pytest.fixture
 async def server() -> AsyncIterator[HttpServer]:
     answered.clear()
+    begun.clear()
     server = HttpServer(
         "127.0.0.1", 0, [Route("/hello", say_hello), Route("/long", take_long), Route("/much", say_much)]
     )
@@ -100,6 +103,13 @@ async def health(settings: Settings, service: str) -> int:
         return status
 
 
+async def serves(node: Node, serving: bool) -> None:
+    """Waits until gRPC health says so, which it does a moment after /readyz."""
+    async with asyncio.timeout(20):
+        while (await health(node.settings, node.service) == SERVING) != serving:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.05)
+
+
 async def test_only_what_is_routed_is_served(client: httpx.AsyncClient) -> None:
     assert (await client.get("/hello")).text == "hello"
     assert (await client.get("/")).status_code == 404
@@ -131,7 +141,7 @@ async def test_a_connection_that_asks_nothing_is_closed(
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(said)
         try:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(30):
                 return await reader.read()
         finally:
             writer.close()
@@ -140,10 +150,11 @@ async def test_a_connection_that_asks_nothing_is_closed(
     deaf.sendall(whole.replace(b"/hello", b"/much"))
     began = time.monotonic()
     answers = await asyncio.gather(*map(answer_to, (b"", b"G", whole[:-2], whole + b"G")))
-    assert 0.15 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.15
     assert [answer.count(b"200 OK") for answer in answers] == [0, 0, 0, 1]
-    await asyncio.sleep(0.1)
-    assert not server._state.connections
+    async with asyncio.timeout(30):
+        while server._state.connections:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.01)
     deaf.close()
     # What takes longer than that to be answered is answered, also what came with the request before.
     assert (await client.get("/long")).text == "done"
@@ -157,11 +168,13 @@ async def test_a_stop_answers_what_is_asked_and_waits_for_nobody_else(
     await client.get("/hello")
     idle = socket.create_connection(("127.0.0.1", server.port))
     asking = asyncio.create_task(httpx.AsyncClient(base_url=client.base_url).get("/long"))
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(30):
+        await begun.wait()
     began = time.monotonic()
     await server.stop()
     assert answered == ["done"]
-    assert time.monotonic() - began < 1
+    # Nor for the two seconds that a late answer has.
+    assert time.monotonic() - began < http.STOP_SECONDS
     assert (await asking).text == "done"
     idle.close()
     with pytest.raises(httpx.ConnectError):
@@ -180,7 +193,7 @@ async def test_a_port_that_is_taken_is_said_at_once(server: HttpServer) -> None:
 async def test_a_replica_says_that_it_lives_and_is_ready(node: Node) -> None:
     assert (await get(node, "/healthz")).json() == {"service": "identity"}
     assert await ready(node, 200) == []
-    assert await health(node.settings, "identity") == SERVING
+    await serves(node, True)
 
 
 def take_away(postgresql: Any, node: Node) -> str:
@@ -197,14 +210,14 @@ async def test_a_replica_without_its_database_is_not_ready(node: Node, postgresq
     await ready(node, 200)
     name = take_away(postgresql, node)
     assert await ready(node, 503) == ["the database does not answer"]
-    assert await health(node.settings, "identity") != SERVING
+    await serves(node, False)
     assert (await get(node, "/healthz")).status_code == 200
     metrics = (await get(node, "/metrics")).text
     assert "guardhouse_ready 0.0" in metrics
     assert "guardhouse_seats_used" not in metrics
     postgresql._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     await ready(node, 200)
-    assert await health(node.settings, "identity") == SERVING
+    await serves(node, True)
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
@@ -235,12 +248,11 @@ async def test_a_session_replica_is_asked_for_as_long_as_a_policy_stays_open(pla
     await policies.CreatePolicy(session_pb2.CreatePolicyRequest(organization_id=plane.organization, policy=policy))
     session = plane.nodes["session"]
     await ready(session, 200)
-    cut_off = time.monotonic()
     await plane.stop("registry")
     (reason,) = await ready(session, 503)
-    # What it last knew to be so may be a second old by then.
-    assert time.monotonic() - cut_off > 3.5
-    assert reason.startswith("session registrations: stale for ")
+    said, _, seconds = reason.removesuffix(" s").rpartition(" ")
+    assert said == "session registrations: stale for"
+    assert int(seconds) >= 5
 
 
 @pytest.mark.plane(max_staleness="2s")
@@ -251,7 +263,7 @@ async def test_a_session_replica_that_is_cut_off_is_not_ready(plane: Plane) -> N
     await plane.stop("registry")
     (reason,) = await ready(session, 503)
     assert reason.startswith("session registrations: stale for ")
-    assert await health(plane.settings, "session") != SERVING
+    await serves(session, False)
     await plane.start("registry")
     await ready(session, 200)
-    assert await health(plane.settings, "session") == SERVING
+    await serves(session, True)

@@ -112,6 +112,8 @@ async def test_figures_are_those_of_what_happened(plane: Plane) -> None:
             organization_id=plane.organization, registration_ids=[alice.registration_id]
         )
     )
+    # Session hears of it by its feeds.
+    await plane.advance(0)
     of_identity, of_registry, of_ipam, of_session = [await families(plane, service) for service in SERVICES]
     assert value(of_identity["guardhouse_seats_used"]) == 2
     assert value(of_identity["guardhouse_seats_unlimited_organizations"]) == 1

@@ -13,7 +13,7 @@ from guardhouse_services.config import PREFIX, Settings
 
 
 def start(var: Path, **settings: str) -> str:
-    """The last line that `guardhouse-server run identity` says before it ends, with an error and no traceback."""
+    """The one line that `guardhouse-server run identity` says before it ends, with an error and no traceback."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
     environment |= {f"{PREFIX}VAR": str(var), f"{PREFIX}LOG_LEVEL": "error"}
     environment |= {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
@@ -27,8 +27,9 @@ def start(var: Path, **settings: str) -> str:
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    # gRPC has lines of its own to say of an address.
-    return done.stderr.splitlines()[-1]
+    # gRPC has lines of its own to say, of an address or at its end.
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("guardhouse-server "))
+    return line
 
 
 @pytest.mark.parametrize(
