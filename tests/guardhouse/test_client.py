@@ -189,7 +189,7 @@ def test_only_the_authority_of_the_profile_is_trusted(profile: Profile, tmp_path
         guardhouse.connect(ca=tmp_path / "other" / "ca.crt") as client,
         pytest.raises(errors.ServiceUnavailable, match=rf"identity at {profile.identity} .*CERTIFICATE_VERIFY_FAILED"),
     ):
-        client.users.GetUser(GET_USER, timeout=1.0)
+        client.users.GetUser(GET_USER)
 
 
 def test_rules_and_errors_load_no_grpc() -> None:

@@ -55,7 +55,7 @@ def test_every_variable_that_is_named_exists() -> None:
 def variables(tmp_path: Path) -> dict[str, str]:
     """The .env that secrets.sh makes, in a folder of its own."""
     script = shutil.copy(DEPLOY / "compose" / "secrets.sh", tmp_path)
-    subprocess.run([script, "gh.example.com"], check=True, timeout=10)
+    subprocess.run([script, "gh.example.com"], check=True, timeout=60)
     text = (tmp_path / ".env").read_text()
     return dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
 
@@ -68,7 +68,7 @@ def test_the_secrets_are_made_once_and_are_their_owners(variables: dict[str, str
     assert len(set(passwords)) == 5
     assert all(re.fullmatch("[0-9a-f]{64}", password) for password in passwords)
     before = file.read_text()
-    again = subprocess.run([tmp_path / "secrets.sh"], check=False, capture_output=True, timeout=10)
+    again = subprocess.run([tmp_path / "secrets.sh"], check=False, capture_output=True, timeout=60)
     assert again.returncode == 1
     assert file.read_text() == before
 

@@ -103,7 +103,7 @@ class Callers:
             self.columns["service", mark] = Caller(service, "service"), about
         # Every service has heard of all of it.
         for node in self.plane.nodes.values():
-            for follower in (*node.views, *node.effects.values()):
+            for follower in (node.directory.follower, *node.views, *node.effects.values()):
                 assert await follower.fresh(self.plane.clock.steady(), timeout=30)
         return self
 
@@ -167,7 +167,8 @@ async def _opened(plane: Plane, method: MethodDescriptor, listener: str) -> str:
     who = SERVICES[0] if listener == "service" else ""
     is_stream = method.client_streaming or method.server_streaming
     channels = [plane.raw(service, listener, who) for service in SERVICES]
-    outcomes = [await send_to(channel, path, is_stream, (), b"", seconds=0.2) for channel in channels]
+    # Some streams go on for as long as they are let.
+    outcomes = await asyncio.gather(*(send_to(channel, path, is_stream, (), b"", seconds=3) for channel in channels))
     return "".join(sorted({_mark(outcome) for outcome in outcomes}))
 
 

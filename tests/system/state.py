@@ -21,7 +21,7 @@ ASIDE = {"audit_record", "audit_export", "job_lease", "applied", "gateway", "ale
 
 HELD = {"identity": held_actions, "registry": lifetimes.held_actions}
 
-QUIET_SECONDS = 20.0
+QUIET_SECONDS = 40.0
 
 State = dict[str, Any]
 Heads = dict[str, dict[str, int]]

@@ -88,7 +88,7 @@ async def test_nobody_without_a_certificate_reaches_the_service_listeners(plane:
         async with grpc.aio.secure_channel(target, authorities, options) as channel:
             check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await check(b"", timeout=5)
+                await check(b"", timeout=30)
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
 
 

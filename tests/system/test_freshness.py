@@ -115,7 +115,7 @@ async def test_a_key_opens_nothing_where_identity_is_not_heard_of(plane: Plane, 
     plane.clock.advance(301)
     with pytest.raises(errors.StateStale):
         await world.registrations.ListRegistrations(
-            registry_pb2.ListRegistrationsRequest(organization_id=world.organization_id), timeout=8
+            registry_pb2.ListRegistrationsRequest(organization_id=world.organization_id), timeout=20
         )
     await plane.start("identity")
 
@@ -142,7 +142,7 @@ async def test_an_open_policy_is_asked_by_gateways_while_identity_is_away(plane:
             session_pb2.CheckSessionRequest(
                 organization_id=world.organization_id, registration_id=made.registration_id, policy_id=policy_id
             ),
-            timeout=8,
+            timeout=20,
         )
         return answer
 

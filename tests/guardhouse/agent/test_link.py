@@ -193,7 +193,7 @@ async def test_a_gateway_that_hears_of_a_key_later_is_asked_again_soon(
                 peer = f"set=1\nreplace_peers=true\npublic_key={keys.public_key(known).hex()}\n\n"
                 await there.exchange(peer.encode())
                 plane.clock.advance(1)
-                async with asyncio.timeout(3):
+                async with asyncio.timeout(4):
                     while not await wire.handshake_time():  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
                 await plane.advance(DAY / SECOND)
