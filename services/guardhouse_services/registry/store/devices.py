@@ -6,7 +6,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from guardhouse.ids import DEVICE
 from guardhouse_services.database import Transaction
 from guardhouse_services.registry.domain import (
     LISTED,
@@ -174,17 +173,7 @@ class _Stretch:
         self, query: sa.Select[Any], page: Range, upto: Cursor | None = None, *, by_index: bool = True
     ) -> list[sa.Select[Any]]:
         page = replace(page, order=self.order)
-        if self.row_id is registration.c.registration_id:
-            # All are behind every device without any: as a bound that says nothing, and costs PostgreSQL its plan.
-            if page.descending:
-                upto = None if _is_device(upto) else upto
-            elif _is_device(page.after):
-                page = replace(page, after=None)
         return in_range(query.where(*self.rows), page, self.values, self.row_id, upto, by_index=by_index)
-
-
-def _is_device(place: Cursor | None) -> bool:
-    return place is not None and place.row_id.startswith(DEVICE)
 
 
 def _by_user(organization_id: str, active: bool | None) -> list[_Stretch]:
