@@ -13,7 +13,7 @@ from guardhouse_services.identity.domain.scim import MatchAttribute, MatchClaim,
 from guardhouse_services.identity.domain.users import User
 from tests.guardhouse_services.desk import Desk
 from tests.guardhouse_services.identity.scim_client import USER, ScimClient, serve
-from tests.guardhouse_services.identity.world import EVERYBODY, World, deleted
+from tests.guardhouse_services.identity.world import EVERYBODY, World, deleted, registered
 
 OFF = {"op": "Replace", "path": "active", "value": "False"}
 ON = {"op": "replace", "value": {"active": True}}
@@ -176,6 +176,23 @@ async def test_automatic_overwrites_the_profile_at_once(world: World, client: Sc
     world.clock.advance(1)
     await world.enroll("ada", groups=["token"])
     assert (await world.user(ada)).profile.groups == ("token",)
+
+
+async def test_a_sign_in_from_before_does_not_bring_back_the_groups(world: World, client: ScimClient) -> None:
+    """Decision 9: neither an enrollment that was under way when SCIM said so, nor an ID token of some minutes ago."""
+    await client.set(identity_update_behavior=UpdateBehavior.AUTOMATIC)
+    ada = await world.enroll("ada", groups=["Builders"], age=240)
+    under_way = await world.authorize("ada", groups=["admins"], age=120)
+    # It is what is known already, and counts from now on as well.
+    await client.group("Builders", await client.user("ada"))
+    await world.registry(registered(under_way))
+    assert (await world.user(ada)).profile.groups == ("Builders",)
+    await world.log_in("ada", groups=["admins"], age=60, display_name="Ada L")
+    profile = (await world.user(ada)).profile
+    assert (profile.groups, profile.display_name) == (("Builders",), "Ada L")
+    world.clock.advance(1)
+    await world.log_in("ada", groups=["admins"])
+    assert (await world.user(ada)).profile.groups == ("admins",)
 
 
 async def test_reauth_ends_sessions_when_a_group_is_joined_or_left(world: World, client: ScimClient) -> None:

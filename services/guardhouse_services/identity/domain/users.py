@@ -50,13 +50,25 @@ class User:
     """When a device was last heard of, as far as the registry has reported."""
     block_time: int | None = None
     """Since when the user may not authenticate; None: the policies decide."""
+    groups_time: int | None = None
+    """When SCIM said last which groups the user is in; None: it never has."""
 
     def authenticated(self, profile: Profile, at: int) -> Self:
-        """The user after an authentication: the newest one says who somebody is (decision 9)."""
+        """The user after an authentication: the newest one says who somebody is (decision 9).
+
+        Of the groups it does not if SCIM has said since which they are: an enrollment takes a while, and an ID token is
+        good for minutes.
+        """
         if self.authenticate_time is not None and at < self.authenticate_time:
             return self
+        if self.groups_time is not None and at < self.groups_time:
+            profile = replace(profile, groups=self.profile.groups)
         first = at if self.create_time is None else self.create_time
         return replace(self, profile=profile, create_time=first, authenticate_time=at)
+
+    def provisioned(self, groups: tuple[str, ...], at: int) -> Self:
+        """The user in the groups that SCIM says."""
+        return replace(self, profile=replace(self.profile, groups=groups), groups_time=at)
 
     def check_not_blocked(self) -> None:
         """Raises UserBlocked."""

@@ -195,6 +195,8 @@ users = sa.Table(
     _methods(),
     # Since when the user may not authenticate.
     _number("block_time", nullable=True),
+    # When SCIM said last which groups the user is in.
+    _number("groups_time", nullable=True),
     sa.UniqueConstraint("organization_id", "issuer", "subject", name="user_by_subject"),
     sa.Index("user_by_email", "organization_id", "email_key"),
 )

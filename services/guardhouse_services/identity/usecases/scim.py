@@ -544,14 +544,14 @@ def _follow_group(
         removing.revoke(tx, organization_id, store.users.lock(tx, organization_id, list(members)))
         return False
     groups = store.scim.groups_of(tx, *key, list(members.values()))
-    changed = []
+    users, changed = [], []
     for user in store.users.lock(tx, organization_id, list(members)):
         names = dict.fromkeys(it.display or "" for it in groups.get(members[user.user_id], ()))
-        profile = replace(user.profile, groups=tuple(name[:GROUP] for name in names)[:GROUPS])
-        if profile != user.profile:
-            changed.append(replace(user, profile=profile))
+        users.append(user.provisioned(tuple(name[:GROUP] for name in names)[:GROUPS], tx.now))
+        if users[-1].profile != user.profile:
+            changed.append(users[-1])
+    store.users.save(tx, organization_id, users)
     if changed:
-        store.users.save(tx, organization_id, changed)
         publish(tx, organization_id, [messages.user_event(user) for user in changed])
     return False
 
