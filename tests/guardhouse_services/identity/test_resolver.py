@@ -19,6 +19,7 @@ DELETED = registry_pb2.INTENT_OUTCOME_DELETED
 
 
 async def test_nobody_is_asked_in_the_first_minute(world: World) -> None:
+    world.clock.stop()
     await world.authorize("ada")
     world.clock.advance(59)
     assert await world.identity.resolver.resolve_once() == 0

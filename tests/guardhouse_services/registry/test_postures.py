@@ -150,7 +150,7 @@ async def test_a_replica_that_is_overtaken_takes_no_posture_back(world: World, e
     world.clock.advance(1)
     overtaking = asyncio.create_task(world.database.write(overtake))
     await asyncio.to_thread(wrote.wait, 5)
-    async with asyncio.timeout(1.5):
+    async with asyncio.timeout(4):
         await world.registry.heartbeats.flush()
     go.set()
     await overtaking
@@ -167,7 +167,7 @@ async def test_a_posture_waits_for_nobody_and_is_not_lost(world: World, engine: 
     with world.database.engine.begin() as connection:
         table = tables.registration
         connection.execute(sa.select(table.c.state).where(table.c.registration_id == name(busy)).with_for_update())
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             await world.beat(free, busy, checks=SOUND)
     assert [await known(world, it) for it in (free, busy)] == [SOUND, None]
     # A newer heartbeat that does not say it does not take its place.
