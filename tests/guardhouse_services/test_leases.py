@@ -71,7 +71,7 @@ async def test_failures_are_counted_of_the_job_that_runs(database_url: DatabaseU
         await asyncio.Event().wait()
 
     running = [asyncio.create_task(held.run(name, it)) for name, it in (("sweep", job), ("fine", fine))]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await done.wait()
     for task in running:
         task.cancel()

@@ -29,7 +29,7 @@ async def test_a_device_is_told_whether_people_may_sign_in_with_a_code(plane: Pl
     await organizations.UpdateOrganization(update)
     plane.clock.advance(1)
     for follower in plane.nodes["registry"].views:
-        await follower.fresh(plane.clock.steady())
+        assert await follower.fresh(plane.clock.steady(), timeout=30)
     assert (await world.enrollment.GetEnrollmentInfo(pb.GetEnrollmentInfoRequest(**about))).device_flow
 
 
