@@ -192,7 +192,8 @@ async def snapshot_again(plane: Plane, service: str) -> None:
     """Makes an effects' follower forget where it was, as a compaction would, and waits for its snapshot."""
     node = plane.nodes[service]
     follower: Any = node.effects["registry"]
-    await node.database.write(lambda tx: tx.execute(applied.delete().where(applied.c.source == "registry")))
+    # Whatever it still applies would say again where it is.
+    assert await follower.fresh(plane.clock.steady(), timeout=30)
     ended = asyncio.Event()
     end = follower._sink.end
 
@@ -202,6 +203,7 @@ async def snapshot_again(plane: Plane, service: str) -> None:
             ended.set()
 
     follower._sink.end = note
+    await node.database.write(lambda tx: tx.execute(applied.delete().where(applied.c.source == "registry")))
     plane.nodes["registry"].feed.stop()
     await asyncio.wait_for(ended.wait(), 30)
     follower._sink.end = end
