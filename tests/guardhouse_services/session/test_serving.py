@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import grpc
@@ -203,9 +204,23 @@ async def test_a_revocation_is_refused_by_the_next_check_with_its_token_and_soon
     assert await reason() == pb.DECISION_REASON_SESSION_FRESH
     replica.registry.release()
     assert await asked == pb.DECISION_REASON_REGISTRATION_REVOKED
-    replica.registry.publish(registry.Event(registration_deleted=LAPTOP))
-    await asyncio.sleep(0.9)
-    assert await reason() == pb.DECISION_REASON_REGISTRATION_UNKNOWN
+
+    async def seconds(event: registry.Event, wanted: int) -> float:
+        """How long it takes until a check without a token says so."""
+        began = time.monotonic()
+        replica.registry.publish(event)
+        async with asyncio.timeout(20):
+            while await reason() != wanted:  # noqa: ASYNC110  # nobody says when
+                await asyncio.sleep(0.01)
+        return time.monotonic() - began
+
+    took = []
+    for _ in range(3):
+        await seconds(registration(clock.now()), pb.DECISION_REASON_SESSION_FRESH)
+        deleted = registry.Event(registration_deleted=LAPTOP)
+        took.append(await seconds(deleted, pb.DECISION_REASON_REGISTRATION_UNKNOWN))
+    # One of them may have met a machine that was busy elsewhere.
+    assert median(took) < 1
 
 
 async def test_a_token_that_is_not_reached_in_three_seconds_is_refused(
