@@ -88,14 +88,21 @@ class Directory:
         return sorted(state.identity_providers.values(), key=lambda it: it.identity_provider_id) if state else []
 
     async def caller(self, bearer: str) -> Caller:
-        """The key's caller. Raises CredentialsInvalid, when it is certain that it was so at the time of the call."""
+        """The key's caller. Raises CredentialsInvalid, when it is certain that it was so at the time of the call, and
+        StateStale when that cannot be told."""
         asked = self._clock.steady()
         if (caller := self.known(bearer)) is not None:
             return caller
         # It may have been made a moment ago.
-        if not await self.follower.fresh(asked, WAIT_SECONDS) and self._age() > MAX_STALENESS:
+        is_fresh = await self.follower.fresh(asked, WAIT_SECONDS)
+        if not is_fresh and self._age() > MAX_STALENESS:
             raise StateStale("this replica has heard nothing from identity for too long to trust a key; try again")
-        return self._caller(bearer)
+        try:
+            return self._caller(bearer)
+        except CredentialsInvalid:
+            if is_fresh:
+                raise
+            raise StateStale("this replica does not know this key and cannot ask identity now; try again") from None
 
     @property
     def version(self) -> int:

@@ -13,7 +13,9 @@ from guardhouse.identity.v1 import identity_pb2, identity_pb2_grpc
 from guardhouse.registry.v1 import registry_pb2
 from guardhouse.session.v1 import session_pb2, session_pb2_grpc
 from tests.plane import Plane
+from tests.system.contract import METHODS
 from tests.system.people import World
+from tests.system.wire import Caller, send
 
 SECONDS = 20.0
 """After which nobody waits any more; what is within a second is so twice of three times on a busy machine."""
@@ -117,6 +119,18 @@ async def test_a_key_opens_nothing_where_identity_is_not_heard_of(plane: Plane, 
         await world.registrations.ListRegistrations(
             registry_pb2.ListRegistrationsRequest(organization_id=world.organization_id), timeout=20
         )
+    await plane.start("identity")
+
+
+async def test_a_key_that_may_have_been_made_a_moment_ago_is_not_called_invalid(plane: Plane, world: World) -> None:
+    """Whoever has just made it would give up; what cannot be told now is tried again."""
+    method = METHODS["registry.RegistrationService.ListRegistrations"]
+    request = registry_pb2.ListRegistrationsRequest(organization_id=world.organization_id).SerializeToString()
+    unknown = Caller(f"ghk_{'0' * 32}_{'0' * 64}")
+    assert (await send(plane, method, unknown, request)).reason == "CREDENTIALS_INVALID"
+    await plane.stop("identity")
+    assert (await send(plane, method, unknown, request)).reason == "STATE_STALE"
+    assert await world.live() == []
     await plane.start("identity")
 
 
