@@ -132,7 +132,7 @@ async def test_devices_come_by_who_was_seen_there_last_whatever_else_is_asked_fo
     """Those without a registration first, by their ids; those of one address by the registrations seen last."""
     chance = random.Random(seed)
     fleet = await settle(world, profiles, chance)
-    for _ in range(20):
+    for _ in range(10):
         asked, shown = question(fleet, chance, world.clock.now())
         descending = chance.random() < 0.5
         wanted = fleet.in_order(shown, descending=descending)
